@@ -24,7 +24,7 @@ from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.reconciliation.tables import RUNS, start_run
 from paybill_billing.settings import Settings
 from paybill_billing.statements.jobs import StatementChecks
-from paybill_billing.subscriptions.jobs.second import SecondSubscriptionChecks
+from paybill_billing.subscriptions.jobs.subscription_checks import SubscriptionChecks
 from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.jobs import WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
@@ -184,7 +184,7 @@ class World:
         self.windows = WindowCloser(self.context)
         connections = {NAME: ProviderConnection(self.provider)}
         self.statements = StatementChecks(self.context, connections).kind()
-        self.second = SecondSubscriptionChecks(self.context, connections).kind()
+        self.second = SubscriptionChecks(self.context, connections).kind()
         self.systems = {
             "billing": ExternalSystems({NAME: self.provider}, keys=None),  # type: ignore[arg-type]  # no licences
             "provisioner": {"local": MemoryDriver()},

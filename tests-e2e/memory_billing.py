@@ -15,7 +15,7 @@ from paybill_billing.reconciliation.tables import LAST_START, RUNNING, UNLISTED_
 from paybill_billing.statements.jobs import WATCH_S
 from paybill_billing.statements.tables import CHECK
 from paybill_billing.subscriptions.domain.accounts import Account
-from paybill_billing.subscriptions.jobs import second
+from paybill_billing.subscriptions.jobs import subscription_checks
 from paybill_billing.subscriptions.tables import (
     ACCOUNT_OF_CUSTOMER,
     ACCOUNTS_OF_CUSTOMERS,
@@ -305,8 +305,8 @@ class BillingContext:
                     self.syncs.setdefault(named, SyncJob(named, self.now()))
         elif values[0] == CHECK:
             self.checks[values[1]] = min(values[5], self.checks.get(values[1], values[5]))
-        elif values[0] == second.CHECK:
-            self.second_checks.setdefault(values[1], values[5])
+        elif values[0] == subscription_checks.CHECK:
+            self.second_checks[values[1]] = max(values[5], self.second_checks.get(values[1], values[5]))
         elif values[0] == sync_queue.kind_of("stripe"):
             job = self.syncs.setdefault(values[1], SyncJob(values[1], self.now()))
             job.due, job.attempts, job.is_unknown = self.now(), 0, False

@@ -201,7 +201,7 @@ async def test_a_second_subscription_is_reported_once_its_check_is_due(testbed) 
     other = await bought_another(testbed, "starter")
     await testbed.settled()
 
-    (job,) = await testbed.get("/v1/operations/jobs", kind="check_second_subscription")
+    (job,) = await testbed.get("/v1/operations/jobs", kind="check_subscriptions")
     retried = await testbed.served.client.post(f"/v1/operations/jobs/{job['id']}/retry")
     (opened,) = await testbed.log.facts("billing.incident_opened")
     await asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, other)

@@ -45,7 +45,7 @@ from paybill_billing.statements.tables import STATEMENTS
 from paybill_billing.subscriptions import jobs as subscription_jobs
 from paybill_billing.subscriptions.domain import changes, subscriptions
 from paybill_billing.subscriptions.jobs.plan_migrations import PlanMigrationRunner, continue_plan_migrations
-from paybill_billing.subscriptions.jobs.second import SecondSubscriptionChecks
+from paybill_billing.subscriptions.jobs.subscription_checks import SubscriptionChecks
 from paybill_billing.subscriptions.tables import (
     ACCOUNTS,
     CHANGES,
@@ -164,7 +164,7 @@ class ProviderConnections:
         kinds = [cleanup(context), *self._window_closer.kinds(), PlanMigrationRunner(context).kind()]
         kinds += [
             StatementChecks(context, self._by_name).kind(),
-            SecondSubscriptionChecks(context, self._by_name).kind(),
+            SubscriptionChecks(context, self._by_name).kind(),
         ]
         for name, one in self._by_name.items():
             kinds.append(ProviderSync(context, name, one.provider, one.inbound).kind())

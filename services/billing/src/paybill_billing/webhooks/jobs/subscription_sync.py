@@ -8,7 +8,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
-from paybill_contracts.billing import AccessState
+from paybill_contracts.billing import AccessState, SubscriptionEnded
 from paybill_contracts.envelope import Origin
 from paybill_contracts.money import Money
 from paybill_runtime.database.statement import ExtraStatements, Statement
@@ -42,7 +42,7 @@ from paybill_billing.subscriptions.domain.entitling import ENTITLING, entitling_
 from paybill_billing.subscriptions.domain.grace import FailedCollection
 from paybill_billing.subscriptions.domain.payments import Payer
 from paybill_billing.subscriptions.domain.subscriptions import UnknownStatusError
-from paybill_billing.subscriptions.jobs.second import request_check as request_second_check
+from paybill_billing.subscriptions.jobs.subscription_checks import request_check as request_subscription_check
 from paybill_billing.subscriptions.tables import (
     ACCOUNT_OF_CUSTOMER,
     ACCOUNTS,
@@ -199,10 +199,10 @@ class SubscriptionSync:
         tenant_id = owner.tenant_id
         others = await self._others(tenant_id, snapshot)
         id_ = subscriptions.subscription_id(self._name, snapshot.id)
-        is_second, is_final = False, snapshot.has_ended
+        is_second, is_last, is_final = False, False, snapshot.has_ended
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
-            nonlocal is_second
+            nonlocal is_second, is_last
             account, current = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
             if account is None or current is None:
                 raise UnknownCustomerError(snapshot.customer, NO_ACCOUNT)
@@ -249,6 +249,7 @@ class SubscriptionSync:
                 if account.leaving and event.subscription.access in ENTITLING:
                     continue  # it is being cancelled
                 before = unit.get(ENTITLEMENTS, tenant_id)
+                is_last = isinstance(event, SubscriptionEnded) and not event.others
                 is_other = before is not None and before.allows_access and before.subscription_id != id_
                 is_second = is_other and event.subscription.access in ENTITLING
                 fallback = entitlements.fallback_of(alternatives, current)
@@ -258,8 +259,8 @@ class SubscriptionSync:
         def extra(statement: Statement) -> None:
             if end is not None:
                 end(statement)
-            if is_second:
-                request_second_check(tenant_id, self._context.now(), statement)
+            if is_second or is_last:
+                request_subscription_check(tenant_id, self._context.now(), statement, is_ended=is_last)
 
         await self._context.decide(
             origin,
