@@ -174,7 +174,7 @@ def quote(
 ) -> SignupQuote | None:
     """Returns the price of `terms`. None for an existing customer, and while the prices are unknown: billing decides.
 
-    payment: None for the default provider, to which the limit of Stripe's charges applies, too. Raises
+    payment: the provider; None while it is unknown, and may be Stripe with its limit. Raises
     NoSuchPriceError, QuantityOutOfBoundsError, TermsOfCustomerError.
     """
     if customer is not None:
