@@ -34,7 +34,7 @@ async def test_operators_list_retry_and_cancel_jobs_as_facts(start, log) -> None
     one, two = sorted(await until(waiting), key=lambda job: job["key"])
     failing = False
     answer = await served.client.post(f"/v1/operations/jobs/{one['id']}/retry")
-    assert answer.json()["attempts"] == 0
+    assert answer.json().get("attempts") == 0, answer.text
 
     async def done():
         return (await served.client.get(f"/v1/operations/jobs/{one['id']}")).status_code == 404

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -248,7 +249,7 @@ class JobQueue:
             raise JobNotFoundError(f"there is no job {id_}; finished jobs are deleted after a time")
         return row
 
-    async def retry(self, id_: UUID, origin: Origin) -> Row[Any]:
+    async def retry(self, id_: UUID, origin: Origin) -> Any:
         """Makes a job due now, with all attempts again. Raises JobNotFoundError, JobEndedError."""
         row = await self.job(id_)
         if row.state == "done":
@@ -257,7 +258,7 @@ class JobQueue:
         changes = {"state": "pending", "due": clock.now(), "attempts": 0, "error": None, "ended_at": None}
         return await self._operate(row, origin, event, changes)
 
-    async def cancel(self, id_: UUID, origin: Origin, reason: str, kept: Collection[str]) -> Row[Any]:
+    async def cancel(self, id_: UUID, origin: Origin, reason: str, kept: Collection[str]) -> Any:
         """Ends a job without another attempt; an attempt that runs ends by itself. kept: kinds that stay.
 
         Raises JobNotFoundError, JobEndedError, JobRecurringError.
@@ -272,7 +273,7 @@ class JobQueue:
         )
         return await self._operate(row, origin, event, {"state": "cancelled", "ended_at": clock.now()})
 
-    async def _operate(self, row: Row[Any], origin: Origin, event: Any, changes: Mapping[str, Any]) -> Row[Any]:
+    async def _operate(self, row: Row[Any], origin: Origin, event: Any, changes: Mapping[str, Any]) -> Any:
         def decide(unit: UnitOfWork, _: DecisionContext) -> None:
             unit.emit(event, row.revision + 1)
 
@@ -285,7 +286,8 @@ class JobQueue:
             if is_transaction_conflict(error):
                 raise JobChangedError(f"the job {row.job_id} changed meanwhile; show it, and decide again") from error
             raise
-        return await self.job(row.job_id)
+        # It is not read again: by now it may be done and deleted.
+        return SimpleNamespace(**{**row._asdict(), **changes})
 
 
 def ended(state: str, attempts: int, error: str | None = None) -> dict[str, Any]:
