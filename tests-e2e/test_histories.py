@@ -21,11 +21,10 @@ from typing import Any
 
 import history_actions
 import pytest
-from history_actions import Step, open_checkout, play, random_steps, request, set_card
+from history_actions import Step, play, random_steps
 from history_checks import faults_of, violations, wrong_money, wrong_states
-from history_world import DAY_S, TENANT, TOLERANCE, Network, World
-from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_contracts.incidents import BillingIncidentOpened
+from history_starts import at_rest
+from history_world import TENANT, TOLERANCE, World
 from paybill_contracts.payments import PaymentRefunded
 from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode
 from paybill_provisioner.domain.environments import id_of
@@ -130,123 +129,6 @@ async def test_the_events_of_one_moment_arrive_together_within_seconds() -> None
     assert [began < at <= began + timedelta(seconds=5) for at in times] == [True]
 
 
-async def requested() -> World:
-    """Returns a world with a tenant that has a checkout, and without webhooks."""
-    world = World("ids")
-    await world.begin()
-    await history_actions.request(world, "team")
-    world.network = Network.DOWN
-    return world
-
-
-async def test_a_customer_returns_whose_subscription_ended_before_its_environment_was_planned() -> None:
-    world = await requested()
-    await pay_at_checkout(world)
-    await history_actions.end(world, world.stripe.all("subscription")[0])
-    await world.poll()
-    cancelled = world.tenant.state(TENANTS, TENANT)
-
-    await history_actions.open_checkout(world)
-    await pay_at_checkout(world)
-    faults = await faults_of(world)
-
-    assert cancelled.status is Status.CANCELLED
-    assert (world.tenant.state(TENANTS, TENANT).status, faults) == (Status.ACTIVE, [])
-
-
-async def test_nothing_remains_when_an_operator_offboards_after_the_end_of_the_last_subscription() -> None:
-    world = await at_rest()
-    await history_actions.subscribe_to_other(world)
-    plan, _ = world.stripe.all("subscription")
-    await history_actions.end(world, plan)
-    await world.run_for(60)
-    ended = world.tenant.state(TENANTS, TENANT)
-
-    await history_actions.offboard(world)
-    faults = await faults_of(world)
-
-    assert len(ended.remaining) == 1
-    assert (world.tenant.state(TENANTS, TENANT).remaining, faults) == ((), [])
-
-
-async def test_what_a_customer_subscribes_to_after_an_operators_offboarding_never_gives_access() -> None:
-    world = await requested()
-    await history_actions.offboard(world)
-    await world.rest()
-    world.network = Network.DOWN
-    for _ in range(2):
-        await history_actions.subscribe(world)
-    ended, _ = world.stripe.all("subscription")
-    await history_actions.end(world, ended)
-    world.catch_up()
-
-    world.receive(next(event for event in world.lost if event["type"] == "customer.subscription.deleted"))
-    await world.run_for(5)
-    faults = await faults_of(world)
-
-    assert [fact for fact in world.billing.facts if fact.event.TYPE == "billing.entitlements_set"] == []
-    assert ({each["status"] for each in world.stripe.all("subscription")}, faults) == ({"canceled"}, [])
-
-
-@pytest.mark.parametrize("leave", ["customer", "operator"])
-async def test_a_subscription_that_was_to_begin_later_ends_with_its_tenant(leave: str) -> None:
-    world = await at_rest()
-    await history_actions.schedule(world)
-    if leave == "customer":
-        await history_actions.end(world, world.stripe.all("subscription")[0])
-    else:
-        await history_actions.offboard(world)
-    await world.rest()
-    scheduled = [each["status"] for each in world.stripe.all("subscription_schedule")]
-
-    await world.run_for(50 * DAY_S)
-    faults = await faults_of(world)
-
-    assert (scheduled, faults) == (["canceled"], [])
-    assert {each["status"] for each in world.stripe.all("subscription")} == {"canceled"}
-
-
-async def test_a_subscription_that_begins_while_its_tenant_leaves_keeps_it() -> None:
-    world = await at_rest()
-    await history_actions.schedule(world)
-    starts = world.stripe.all("subscription_schedule")[0]["phases"][0]["start_date"]
-    await world.run_for(starts - world.now.timestamp() - 60)
-    await history_actions.end(world, world.stripe.all("subscription")[0])
-    await world.run_for(50)
-    scheduled = world.tenant.state(TENANTS, TENANT).scheduled
-
-    await world.run_for(60)
-    faults = await faults_of(world)
-
-    assert scheduled is not None
-    assert (world.tenant.state(TENANTS, TENANT).status, faults) == (Status.ACTIVE, [])
-
-
-async def test_a_customer_that_is_deleted_at_the_provider_leaves() -> None:
-    world = await at_rest()
-    await history_actions.delete_customer(world)
-
-    faults = await faults_of(world)
-
-    assert (world.tenant.state(TENANTS, TENANT).status, faults) == (Status.RETAINED, [])
-
-
-async def pay_at_checkout(world: World) -> None:
-    session = next(each for each in world.stripe.all("checkout.session") if each["status"] == "open")
-    await world.stripe.post(f"/fake/checkout/{session['id']}/pay", outcome="succeed")
-
-
-async def at_rest(days: int = 0) -> World:
-    """Returns the world of a customer that paid some days ago, with usage beyond what is included."""
-    world = await requested()
-    await pay_at_checkout(world)
-    await world.poll()
-    world.use(40)
-    await world.run_for(days * DAY_S)
-    assert await faults_of(world) == []
-    return world
-
-
 def violate_by_hold(world: World) -> None:
     """Places a hold of billing on a tenant that has paid."""
     change_tenant(world, status=Status.SUSPENDED, holds=(HELD,))
@@ -342,48 +224,3 @@ async def test_a_subscription_that_ended_without_a_sync_is_found() -> None:
         world.stripe.account.put({**subscription, "status": "canceled"})
 
     assert list(wrong_states(world)) == [f"{subscription['id']} is canceled, and active here"]
-
-
-async def test_a_failed_renewal_after_a_pause_that_one_fetch_shows_together_keeps_access() -> None:
-    world = await at_rest()
-    subscription = f"subscriptions/{world.stripe.all('subscription')[0]['id']}"
-    await world.stripe.post(f"/v1/{subscription}", pause_collection={"behavior": "void"})
-    await world.rest()
-    paused = world.tenant.state(TENANTS, TENANT)
-
-    world.network = Network.DOWN
-    await world.stripe.post(f"/v1/{subscription}", pause_collection="")
-    await set_card(world, "fail")
-    await world.stripe.post(f"/fake/{subscription}/renew")
-    await world.run_for(60)
-    still_paused = world.tenant.state(TENANTS, TENANT)
-    await world.reconcile()
-
-    after = world.tenant.state(TENANTS, TENANT)
-    assert paused.status is still_paused.status is Status.SUSPENDED
-    assert (after.status, after.holds) == (Status.ACTIVE, ())
-    assert world.billing.state(ENTITLEMENTS, TENANT).allows_access
-
-
-@pytest.mark.parametrize("before_s", [5, 0, -2])
-async def test_a_payment_while_its_sign_up_is_abandoned_is_an_incident(before_s: int) -> None:
-    world = World("ids")
-    await world.begin()
-    world.network = Network.RELIABLE
-    await request(world, "team")
-    valid_until = world.tenant.state(TENANTS, TENANT).valid_until
-
-    await world.run_for((valid_until - world.now).total_seconds() - 600)
-    await open_checkout(world)
-    await world.run_for(600 - before_s)
-    session = world.stripe.all("checkout.session")[-1]["id"]
-    world.network = Network.DOWN  # the webhooks arrive after the end of the sign-up
-    await world.stripe.post(f"/fake/checkout/{session}/pay", outcome="succeed")
-    await world.run_for(max(before_s, 0) + 1)
-    await world.poll()
-    faults = await faults_of(world)
-
-    opened = [each.event for each in world.billing.facts if isinstance(each.event, BillingIncidentOpened)]
-    assert faults == []
-    assert world.tenant.state(TENANTS, TENANT).status is Status.CANCELLED
-    assert [each.kind for each in opened] == ["payment_without_tenant"]
