@@ -73,6 +73,16 @@ def test_a_stack_with_an_invalid_catalogue_is_refused_before_anything_starts(
     assert not (tmp_path / "data").exists()
 
 
+def test_an_invalid_catalogue_of_the_data_directory_is_refused_before_anything_starts(paybill, tmp_path: Path) -> None:
+    (tmp_path / "plans.yaml").write_text(GOOD.replace("currency: EUR, ", ""))
+
+    done = paybill("up", "--data-dir", tmp_path)
+
+    assert done.code == ExitCode.FAILED
+    assert done.out.startswith(f"{tmp_path / 'plans.yaml'}:16: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["plans.yaml"]
+
+
 def test_every_error_is_a_line_with_file_line_and_reason(paybill, file: Path) -> None:
     file.write_text(GOOD.replace("currency: EUR, ", "").replace("kind: limit", "kind: magic"))
 

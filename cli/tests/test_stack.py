@@ -219,28 +219,25 @@ async def test_a_server_whose_start_fails_is_retried_with_growing_delay(tmp_path
     assert [line.rpartition(" in ")[2] for line in messages if "retrying" in line] == ["0.02 s", "0.04 s", "0.08 s"]
 
 
-def _write_bad_plans(data_dir: Path) -> None:
-    """Writes a catalogue that only billing reads: `up` checks the one of its option before anything starts."""
-    data_dir.mkdir(mode=0o700)
-    (data_dir / "plans.yaml").write_text("product: x\nplans: []\n")
+def _unknown_provider(folder: Path) -> list[str]:
+    """Returns the option with which billing does not start: no installed package has this provider."""
+    (folder / "gold.json").write_text("{}")
+    return ["--provider", f"gold={folder / 'gold.json'}"]
 
 
 def test_a_service_that_cannot_start_is_named_with_the_reason(tmp_path):
-    _write_bad_plans(tmp_path / "data")
-
-    code, error = refused("--data-dir", tmp_path / "data")
+    code, error = refused("--data-dir", tmp_path / "data", *_unknown_provider(tmp_path))
 
     assert (code, error["code"]) == (1, "service_failed")
     assert "billing does not start" in error["what"]
-    assert "plans.yaml:2" in error["why"]
+    assert "no installed package provides it" in error["why"]
     assert "billing.log" in error["next"]
     assert not (tmp_path / "data" / "stack.json").exists()
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
 def test_the_operators_key_is_printed_even_when_the_start_fails(tmp_path, options):
-    _write_bad_plans(tmp_path / "data")
-    command = [*options, "--data-dir", tmp_path / "data"]
+    command = [*options, "--data-dir", tmp_path / "data", *_unknown_provider(tmp_path)]
 
     with up(*command) as run:
         output, messages = run.process.communicate(timeout=STARTS_WITHIN_S)

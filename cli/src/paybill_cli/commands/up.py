@@ -140,11 +140,13 @@ async def up(
     """
     from paybill_stack.environment import StripeAccount
     from paybill_stack.foreground import run_in_foreground
+    from paybill_stack.layout import Layout
     from paybill_stack.servers import ExternalServers
     from paybill_stack.supervisor import Options, Supervisor
 
-    if catalogue is not None:
-        checked(out, catalogue, blueprints)
+    plans = catalogue or Layout(data_dir.absolute()).plans
+    if plans.exists():
+        checked(out, plans, blueprints)
     external = ExternalServers(nats_url, nats_credentials_dir, database_url, database_password_file)
     if stripe_api_base and stripe_key_file is None:
         raise usage("--stripe-api-base needs --stripe-key-file", next="paybill up --stripe-key-file FILE")
