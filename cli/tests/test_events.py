@@ -273,6 +273,7 @@ def test_a_dead_letter_is_listed_and_removed_by_a_redrive(on_stack, real_stack) 
     assert (row["id"], row["service"], row["reason"]) == (id_, "tenant", "ValueError: injected")
     assert "paybill events redrive" in hint
     assert dry.data["service"] == "tenant"
+    assert dry.data["would"] == "retry it now, with all attempts again; meanwhile 0 events of its tenant stay behind it"
     assert done.data == {"service": "tenant", "id": id_, "done": "redriven"}
     assert eventually(lambda: not [row for row in on_stack("events", "quarantine", "--json").data if row["id"] == id_])
 
@@ -280,12 +281,29 @@ def test_a_dead_letter_is_listed_and_removed_by_a_redrive(on_stack, real_stack) 
 def test_a_dead_letter_is_skipped_with_a_reason_and_a_confirmation(on_stack, real_stack) -> None:
     id_ = asyncio.run(add_dead_letter(real_stack, 2))
 
+    dry = on_stack("events", "skip", id_, "--reason", "injected", "--dry-run")
     unconfirmed = on_stack("events", "skip", id_, "--reason", "injected", "--json")
     done = on_stack("events", "skip", id_, "--reason", "injected", "--yes", "--json")
 
     assert (unconfirmed.code, unconfirmed.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
+    removed = (
+        "would remove it, so that tenant never handles it; the queue continues with 0 events of its tenant behind it"
+    )
+    assert f"{removed}; nothing was changed" in dry.err
     assert done.data == {"service": "tenant", "id": id_, "done": "skipped"}
     assert dead(on_stack) == []
+
+
+def test_a_dry_run_counts_the_events_of_the_tenant_that_wait_before_and_behind(on_stack, real_stack) -> None:
+    first, second = (asyncio.run(add_dead_letter(real_stack, sequence)) for sequence in (1, 2))
+
+    skip = on_stack("events", "skip", first, "--reason", "injected", "--dry-run", "--json")
+    redrive = on_stack("events", "redrive", second, "--dry-run", "--json")
+    for id_ in (first, second):
+        on_stack("events", "skip", id_, "--reason", "injected", "--yes")
+
+    assert skip.data["would"].endswith("; the queue continues with 1 event of its tenant behind it")
+    assert redrive.data["would"].startswith("retry it after 1 event of its tenant before it")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def test_a_pending_sync_is_listed_with_its_reason_and_retried(on_stack, sent) ->
     done = on_stack("webhook", "retry", object_, "--json")
 
     assert object_ in {row["object"] for row in listed}
+    assert "would fetch it from stripe now and not at 20" in dry.err
     assert "nothing was changed" in dry.err
     assert (done.code, done.data["object"], done.data["tries"]) == (ExitCode.OK, object_, 0)
 

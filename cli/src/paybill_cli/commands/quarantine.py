@@ -50,9 +50,12 @@ def redrive(out: Output, stack: Stack, id: Id, dry_run: DryRun = False) -> None:
 
     Example: paybill events redrive 0190a5b0-0000-7000-8000-000000000001
     """
-    name, letter = _find(stack, id)
+    name, letter, before, behind = _find(stack, id)
     if dry_run:
-        out.record("event.found", letter)
+        when = f"after {_events(before)} before it" if before else "now"
+        _preview(
+            out, letter, f"would retry it {when}, with all attempts again; meanwhile {_events(behind)} stay behind it"
+        )
         return
     with Service(stack, name) as service:
         out.record("event.redriven", {"service": name, **service.post(f"{_OPERATIONS}/dead-letters/{id}/redrive")})
@@ -72,14 +75,27 @@ def skip(
 
     Example: paybill events skip 0190a5b0-0000-7000-8000-000000000001 --reason "meter was removed"
     """
-    name, letter = _find(stack, id)
+    name, letter, _, behind = _find(stack, id)
     if dry_run:
-        out.record("event.found", letter)
+        would = (
+            f"would remove it, so that {name} never handles it; the queue continues with {_events(behind)} behind it"
+        )
+        _preview(out, letter, would)
         return
     out.confirm(f"Let {name} skip {letter['subject']}? This cannot be undone.", yes=yes)
     with Service(stack, name) as service:
         done = service.post(f"{_OPERATIONS}/dead-letters/{id}/skip", {"reason": reason})
     out.record("event.skipped", {"service": name, **done})
+
+
+def _preview(out: Output, letter: dict[str, Any], would: str) -> None:
+    """Prints what would happen to an event. All events behind it are of its tenant."""
+    out.record("event.found", letter | {"would": would.removeprefix("would ")})
+    out.info(f"{would}; nothing was changed")
+
+
+def _events(number: int) -> str:
+    return f"{number} event{'' if number == 1 else 's'} of its tenant"
 
 
 def _retry_queue(service: str, letters: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -97,17 +113,20 @@ def _explained(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"state": "parked (retried automatically)"} if row["state"] == "parked" else row
 
 
-def _find(stack: Stack, id_: str) -> tuple[str, dict[str, Any]]:
-    """Returns the service whose retry queue contains this event, and the event."""
+def _find(stack: Stack, id_: str) -> tuple[str, dict[str, Any], int, int]:
+    """Returns the service whose retry queue contains this event, the event, and how many are before and behind it."""
     try:
         UUID(id_)
     except ValueError as error:
         raise usage(f"{id_!r} is not an id", next="paybill events quarantine") from error
     for name in SERVICES:
         with Service(stack, name) as service:
-            for letter in service.get(f"{_OPERATIONS}/dead-letters", {"limit": 500}):
-                if letter["event_id"] == id_:
-                    return name, letter | {"service": name}
+            letters = service.get(f"{_OPERATIONS}/dead-letters", {"limit": 500})
+        for letter in letters:
+            if letter["event_id"] == id_:
+                queue = [other["event_id"] for other in letters if other["tenant"] == letter["tenant"]]
+                before = queue.index(id_)
+                return name, letter | {"service": name}, before, len(queue) - before - 1
     raise CliError(
         "dead_letter_not_found",
         f"no retry queue contains an event {id_}",

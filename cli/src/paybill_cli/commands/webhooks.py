@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from paybill_cli import formatting
 from paybill_cli.client.http import PAGE, Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
@@ -58,8 +59,10 @@ def retry(
     path = f"{_path(provider, object_)}/retry"
     with Service(stack, "billing") as billing:
         if dry_run:
-            out.record("webhook.found", _pending(billing, provider, object_), WAITING)
-            out.info("nothing was changed")
+            found = _pending(billing, provider, object_)
+            would = f"fetch it from {provider} now and not at {formatting.readable(found['due'])}, as a first attempt"
+            out.record("webhook.found", found | {"would": would}, (*WAITING, "would"))
+            out.info(f"would {would}; nothing was changed")
             return
         out.record("webhook.retried", billing.post(path), WAITING)
 
