@@ -5,7 +5,12 @@ from importlib.resources import files
 import pytest
 from billing_samples import BASIC, CONTENT, PRO_1, PRO_2, published
 from paybill_billing.catalogue.domain import catalogue, differences, tiers
-from paybill_billing.catalogue.domain.catalogue import CatalogueRefusedError, UnknownPlanError, UnknownPriceError
+from paybill_billing.catalogue.domain.catalogue import (
+    CatalogueRefusedError,
+    PlanNotOnSaleError,
+    UnknownPlanError,
+    UnknownPriceError,
+)
 from paybill_billing.providers.port.snapshots import PriceSnapshot
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, Meter, Window
 from paybill_contracts.catalogue import Catalogue as Content
@@ -47,6 +52,15 @@ def test_a_retired_version_cannot_be_bought_and_cannot_return_edited():
 
 def test_the_newest_version_is_on_sale():
     assert catalogue.on_sale(published(CONTENT), "pro") == PRO_2
+
+
+def test_a_new_checkout_sells_the_version_of_the_sign_up_or_the_newest_one_after_its_retirement():
+    without = published(CONTENT, Content(product="shop", plans=(PRO_2,)))
+
+    assert catalogue.sold_now(published(CONTENT), "pro", 1) == PRO_1
+    assert catalogue.sold_now(without, "pro", 1) == PRO_2
+    with pytest.raises(PlanNotOnSaleError, match="basic is retired and cannot be bought; plans on sale: pro"):
+        catalogue.sold_now(without, "basic", 1)
 
 
 def test_a_plan_of_a_size_is_on_sale_in_its_newest_version():

@@ -6,8 +6,10 @@ import pytest
 from billing_testbed import Publisher, eventually
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
+from paybill_contracts.catalogue import Interval
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Blueprint, BlueprintPublished, TierBlueprint
+from paybill_contracts.purchases import PurchaseTerms
 from paybill_runtime.app import Running
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.messaging.streams import connect
@@ -178,3 +180,27 @@ async def test_concurrent_publications_are_applied_one_after_the_other(testbed):
     shown = await testbed.get("/v1/catalogue")
     assert len(shown["plans"]) == 2
     assert {plan["version"] for plan in shown["retired"] if plan["plan"] == "pro"} <= {2, 3}
+
+
+@pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
+async def test_a_new_checkout_sells_nothing_that_was_retired_since_the_sign_up(testbed):
+    tenant, stripe = "ten_" + "c" * 32, testbed.fake.stripe
+    await testbed.tenants.request_tenant(tenant, "pro", terms=PurchaseTerms(interval=Interval.MONTH))
+    first = (await testbed.opened(tenant))["checkout_url"].rpartition("/")[2]
+    await asyncio.to_thread(stripe.checkout.sessions.expire, first)
+    await testbed.log.facts("billing.checkout_expired")
+
+    checkout = f"/v1/tenants/{tenant}/checkout"
+    second = FIRST.replace("version: 1", "version: 2").replace("2900", "3900")
+    await send(testbed, second)
+    newest = (await testbed.served.client.post(checkout)).json()
+    await asyncio.to_thread(stripe.checkout.sessions.expire, newest["checkout"])
+    await send(testbed, FIRST.replace("version: 1", "version: 3").replace("interval: month", "interval: year"))
+    of_another_price = await testbed.served.client.post(checkout)
+    await send(testbed, FIRST.replace("plan: pro", "plan: other"))
+    refused = await testbed.served.client.post(checkout)
+    session = await asyncio.to_thread(stripe.checkout.sessions.retrieve, newest["checkout"])
+
+    assert session.amount_total == 3900
+    assert (of_another_price.status_code, of_another_price.json()["code"]) == (422, "no_such_price")
+    assert (refused.status_code, refused.json()["code"]) == (422, "plan_not_on_sale")

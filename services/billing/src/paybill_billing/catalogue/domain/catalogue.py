@@ -38,6 +38,12 @@ class UnknownPlanError(NotFoundError):
     code = "unknown_plan"
 
 
+class PlanNotOnSaleError(DomainError):
+    """Raised for a plan, or a version of it, that is retired."""
+
+    code = "plan_not_on_sale"
+
+
 class UnknownPriceError(DomainError):
     """Raised when a provider's price belongs to no plan of the catalogue."""
 
@@ -126,6 +132,15 @@ def on_sale(catalogue: Catalogue, plan: str) -> PlanVersion:
         names = ", ".join(sorted({version.plan for version in catalogue.on_sale.plans}))
         raise UnknownPlanError(f"there is no plan {plan}; plans on sale: {names}")
     return max(versions, key=lambda version: version.version)
+
+
+def sold_now(catalogue: Catalogue, plan: str, version: int) -> PlanVersion:
+    """Returns this version of the plan while it is on sale, and then the newest one. Raises PlanNotOnSaleError."""
+    versions = {each.version: each for each in catalogue.on_sale.plans if each.plan == plan}
+    if not versions:
+        names = ", ".join(sorted({each.plan for each in catalogue.on_sale.plans}))
+        raise PlanNotOnSaleError(f"{plan} is retired and cannot be bought; plans on sale: {names}")
+    return versions.get(version) or versions[max(versions)]
 
 
 def plan_of_size(catalogue: Catalogue, tier: str, placement: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Response
 from paybill_contracts.billing import Subscription
-from paybill_contracts.purchases import price_for
+from paybill_contracts.purchases import named_prices, price_for
 from paybill_contracts.values import TenantId, Url
 from paybill_runtime.database.statement import ExtraStatements
 from paybill_runtime.decisions.context import ServiceContext
@@ -33,7 +33,7 @@ from paybill_billing.providers.port import (
 from paybill_billing.providers.port.snapshots import OpenedCheckout
 from paybill_billing.providers.sync_queue import CUSTOMER, enqueue_sync
 from paybill_billing.subscriptions.domain import accounts, subscriptions
-from paybill_billing.subscriptions.domain.accounts import Account, NoCheckoutError
+from paybill_billing.subscriptions.domain.accounts import Account, NoCheckoutError, NoSuchPriceError
 from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS, account_of, subscriptions_of
 
 TIMEOUT_S = 8.0
@@ -64,11 +64,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         known = await load_state(context, CATALOGUES, catalogue.CATALOGUE)
         if known is None:
             raise Problem(503, "no_catalogue", "no catalogue is published yet; try again later")
-        published = catalogue.published(known, account.plan, account.plan_version)
-        plan = accounts.sold_plan(account, published.plan, is_first=is_first)
-        terms = accounts.sold_terms(account, is_first=is_first)
-        metered = catalogue.metered_prices(known, plan, price_for(plan.prices, terms), account.provider)
-        purchase = Purchase(account.id, customer, known.on_sale.product, plan, account.checkout, terms, metered)
+        purchase = _purchase(known, account, customer, is_first=is_first)
         # Two requests at once open one checkout: both replace the same one.
         key = sha256(f"checkout/{account.id}/{account.checkout}".encode()).hexdigest()[:32]
         try:
@@ -86,7 +82,10 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
     async def open_checkout(tenant_id: TenantId, principal: OperatorAtProvider, response: Response) -> CheckoutView:
         """Returns a checkout that can be used now: the last one, or a new one after it expired.
 
-        Refused with `no_checkout` while the account is not open, and for a tenant that leaves or has a subscription;
+        A new one sells the newest version of the plan when the version of the sign-up is retired, and is refused with
+        `plan_not_on_sale` when no version is on sale, `no_such_price` when it has no price with the terms of the
+        sign-up. Refused with `no_checkout` while the account is not open, and for a tenant that leaves or has a
+        subscription;
         `debt_open` when the policy is to sell nothing to a customer that owes;
         `no_checkout`, too, when the provider already has a subscription that no webhook has brought: it is fetched now.
         502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
@@ -128,6 +127,18 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         return CheckoutView(checkout=checkout.id, url=checkout.url)
 
     return routes
+
+
+def _purchase(known: Catalogue, account: Account, customer: str, *, is_first: bool) -> Purchase:
+    """Returns what a new checkout sells: nothing that is retired. Raises PlanNotOnSaleError, NoSuchPriceError."""
+    version = catalogue.sold_now(known, account.plan, account.plan_version)
+    plan = accounts.sold_plan(account, version, is_first=is_first)
+    terms = accounts.sold_terms(account, is_first=is_first)
+    price = price_for(plan.prices, terms)
+    if price is None:
+        raise NoSuchPriceError(f"{plan.plan}@{plan.version} has no such price; its prices: {named_prices(plan.prices)}")
+    metered = catalogue.metered_prices(known, plan, price, account.provider)
+    return Purchase(account.id, customer, known.on_sale.product, plan, account.checkout, terms, metered)
 
 
 async def _subscriptions(context: ServiceContext, tenant_id: str) -> list[Subscription]:

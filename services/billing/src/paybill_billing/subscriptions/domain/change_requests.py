@@ -11,7 +11,14 @@ from paybill_contracts.changes import WantedChange
 from paybill_contracts.charges import STRIPE, excess
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 
-from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, metered_prices, on_sale, published
+from paybill_billing.catalogue.domain.catalogue import (
+    Catalogue,
+    PlanNotOnSaleError,
+    Published,
+    metered_prices,
+    on_sale,
+    published,
+)
 from paybill_billing.providers.port.desired import DesiredSubscription
 
 _UNPAID = frozenset({"past_due", "unpaid"})
@@ -89,12 +96,6 @@ class OnlyNowError(DomainError):
 
 class QuantityOutOfBoundsError(DomainError):
     code = "quantity_out_of_bounds"
-
-
-class PlanNotOnSaleError(DomainError):
-    """Raised for a plan version that is retired."""
-
-    code = "plan_not_on_sale"
 
 
 class NoSuchPriceError(DomainError):
