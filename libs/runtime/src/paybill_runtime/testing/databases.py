@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from paybill_embedded.postgres import PostgresServer
 
+from paybill_runtime.database.builtin_types import TypedConnection
 from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
 
@@ -100,7 +101,9 @@ class Databases:
 
     async def execute(self, url: str, service: str, statement: str) -> list[asyncpg.Record]:
         """Runs SQL in one of the databases, as its service."""
-        connection = await asyncpg.connect(url, password=self._server.password(service))
+        connection = await asyncpg.connect(
+            url, password=self._server.password(service), connection_class=TypedConnection
+        )
         try:
             return await connection.fetch(statement)  # type: ignore[no-any-return]  # asyncpg has no types
         finally:
@@ -147,7 +150,9 @@ class Databases:
     @asynccontextmanager
     async def _superuser(self, database: str) -> AsyncIterator[Any]:
         connection = await asyncpg.connect(
-            self._server.url("postgres", database), password=self._server.password("postgres")
+            self._server.url("postgres", database),
+            password=self._server.password("postgres"),
+            connection_class=TypedConnection,
         )
         try:
             yield connection
