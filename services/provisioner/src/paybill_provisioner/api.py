@@ -16,6 +16,7 @@ from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 from sqlmodel import col
 
@@ -175,7 +176,7 @@ class EnvironmentPage(BaseModel):
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of the service."""
-    routes = APIRouter(prefix="/v1", tags=["environments"])
+    routes = Router(prefix="/v1", tags=["environments"])
 
     @routes.get("/blueprint")
     async def show_blueprint(_: Viewer) -> BlueprintView:

@@ -23,6 +23,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
+from paybill_runtime.http.router import Router
 
 Id = Annotated[str, Path(pattern=r"^inc_[0-9a-f]{32}$", examples=["inc_0123456789abcdef0123456789abcdef"])]
 
@@ -98,7 +99,7 @@ class CloseBody(BaseModel):
 
 def routes(context: ServiceContext, incidents: Incidents) -> APIRouter:
     """Returns the routes below `/v1/incidents`."""
-    router = APIRouter(prefix="/v1/incidents", tags=["incidents"])
+    router = Router(prefix="/v1/incidents", tags=["incidents"])
     service = context.service
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{service}:read"))]
     operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{service}:write"))]

@@ -13,6 +13,7 @@ from paybill_runtime.decisions.violations import Violations
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page
+from paybill_runtime.http.router import Router
 
 
 class ViolationView(BaseModel):
@@ -55,7 +56,7 @@ class ViolationPage(BaseModel):
 
 def routes(context: ServiceContext, violations: Violations) -> APIRouter:
     """Returns the route `/v1/violations`."""
-    router = APIRouter(prefix="/v1/violations", tags=["invariants"])
+    router = Router(prefix="/v1/violations", tags=["invariants"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{context.service}:read"))]
 
     @router.get("")

@@ -13,6 +13,7 @@ from paybill_runtime.decisions.violations import Violations
 from paybill_runtime.diagnosis.tenant_part import ReadState, tenant_part
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
+from paybill_runtime.http.router import Router
 
 
 def routes(
@@ -24,7 +25,7 @@ def routes(
     violations: Violations | None,
 ) -> APIRouter:
     """Returns the route `/v1/why/{tenant}`. health, lag: as of the operations."""
-    router = APIRouter(prefix="/v1/why", tags=["diagnosis"])
+    router = Router(prefix="/v1/why", tags=["diagnosis"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{context.service}:read"))]
 
     @router.get("/{tenant}")

@@ -13,6 +13,7 @@ from sqlalchemy import Row
 from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
+from paybill_runtime.http.router import Router
 from paybill_runtime.jobs.listing import JobFilter
 from paybill_runtime.jobs.queue import JobQueue
 
@@ -63,7 +64,7 @@ class Reason(BaseModel):
 
 def routes(service: str, queue: JobQueue, kept: Collection[str]) -> APIRouter:
     """Returns the routes below `/v1/operations/jobs`. kept: kinds of jobs that cannot be cancelled."""
-    router = APIRouter(prefix="/v1/operations/jobs", tags=["operations"])
+    router = Router(prefix="/v1/operations/jobs", tags=["operations"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{service}:read"))]
     operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{service}:write"))]
 

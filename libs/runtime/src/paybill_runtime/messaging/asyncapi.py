@@ -16,6 +16,7 @@ from paybill_contracts.envelope import INTAKE_ROOT
 from paybill_contracts.event import PARTITIONS, latest_event
 from paybill_contracts.schemas import published_events, untitled
 
+from paybill_runtime.http.router import Router
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
 _CLOUDEVENTS_HEADERS = ("ce-id", "ce-type", "ce-source", "ce-time", "ce-subject", "ce-dataschema", "traceparent")
@@ -76,7 +77,7 @@ def route(service: str, subscriptions: Subscriptions) -> APIRouter:
 
     The document is built at the first request, so that a service that nobody asks builds no schemas.
     """
-    router = APIRouter()
+    router = Router()
     built: list[bytes] = []
 
     @router.get("/asyncapi.json", include_in_schema=False)

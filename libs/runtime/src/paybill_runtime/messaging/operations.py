@@ -14,6 +14,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
+from paybill_runtime.http.router import Router
 from paybill_runtime.jobs.routes import Limit, Reason
 from paybill_runtime.messaging.key_recipients import KeyRecipients
 from paybill_runtime.messaging.retry_queue import RetryQueue
@@ -80,7 +81,7 @@ class PublicKey(BaseModel):
 
 def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -> APIRouter:
     """Returns `/healthz` (the process runs) and `/readyz` (it can decide; DEGRADING checks do not refuse requests)."""
-    router = APIRouter(tags=["probes"])
+    router = Router(tags=["probes"])
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -107,7 +108,7 @@ def operations(
     context: ServiceContext, retry_queue: RetryQueue, health: Health, lag: Lag, kinds: Collection[str]
 ) -> APIRouter:
     """Returns the routes below `/v1/operations`. kinds: of the jobs that this version of the service can run."""
-    router = APIRouter(prefix="/v1/operations", tags=["operations"])
+    router = Router(prefix="/v1/operations", tags=["operations"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{context.service}:read"))]
     operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{context.service}:write"))]
 
@@ -159,7 +160,7 @@ def operations(
 
 def key_recipients(service: str, recipients: KeyRecipients) -> APIRouter:
     """Returns the routes for the subscribers that may open the personal data of a service."""
-    router = APIRouter(prefix="/v1/operations/key-recipients", tags=["operations"])
+    router = Router(prefix="/v1/operations/key-recipients", tags=["operations"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{service}:read"))]
     admin = Annotated[Caller, Depends(caller(Role.ADMIN, f"{service}:write"))]
     subscriber = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]

@@ -10,6 +10,7 @@ from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, price_for
 from paybill_contracts.values import SubscriptionId, TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.listing import MAX_PAGE, Limit, load_page, load_state
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
 from paybill_billing.catalogue.domain import catalogue
@@ -61,7 +62,7 @@ class SubscriptionPage(BaseModel):
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of accounts and subscriptions."""
-    routes = APIRouter(prefix="/v1", tags=["billing"])
+    routes = Router(prefix="/v1", tags=["billing"])
 
     @routes.get("/tenants/{tenant_id}/account")
     async def show_account(tenant_id: TenantId, _: Viewer) -> AccountView:

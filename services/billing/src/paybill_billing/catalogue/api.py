@@ -12,6 +12,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.problems import Problem
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field, StringConstraints
 
 from paybill_billing.catalogue.domain import catalogue, differences, tiers
@@ -93,7 +94,7 @@ class PublicationView(BaseModel):
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of the catalogue."""
-    routes = APIRouter(prefix="/v1", tags=["catalogue"])
+    routes = Router(prefix="/v1", tags=["catalogue"])
     parse_lock = asyncio.Lock()
     plans_key, tiers_key = CATALOGUES.key(catalogue.CATALOGUE), TIERS.key(tiers.TIERS)
 

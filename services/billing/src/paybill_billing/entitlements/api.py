@@ -15,6 +15,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import load_state
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue
@@ -143,7 +144,7 @@ class EntitlementsView(BaseModel):
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
-    routes = APIRouter(prefix="/v1/tenants/{tenant_id}/entitlements", tags=["entitlements"])
+    routes = Router(prefix="/v1/tenants/{tenant_id}/entitlements", tags=["entitlements"])
 
     async def load(tenant_id: str) -> Entitlements | None:
         """Returns the tenant's entitlements. Raises UnknownTenantError."""

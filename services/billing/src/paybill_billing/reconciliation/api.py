@@ -11,6 +11,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import Limit, load_page, load_state
 from paybill_runtime.http.problems import Problem
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
 from paybill_billing.http import Operator, Viewer
@@ -61,7 +62,7 @@ class DriftPage(BaseModel):
 
 def router(context: ServiceContext, listing: frozenset[str]) -> APIRouter:
     """Returns the routes. listing: providers that list their subscriptions."""
-    routes = APIRouter(prefix="/v1", tags=["reconciliation"])
+    routes = Router(prefix="/v1", tags=["reconciliation"])
 
     @routes.post("/providers/{provider}/reconciliations", status_code=status.HTTP_202_ACCEPTED)
     async def start(provider: Provider, body: StartBody, principal: Operator) -> RunView:

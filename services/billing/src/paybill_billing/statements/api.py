@@ -9,6 +9,7 @@ from paybill_contracts.money import Money
 from paybill_contracts.values import TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.listing import load_state
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
 from paybill_billing.http import Viewer
@@ -44,7 +45,7 @@ class StatementView(BaseModel):
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the route."""
-    routes = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["billing"])
+    routes = Router(prefix="/v1/tenants/{tenant_id}", tags=["billing"])
 
     @routes.get("/statement")
     async def show_statement(tenant_id: TenantId, _: Viewer) -> StatementView:

@@ -18,6 +18,7 @@ from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state, state_column
+from paybill_runtime.http.router import Router
 from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
@@ -57,7 +58,7 @@ Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "tenant:write"))]
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of the service."""
-    routes = APIRouter(prefix="/v1/tenants", tags=["tenants"])
+    routes = Router(prefix="/v1/tenants", tags=["tenants"])
     digests = ContactDigests(context)
 
     async def act(

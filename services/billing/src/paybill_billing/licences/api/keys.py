@@ -9,6 +9,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import load_state
+from paybill_runtime.http.router import Router
 
 from paybill_billing.http import DryRun, Viewer
 from paybill_billing.licences.api.views import KeyringView, RotateBody
@@ -21,7 +22,7 @@ Admin = Annotated[Caller, Depends(caller(Role.ADMIN, "billing:write"))]
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
-    routes = APIRouter(prefix="/v1/licence-keys", tags=["licences"])
+    routes = Router(prefix="/v1/licence-keys", tags=["licences"])
 
     @routes.get("")
     async def show_keys(_: Viewer) -> KeyringView:

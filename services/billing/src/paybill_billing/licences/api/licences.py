@@ -12,6 +12,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
+from paybill_runtime.http.router import Router
 
 from paybill_billing.entitlements.domain.entitlements import NothingEntitledError
 from paybill_billing.entitlements.tables import ENTITLEMENTS
@@ -38,7 +39,7 @@ Decision = Callable[[Licence, datetime], list[LicenceEvent]]
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
-    routes = APIRouter(prefix="/v1", tags=["licences"])
+    routes = Router(prefix="/v1", tags=["licences"])
 
     async def act(caller: Caller, licence_id: str, verb: str, decision: Decision, *, dry_run: bool) -> LicenceView:
         def decide(unit: UnitOfWork, at: DecisionContext) -> LicenceView:

@@ -10,6 +10,7 @@ from paybill_contracts.errors import RetryLaterError
 from paybill_contracts.event import canonical
 from paybill_licence import jwk
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.http.router import Router
 
 from paybill_billing.licences.domain.licence_keys import trusted
 from paybill_billing.licences.tables import KEYRINGS, PUBLISHED_STATES, REVOCATION_LISTS
@@ -47,7 +48,7 @@ class _Cached:
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
-    routes = APIRouter(prefix="/.well-known", tags=["licences"])
+    routes = Router(prefix="/.well-known", tags=["licences"])
     cache: _Cached | None = None
 
     async def cached() -> _Cached:

@@ -15,6 +15,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sqlmodel import col
 
@@ -145,7 +146,7 @@ Decision = Callable[[UnitOfWork, ManualContract | None, datetime], Sequence[Manu
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of the provider `manual`."""
-    routes = APIRouter(prefix="/v1/manual", tags=["manual"])
+    routes = Router(prefix="/v1/manual", tags=["manual"])
 
     async def act(
         principal: Caller,

@@ -24,6 +24,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from paybill_billing.catalogue.domain import catalogue
@@ -166,7 +167,7 @@ async def _subscription(context: ServiceContext, subscription_id: str) -> Subscr
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of subscription changes."""
-    routes = APIRouter(prefix="/v1", tags=["changes"])
+    routes = Router(prefix="/v1", tags=["changes"])
     _request_routes(routes, context)
     _read_routes(routes, context)
     _decision_routes(routes, context)

@@ -16,6 +16,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import MAX_PAGE, load_state
 from paybill_runtime.http.problems import Problem
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
 from paybill_billing.catalogue.domain import catalogue
@@ -50,7 +51,7 @@ class CheckoutView(BaseModel):
 
 def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the route of checkouts. connected: the providers by name."""
-    routes = APIRouter(prefix="/v1", tags=["checkout"])
+    routes = Router(prefix="/v1", tags=["checkout"])
     concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def opened(account: Account, customer: str, *, is_first: bool) -> OpenedCheckout | str:

@@ -15,6 +15,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import Limit, load_state
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue
@@ -122,7 +123,7 @@ class PlanMigrationView(BaseModel):
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of plan migrations."""
-    routes = APIRouter(prefix="/v1/moves", tags=["moves"])
+    routes = Router(prefix="/v1/moves", tags=["moves"])
 
     async def act(
         principal: Caller, move_id: str, verb: str, decision: Callable[[PlanMigration], list[PlanMigrationEvent]]

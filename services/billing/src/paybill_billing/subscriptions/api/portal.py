@@ -9,6 +9,7 @@ from paybill_contracts.errors import ConflictError
 from paybill_contracts.values import TenantId, Url
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.problems import Problem
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
 from paybill_billing.http import OperatorAtProvider
@@ -39,7 +40,7 @@ class PortalView(BaseModel):
 
 def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the route of the customer portal. connected: the providers by name."""
-    routes = APIRouter(prefix="/v1", tags=["portal"])
+    routes = Router(prefix="/v1", tags=["portal"])
     concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
     @routes.post("/tenants/{tenant_id}/portal")

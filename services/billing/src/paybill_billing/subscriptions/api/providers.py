@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path
 from paybill_contracts.errors import NotFoundError
 from paybill_contracts.values import Key, ProviderId, TenantId
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
 from paybill_billing.http import Viewer
@@ -64,7 +65,7 @@ class UnknownCustomerError(NotFoundError):
 
 def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the routes of the providers. connected: the providers by name."""
-    routes = APIRouter(prefix="/v1/providers", tags=["providers"])
+    routes = Router(prefix="/v1/providers", tags=["providers"])
 
     @routes.get("")
     async def show_providers(_: Viewer) -> list[ProviderView]:

@@ -8,6 +8,7 @@ from paybill_contracts.entitlements import Reason, check
 from paybill_contracts.values import Count, Key, TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.listing import load_state
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.entitlements.tables import ENTITLEMENTS
@@ -43,7 +44,7 @@ class CheckView(BaseModel):
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
-    routes = APIRouter(prefix="/v1/tenants/{tenant_id}/entitlements", tags=["entitlements"])
+    routes = Router(prefix="/v1/tenants/{tenant_id}/entitlements", tags=["entitlements"])
 
     @routes.post("/check")
     async def check_feature(tenant_id: TenantId, body: CheckBody, _: Viewer) -> CheckView:

@@ -11,6 +11,7 @@ from paybill_contracts.values import TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.problems import Problem
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
 from paybill_billing.http import Viewer
@@ -60,7 +61,7 @@ class InvoicedUsagePage(BaseModel):
 
 def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the route. connected: the providers by name."""
-    routes = APIRouter(prefix="/v1/tenants/{tenant_id}/usage", tags=["usage"])
+    routes = Router(prefix="/v1/tenants/{tenant_id}/usage", tags=["usage"])
     concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
     @routes.get("/invoiced")

@@ -8,6 +8,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.problems import Problem
+from paybill_runtime.http.router import Router
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
@@ -26,7 +27,7 @@ CONSUMER = "consume"
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
-    routes = APIRouter(prefix="/v1", tags=["usage"])
+    routes = Router(prefix="/v1", tags=["usage"])
 
     @routes.get("/tenants/{tenant_id}/usage")
     async def show_usage(tenant_id: TenantId, _: Viewer) -> TenantUsageView:

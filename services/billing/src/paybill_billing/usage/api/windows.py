@@ -11,6 +11,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import load_page, load_state
+from paybill_runtime.http.router import Router
 from sqlmodel import col
 
 from paybill_billing.http import Operator, Viewer
@@ -28,7 +29,7 @@ Window = Annotated[WindowId, Path(description="The `id` in `GET /v1/usage/window
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
-    routes = APIRouter(prefix="/v1/usage", tags=["usage"])
+    routes = Router(prefix="/v1/usage", tags=["usage"])
 
     async def act(caller: Caller, id_: str, verb: str, decision: Decision) -> ClosedWindowView:
         def decide(unit: UnitOfWork, _: DecisionContext) -> ClosedWindowView:

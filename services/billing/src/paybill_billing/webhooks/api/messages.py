@@ -11,6 +11,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import REQUESTED, REQUESTS, RETRY_REQUEST
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import Limit
+from paybill_runtime.http.router import Router
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
@@ -130,7 +131,7 @@ class MessagePage(BaseModel):
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
-    routes = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+    routes = Router(prefix="/v1/webhooks", tags=["webhooks"])
 
     @routes.get("")
     async def show_messages(
