@@ -70,6 +70,12 @@ def customers(world: World) -> list[Any]:
     return [each for each in world.stripe.all("customer") if not each.get("deleted")]
 
 
+def balances(world: World) -> list[int]:
+    """Returns the balance of each customer; that of a deleted one was not paid back, and stays what it was."""
+    held = [event["data"]["object"] for event in world.stripe.all("event") if event["type"] == "customer.deleted"]
+    return [each["balance"] for each in (*customers(world), *held)]
+
+
 def charged(world: World) -> list[Money]:
     """Returns what invoices charge that are paid, also by credit."""
     lines = [line for invoice in _invoices(world) if invoice["status"] == "paid" for line in invoice["lines"]["data"]]
@@ -85,8 +91,8 @@ def prorated(world: World) -> list[Money]:
 
 def returned(world: World) -> list[Money]:
     """Returns the refunds, and what is left of the credits to the customer's balance."""
-    balances = [Money(minor=-each["balance"], currency="EUR") for each in customers(world)]
-    return [each for each in balances if each.minor > 0] + [_money(each["amount"], each) for each in _refunds(world)]
+    credit = [Money(minor=-each, currency="EUR") for each in balances(world) if each < 0]
+    return credit + [_money(each["amount"], each) for each in _refunds(world)]
 
 
 async def wrongly_invoiced(world: World) -> list[str]:
@@ -121,7 +127,7 @@ def wrong_money(world: World) -> list[str]:
     statement = world.billing.state(STATEMENTS, TENANT) or Statement(TENANT)
     at_provider = {
         "received": sum(each.minor for each in received(world)),
-        "left as credit": sum(-each["balance"] for each in customers(world)),
+        "left as credit": -sum(balances(world)),
         "refunded": sum(each["amount"] for each in _refunds(world)),
         "disputed": sum(each["amount"] for each in world.stripe.all("dispute")),
         "lost": sum(each["amount"] for each in world.stripe.all("dispute") if each["status"] == "lost"),
@@ -178,8 +184,9 @@ def pending_charges(world: World) -> Iterator[str]:
         for each in world.stripe.all(kind):
             if each["status"] == status:
                 yield f"{each['id']} is {status}, and its tenant left"
+    held = {each["id"] for each in customers(world)}
     for item in world.stripe.all("invoiceitem"):
-        if item["invoice"] is None:
+        if item["invoice"] is None and item["customer"] in held:
             yield f"{item['id']} is pending, and its tenant left"
 
 

@@ -52,6 +52,19 @@ def test_a_schedule_made_from_a_subscription_is_its_period(fake, refusal):
     assert "managed by the subscription schedule" in refused.text
 
 
+def test_a_schedule_of_a_deleted_customer_never_begins(fake):
+    customer, price = fake.stripe.customers.create(), fake.price()
+    starts = customer.created + int(DAY.total_seconds())
+    schedule = fake.stripe.subscription_schedules.create(
+        {"customer": customer.id, "start_date": starts, "phases": [{"items": [{"price": price.id}], "iterations": 1}]}
+    )
+    fake.stripe.customers.delete(customer.id)
+    fake.control.advance_clock(MONTH)
+
+    cancelled = fake.stripe.subscription_schedules.retrieve(schedule.id)
+    assert (cancelled.status, cancelled.subscription) == ("canceled", None)
+
+
 def test_a_change_at_the_end_of_the_period_applies_when_the_clock_passes_it(fake, scheduled):
     subscription, schedule, dearer = scheduled
     preview = fake.stripe.invoices.create_preview({"subscription": subscription.id})

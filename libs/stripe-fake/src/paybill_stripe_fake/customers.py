@@ -1,6 +1,6 @@
 """Customers, with their default cards."""
 
-from paybill_stripe_fake import events, payment_methods, subscription_state
+from paybill_stripe_fake import events, payment_methods, schedules, subscription_state
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import page
@@ -80,11 +80,14 @@ def update(account: Account, params: Params, customer_id: str) -> Resource:
 
 
 def delete(account: Account, _params: Params, customer_id: str) -> Resource:
-    """Deletes a customer permanently and cancels all of its subscriptions."""
+    """Deletes a customer permanently and cancels all of its subscriptions, also those that have not begun."""
     customer = subscription_state.existing_customer(account, customer_id)
     for subscription in account.store.oldest_first("subscription"):
         if subscription["customer"] == customer_id and subscription["status"] not in subscription_state.ENDED:
             subscription_state.end(account, subscription, "cancellation_requested")
+    for schedule in account.store.oldest_first("subscription_schedule"):
+        if schedule["customer"] == customer_id and schedule["status"] == "not_started":
+            schedules.cancel_before_start(account, schedule)
     events.emit(account, "customer.deleted", customer)
     return account.put({"id": customer_id, "object": "customer", "deleted": True})
 

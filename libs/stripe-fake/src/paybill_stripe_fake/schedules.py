@@ -98,8 +98,13 @@ def cancel(account: Account, params: Params, schedule_id: str) -> Resource:
             invoice_now=invoice_now is not False,
         )
         return account.get("subscription_schedule", schedule_id)
+    return cancel_before_start(account, schedule)
+
+
+def cancel_before_start(account: Account, schedule: Resource) -> Resource:
+    """Ends a schedule that never began."""
     cancelled = account.put({**schedule, "status": "canceled", "canceled_at": account.now()})
-    # Both events, as in the recipe of Stripe's command line for a schedule that never began.
+    # Both events, as in the recipe of Stripe's command line.
     events.emit(account, "subscription_schedule.canceled", cancelled)
     events.emit(account, "subscription_schedule.aborted", cancelled)
     return cancelled
