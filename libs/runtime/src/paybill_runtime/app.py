@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import Any, Self
 
 from fastapi import APIRouter, FastAPI
-from fastapi_offline import FastAPIOffline
 from sqlalchemy import text
 
 from paybill_runtime import clock
@@ -38,6 +37,7 @@ from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.garbage_collector import tune_garbage_collector
 from paybill_runtime.http import dry_run, problems
 from paybill_runtime.http.auth import KeyRing
+from paybill_runtime.http.documented_app import documented_app
 from paybill_runtime.http.fast_route import FastRouter, FastRoutes
 from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS, ConcurrencyLimit
 from paybill_runtime.http.middleware import RequestMiddleware, ignore
@@ -291,7 +291,7 @@ class Running:
         if self.service.name in RECIPIENTS:
             recipients = KeyRecipients(self.service.name, self.database, self.store, self._on_commit)
             routers.append(operations.key_recipients(self.service.name, recipients))
-        app = FastAPIOffline(  # its pages load their scripts from here, and nothing from other hosts
+        app = documented_app(
             # Not by include_router: at each level it builds every route once more, and searches them level by level.
             routes=[route for router in routers for route in router.routes],
             title=f"Paybill {self.service.name}",
