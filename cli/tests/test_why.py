@@ -72,6 +72,19 @@ def test_an_unknown_tenant_is_not_found_and_a_service_that_is_away_is_the_cause(
     assert away.data["next"] == "paybill doctor"
 
 
+def test_billing_answers_in_time_when_the_provider_does_not(on_stack, real_stack, customers) -> None:
+    tenant = customers.sign_up()
+    with fake_of(real_stack) as fake:
+        fake.delay_calls(30, path="/v1/subscriptions")
+        try:
+            done = on_stack("why", tenant["slug"], "--json")
+        finally:
+            fake.delay_calls(0, path="/v1/subscriptions")
+
+    assert done.data["unanswered"] == []
+    assert "it did not answer in 2 s" in done.out
+
+
 @pytest.mark.e2e
 def test_faults_in_a_running_stack_are_found_and_their_commands_help(on_stack, real_stack, customers) -> None:
     active, lost = customers.sign_up(), customers.sign_up()

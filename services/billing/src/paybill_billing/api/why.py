@@ -35,8 +35,8 @@ from paybill_billing.subscriptions.tables import ACCOUNTS, LAST_FAILURE, PAYMENT
 from paybill_billing.webhooks.tables import REFUSED
 
 ENTITLING = frozenset({AccessState.ACTIVE, AccessState.TRIALING, AccessState.GRACE})
-TIMEOUT_S = 5.0
-"""Longest time for which a diagnosis waits for the provider."""
+TIMEOUT_S = 2.0
+"""Longest time for which a diagnosis waits for the provider: `paybill why` waits 5 s for the whole part."""
 MAX_STRANGERS = 3
 MAX_SYNCS = 20
 REFUSALS_FOR = timedelta(hours=24)
