@@ -182,19 +182,28 @@ def test_each_violated_invariant_fails_with_both_sides() -> None:
 
 
 @pytest.mark.parametrize(
+    "of_strangers",
+    [False, True],
+)
+@pytest.mark.parametrize(
     ("age_s", "accepted_age_s", "state"),
     [(5, None, State.FAILED), (5, 60, State.FAILED), (60, 5, State.NOTED), (90_000, None, None)],
 )
-def test_refused_webhooks_fail_until_one_is_accepted(
-    age_s: int, accepted_age_s: int | None, state: State | None
+def test_refused_webhooks_of_the_provider_fail_until_one_is_accepted_and_those_of_strangers_never(
+    age_s: int,
+    accepted_age_s: int | None,
+    state: State | None,
+    of_strangers: bool,
 ) -> None:
     def ago(seconds: int | None) -> str | None:
         return None if seconds is None else (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
 
     row = {"provider": "stripe", "reason": "bad_signature", "count": 3, "detail": "no active secret matches"}
-    checks = list(_refused("billing", [row | {"last_at": ago(age_s), "accepted_at": ago(accepted_age_s)}]))
+    row |= {"last_at": ago(age_s), "accepted_at": ago(accepted_age_s), "may_be_of_strangers": of_strangers}
+    checks = list(_refused("billing", [row]))
 
-    assert [check.state for check in checks] == ([] if state is None else [state])
+    expected = State.NOTED if state is State.FAILED and of_strangers else state
+    assert [check.state for check in checks] == ([] if expected is None else [expected])
 
 
 def test_a_change_of_plan_that_infrastructure_has_not_followed_is_noted() -> None:

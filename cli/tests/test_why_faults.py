@@ -124,6 +124,19 @@ def test_refused_webhooks_explain_no_end_that_the_provider_shows(missing, first)
     assert explained(situation).causes[0].kind == first
 
 
+@pytest.mark.parametrize("reason", ["unsigned", "bad_signature", "too_large"])
+def test_refused_webhooks_that_nobody_but_a_stranger_may_have_sent_are_no_cause(reason: str) -> None:
+    situation = Situation(Random(8))
+    refused = situation.refused(reason)
+    situation.account = situation.account.model_copy(update={"refused_webhooks": (refused,)})
+    of_strangers = [cause.kind for cause in explained(situation).causes]
+    undelivered = refused.model_copy(update={"undelivered_at": NOW})
+    situation.account = situation.account.model_copy(update={"refused_webhooks": (undelivered,)})
+
+    assert of_strangers == ["not_paid"]
+    assert explained(situation).causes[0].kind == "signature"
+
+
 def test_a_refused_account_is_no_cause_once_the_tenant_is_cancelled() -> None:
     situation = Situation(Random(7))
     situation.account = situation.account.model_copy(update={"status": "failed", "failure": "no such coupon"})

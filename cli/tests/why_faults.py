@@ -164,7 +164,12 @@ def webhook_lost(at: Situation) -> None:
 
 def wrong_secret(at: Situation) -> None:
     """The signing secret is not the provider's."""
-    _account(at, refused_webhooks=(at.refused(at.random.choice(["bad_signature", "unsigned", "quarantined"])),))
+    refused, shown = at.refused(at.random.choice(["bad_signature", "unsigned", "quarantined"])), {}
+    if refused.reason != "quarantined" and at.random.random() < 0.5:
+        refused = refused.model_copy(update={"undelivered_at": NOW})
+    elif refused.reason != "quarantined":
+        shown = {"missing": (f"sub_{at.number()}",)}
+    _account(at, refused_webhooks=(refused,), **shown)
 
 
 def provider_refuses(at: Situation) -> None:

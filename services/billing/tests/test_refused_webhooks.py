@@ -3,7 +3,8 @@
 import json
 from datetime import UTC, datetime
 
-from paybill_billing.webhooks.inbox import MAX_REASONS, RefusalCounts
+from paybill_billing.providers.stripe.inbound import delivery_of
+from paybill_billing.webhooks.inbox import MAX_REASONS, InboxMessage, RefusalCounts, WebhookInbox
 from paybill_runtime.http.middleware import MAX_BODY_BYTES
 from paybill_runtime.testing import until
 
@@ -51,6 +52,25 @@ async def test_an_accepted_message_shows_that_the_secret_is_right(testbed, outsi
 
     assert before["accepted_at"] is None
     assert after["accepted_at"] > after["last_at"]
+
+
+async def test_a_message_that_the_provider_could_not_deliver_shows_that_it_is_refused(testbed, outside, signed):
+    context, now = testbed.served.running.context, datetime.now(UTC)
+    await outside.post("/webhooks/stripe", content=BODY, headers=signed(BODY, secret="whsec_other"))
+    await until_equal(lambda: counted(testbed.served.client), {"bad_signature": 1})
+    [before] = (await testbed.served.client.get("/v1/webhooks/refused")).json()
+
+    delivery = delivery_of(json.loads(BODY), now)
+    await WebhookInbox(context).store(InboxMessage(delivery, "stripe", "", context.seal_raw(BODY), datetime.now(UTC)))
+    [fetched] = (await testbed.served.client.get("/v1/webhooks/refused")).json()
+    other = BODY.replace(b"evt_1", b"evt_2")
+    await outside.post("/webhooks/stripe", content=other, headers=signed(other))
+    [after] = (await testbed.served.client.get("/v1/webhooks/refused")).json()
+
+    assert (before["accepted_at"], before["undelivered_at"], fetched["accepted_at"]) == (None, None, None)
+    assert [before["may_be_of_strangers"], fetched["may_be_of_strangers"]] == [True, False]
+    assert fetched["undelivered_at"] > fetched["first_at"]
+    assert (after["undelivered_at"], after["accepted_at"] > fetched["undelivered_at"]) == (None, True)
 
 
 async def test_any_number_of_different_reasons_uses_bounded_storage(testbed):

@@ -344,16 +344,23 @@ def _violations(name: str, page: dict[str, Any]) -> Iterator[Check]:
 
 
 def _refused(name: str, refusals: list[dict[str, Any]]) -> Iterator[Check]:
-    """Returns a failed check for each reason for which webhooks are refused now, and none was accepted since."""
+    """Returns a check for each reason for which webhooks are refused now.
+
+    It failed when none was accepted since, and something shows that the provider sent them: a right signature, or
+    messages that the provider could not deliver. Anybody can send others.
+    """
     for each in refusals:
         last, accepted = datetime.fromisoformat(each["last_at"]), each["accepted_at"]
         if datetime.now(UTC) - last > MAX_REFUSAL_AGE:
             continue
-        current = accepted is None or datetime.fromisoformat(accepted) < last
+        is_current = accepted is None or datetime.fromisoformat(accepted) < last
+        state = State.FAILED if is_current and not each["may_be_of_strangers"] else State.NOTED
         found = f"{each['count']} webhooks of {each['provider']} were refused ({each['reason']}): {each['detail']}"
+        if each["may_be_of_strangers"]:
+            found = f"{found}; nothing shows that {each['provider']} sent them"
         refused = f"paybill webhook refused --provider {each['provider']}"
         fix = f"{refused}, then compare the signing secret and the clock with those of the provider"
-        yield Check(name, "webhooks", State.FAILED if current else State.NOTED, found, fix)
+        yield Check(name, "webhooks", state, found, fix)
 
 
 def _pending(name: str, environments: list[dict[str, Any]]) -> Iterator[Check]:

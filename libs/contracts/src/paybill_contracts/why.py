@@ -55,6 +55,10 @@ class PendingSync(Value):
     due: Timestamp
 
 
+SIGNED_REFUSALS = frozenset({"stale", "future", "quarantined"})
+"""Reasons for which a message with a right signature is refused."""
+
+
 class RefusedWebhooks(Value):
     """Webhooks that were refused for one reason. accepted_at: of the last one that was accepted."""
 
@@ -63,6 +67,15 @@ class RefusedWebhooks(Value):
     count: Count
     last_at: Timestamp
     accepted_at: Timestamp | None
+    undelivered_at: Timestamp | None = None
+
+    @property
+    def may_be_of_strangers(self) -> bool:
+        """True when nothing shows that the provider sent them: anybody can send a message without a right signature.
+
+        The other reasons follow a right signature. A message that the provider could not deliver shows it, too.
+        """
+        return self.reason not in SIGNED_REFUSALS and self.undelivered_at is None
 
 
 class OpenIncident(Value):

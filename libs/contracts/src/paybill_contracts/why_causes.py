@@ -242,6 +242,8 @@ def _signature(case: Case) -> Iterator[Cause]:
     if account is None or not case.may_lack_webhooks:
         return
     for refused in account.refused_webhooks:
+        if refused.may_be_of_strangers and not account.missing:
+            continue
         if refused.reason not in _CLOCK_REFUSALS and _is_current(refused.accepted_at, refused.last_at):
             reason = refused.reason.replace("_", " ")
             found = (

@@ -158,6 +158,7 @@ async def _refused(context: ServiceContext, provider: str) -> tuple[RefusedWebho
             count=row.count,  # type: ignore[arg-type]  # the column, which hides the method of sequences
             last_at=row.last_at,
             accepted_at=row.accepted_at,
+            undelivered_at=row.undelivered_at,
         )
         for row in await context.rows(REFUSED, {"provider": provider, "limit": MAX_PAGE})
         if row.last_at > since

@@ -51,8 +51,11 @@ WEBHOOKS = Table(
     Column("done_at", DateTime(timezone=True)),
     Column("quarantine", Text),
 )
-"""Verified messages, each stored once. target: the object in the sync queue, null for none. body: encrypted, and
-deleted after 30 days. quarantine: why the message is not processed."""
+"""Verified messages, each stored once.
+
+traceparent: empty when the redelivery poll fetched it. target: the object in the sync queue, null for none. body:
+encrypted, and deleted after 30 days. quarantine: why the message is not processed.
+"""
 Index("webhooks_waiting_idx", WEBHOOKS.c.provider, WEBHOOKS.c.target, postgresql_where=WEBHOOKS.c.done_at.is_(None))
 Index("webhooks_body_idx", WEBHOOKS.c.received_at, postgresql_where=WEBHOOKS.c.body.is_not(None))
 
@@ -128,11 +131,15 @@ COUNT_REFUSED = text(
     "last_at = greatest(r.last_at, excluded.last_at), source = excluded.source, detail = excluded.detail"
 )
 REFUSED = text(
-    "SELECT r.*, (SELECT received_at FROM webhooks AS w WHERE w.provider = r.provider AND w.body IS NOT NULL "
-    "AND w.quarantine IS NULL ORDER BY received_at DESC LIMIT 1) AS accepted_at FROM refused_webhooks AS r "
-    "WHERE :provider = '' OR provider = :provider ORDER BY last_at DESC, reason LIMIT :limit"
+    "SELECT r.*, a.accepted_at, (SELECT max(received_at) FROM webhooks AS w WHERE w.provider = r.provider "
+    "AND w.body IS NOT NULL AND w.quarantine IS NULL AND w.traceparent = '' "
+    "AND w.received_at > coalesce(a.accepted_at, r.first_at)) AS undelivered_at FROM refused_webhooks AS r "
+    "LEFT JOIN LATERAL (SELECT w.received_at AS accepted_at FROM webhooks AS w WHERE w.provider = r.provider "
+    "AND w.body IS NOT NULL AND w.quarantine IS NULL AND w.traceparent <> '' ORDER BY w.received_at DESC LIMIT 1) AS a "
+    "ON true WHERE :provider = '' OR provider = :provider ORDER BY last_at DESC, reason LIMIT :limit"
 )
-"""Refusals by reason, the latest first, each with the time of the provider's last accepted message."""
+"""Refusals by reason, the latest first, each with the time of the provider's last accepted message, and with the time
+since then at which the redelivery poll last fetched one that the provider could not deliver."""
 
 KNOWN = text("SELECT event_id FROM webhooks WHERE provider = :provider AND event_id = ANY(:ids)")
 BODIES = text(

@@ -13,6 +13,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind, RetryAfter
+from paybill_runtime.telemetry import child
 
 from paybill_billing.providers.port import (
     Delivery,
@@ -95,7 +96,9 @@ class RedeliveryPoller:
 
     async def _store(self, delivery: Delivery, body: bytes) -> None:
         encrypted = self._context.seal_raw(body)
-        await self._inbox.store(InboxMessage(delivery, self._name, "", encrypted, self._context.now()))
+        # A message without a trace is one that the provider could not deliver.
+        traceparent = "" if self._webhooks_arrive else child(None)
+        await self._inbox.store(InboxMessage(delivery, self._name, traceparent, encrypted, self._context.now()))
 
     async def _record_drifts(self, undelivered: list[Delivery], leases: Mapping[str, int]) -> None:
         """Records drifts before the messages are stored: after a crash in between they get the same ids again."""

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
 from paybill_contracts.values import Key, ProviderId, Text
+from paybill_contracts.why import SIGNED_REFUSALS
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import REQUESTED, REQUESTS, RETRY_REQUEST
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import Limit
 from paybill_runtime.http.router import Router
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 from sqlalchemy import Row
 
 from paybill_billing.http import Operator, Viewer
@@ -96,6 +97,16 @@ class RefusedView(BaseModel):
     last_at: datetime
     source: Annotated[str | None, Field(description="The address that sent the last one.")]
     accepted_at: Annotated[datetime | None, Field(description="Time of the provider's last accepted message.")]
+    undelivered_at: Annotated[
+        datetime | None,
+        Field(description="Time since then at which a message was fetched that the provider could not deliver."),
+    ]
+
+    @computed_field  # type: ignore[prop-decorator]  # https://github.com/python/mypy/issues/1362
+    @property
+    def may_be_of_strangers(self) -> bool:
+        """True when nothing shows that the provider sent them: anybody can send a wrong signature."""
+        return self.reason not in SIGNED_REFUSALS and self.undelivered_at is None
 
 
 class DismissBody(BaseModel):
