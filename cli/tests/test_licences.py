@@ -207,7 +207,9 @@ def test_a_licence_is_issued_activated_renewed_and_revoked(on_stack, customers, 
     unconfirmed = on_stack("licence", "revoke", id_, "--reason", "leaked", "--json")
     assert unconfirmed.error["code"] == "confirmation_needed"
     assert on_stack("licence", "revoke", id_, "--reason", "leaked", "--dry-run", "--json").data["status"] == "revoked"
-    assert on_stack("licence", "revoke", id_, "--reason", "leaked", "--yes", "--json").data["status"] == "revoked"
+    revoke = ("licence", "revoke", id_, "--reason", "leaked", "--idempotency-key", f"revoke-{id_}", "--json")
+    assert on_stack(*revoke, "--yes").data["status"] == "revoked"
+    assert f"the key revoke-{id_} was already executed" in on_stack(*revoke, "--dry-run").err
     none = on_stack("licence", "show", id_, "--token", "--json")
     assert (none.code, none.error["why"]) == (ExitCode.CONFLICT, "leaked")
     deadline = time.monotonic() + 10

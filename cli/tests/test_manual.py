@@ -63,6 +63,23 @@ def test_an_order_is_previewed_accepted_invoiced_and_paid(on_stack, by_invoice) 
     assert (voided.code, voided.error["code"]) == (ExitCode.CONFLICT, "invoice_settled")
 
 
+def test_the_dry_run_of_an_executed_order_shows_its_result_and_another_is_refused(on_stack, by_invoice) -> None:
+    slug, _ = by_invoice
+    order = ("manual", "accept", slug, "--po", "PO 2", "--idempotency-key", f"order-{slug}")
+    new = on_stack(*order, "--dry-run")
+    done = on_stack(*order, "--yes", "--json")
+
+    again = on_stack(*order, "--dry-run", "--json")
+    other = on_stack(*order, "--quantity", 9, "--dry-run", "--json")
+
+    assert new.err == "nothing was changed\n"
+    assert again.data == done.data
+    assert again.err == (
+        f"the request with the key order-{slug} was already executed, with this result; nothing was changed\n"
+    )
+    assert other.error["code"] == "idempotency_key_reused"
+
+
 def test_a_second_quotation_replaces_the_first(on_stack, by_invoice) -> None:
     slug, _ = by_invoice
 

@@ -171,6 +171,7 @@ def test_a_deleted_subscriber_cannot_read_any_more(on_stack, real_stack) -> None
     again = on_stack("subscriber", "delete", "lost", "--yes")
 
     assert "lost" in {row["name"] for row in listed}
+    assert "would delete its login, its rights and its position in the log; nothing was changed" in preview.err
     assert (preview.code, deleted.code, again.code) == (ExitCode.OK, ExitCode.OK, ExitCode.NOT_FOUND)
     asyncio.run(until(refused))
     assert not (real_stack.data_dir / "clients/lost.json").exists()

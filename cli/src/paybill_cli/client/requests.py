@@ -51,3 +51,20 @@ def preview(
     out.info("nothing was changed")
     result: dict[str, Any] | None = found["result"]
     return result
+
+
+def result_preview(
+    out: Output, service: Service, path: str, body: Mapping[str, Any] | None, key: str | None
+) -> dict[str, Any]:
+    """Returns the result that a request would have, of a route that previews it with `dry_run=true`.
+
+    key: of a request that may be executed already; then its result.
+    """
+    if key is not None:
+        earlier = service.post(path, body, key=key, dry_run=True)
+        if earlier["already_executed"]:
+            out.info(f"the request with the key {key} was already executed, with this result; nothing was changed")
+            return dict(earlier["result"])
+    found: dict[str, Any] = service.post(f"{path}?dry_run=true", body)
+    out.info("nothing was changed")
+    return found

@@ -8,7 +8,7 @@ import typer
 
 from paybill_cli import formatting
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import post
+from paybill_cli.client.requests import post, result_preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id
 from paybill_cli.client.waiting import Deadline
@@ -278,9 +278,7 @@ def _post(
 ) -> dict[str, Any]:
     """Returns the result of the request, or its preview."""
     if dry_run:
-        preview: dict[str, Any] = billing.post(f"{path}?dry_run=true", body)
-        out.info("nothing was changed")
-        return preview
+        return result_preview(out, billing, path, body, key)
     return post(out, billing, path, body, key)
 
 

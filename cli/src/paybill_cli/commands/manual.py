@@ -8,7 +8,7 @@ import typer
 
 from paybill_cli import formatting
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import post
+from paybill_cli.client.requests import post, result_preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id
 from paybill_cli.errors import usage
@@ -157,12 +157,11 @@ def _change(
 ) -> None:
     """Previews the change, asks for confirmation, and executes it."""
     with Service(stack, "billing") as billing:
-        if options.dry_run or not options.yes:
+        if options.dry_run:
+            _show(out, result_preview(out, billing, path, body, options.idempotency_key))
+            return
+        if not options.yes:
             preview = billing.post(f"{path}?dry_run=true", body)
-            if options.dry_run:
-                _show(out, preview)
-                out.info("nothing was changed")
-                return
             fields = {name: formatting.readable(value) for name, value in _row(preview).items() if value is not None}
             for name, value in fields.items():
                 out.info(f"  {name}: {value}")

@@ -156,7 +156,7 @@ async def delete(
         )
     if dry_run:
         out.record("subscriber", {"name": name, "contexts": list(known.contexts), "consumer": known.consumer})
-        out.info("nothing was changed")
+        out.info("would delete its login, its rights and its position in the log; nothing was changed")
         return
     out.confirm(f"{name} cannot read events any more. Delete it?", yes=yes)
     access = stack.nats()
