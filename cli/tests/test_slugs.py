@@ -66,7 +66,7 @@ def test_all_ids_of_a_page_are_fetched_in_one_request(monkeypatch: pytest.Monkey
         slugs = Slugs(Stack(tenant_url=url))
         named = slugs.within([*rows, *rows])
         again = slugs.within(rows)
-        slugs.within(["no id", {"key": f"contract_{ids(1)[0]}"}])
+        slugs.within(["no id"])
 
     assert [len(each) for each in requests] == [200]
     assert named == [*again, *again]
@@ -95,6 +95,16 @@ def test_people_read_slugs_and_programs_ids(on_stack, real_stack, customers) -> 
     on_stack("jobs", "cancel", "--kind", kind, "--reason", "test", "--yes")
 
     assert (people.rows[0][3], programs.data[0]["key"]) == (tenant["slug"], tenant["id"])
+
+
+def test_a_refusal_has_the_slug_that_the_command_named(on_stack, customers) -> None:
+    tenant = customers.sign_up()
+
+    people = on_stack("licence", "issue", tenant["slug"])
+    programs = on_stack("licence", "issue", tenant["slug"], "--json")
+
+    assert people.err.startswith(f"error[nothing_entitled] {tenant['slug']} has no subscription")
+    assert programs.error["what"].startswith(f"{tenant['id']} has no subscription")
 
 
 def test_why_asks_all_services_at_once_and_names_those_that_do_not_answer(paybill) -> None:

@@ -99,6 +99,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _failed(out: Output, error: CliError) -> int:
+    if not out.json:
+        from paybill_cli.client.tenants import with_named_slugs  # not needed for `--help`
+
+        error.message, error.why = with_named_slugs(error.message), with_named_slugs(error.why)
     out.error(error)
     return int(error.exit_code)
 

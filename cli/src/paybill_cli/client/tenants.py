@@ -16,6 +16,9 @@ _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _ID = re.compile(r"ten_[0-9a-f]{32}")
 _SLUGS_TIMEOUT_S = 2.0
 
+_NAMED: dict[str, str] = {}
+"""Slugs by id of the tenants that this command named."""
+
 T = TypeVar("T")
 
 
@@ -32,7 +35,14 @@ def tenant_id(stack: Stack, tenant: str, *, timeout_s: float = TIMEOUT_S, attemp
         return tenant
     path = tenant_path(tenant)
     with Service(stack, "tenant", timeout_s=timeout_s, attempts=attempts) as tenants:
-        return str(tenants.get(path)["id"])
+        found = tenants.get(path)
+    _NAMED[found["id"]] = found["slug"]
+    return str(found["id"])
+
+
+def with_named_slugs(text: str) -> str:
+    """Returns a message with slugs in place of the ids of the tenants that this command named."""
+    return _ID.sub(lambda match: _NAMED.get(match[0], match[0]), text)
 
 
 def tenants_of_customer(stack: Stack, customer: str) -> list[str]:
