@@ -6,7 +6,8 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from history_checks import customers, received, returned
+from history_checks import customers
+from history_reversals import dispute, refund, reversals
 from history_world import DAY_S, SUPPORT, TENANT, World
 from memory_stripe import StripeRefusedError
 from paybill_billing.catalogue.domain import catalogue
@@ -205,38 +206,13 @@ async def pause_at_stripe(world: World) -> None:
 async def add_seats_at_stripe(world: World) -> None:
     """Somebody changes the quantity at Stripe, which also credits what nobody paid: only where all is paid."""
     subscription, invoices = _running(world), world.stripe.all("invoice")
-    is_paid = all(each["status"] == "paid" for each in invoices) and not world.stripe.all("refund")
+    is_paid = all(each["status"] == "paid" for each in invoices) and not reversals(world)
     if subscription is not None and is_paid and not subscription["pause_collection"]:
         item = subscription["items"]["data"][0]["id"]
         quantity = world.random.randint(1, 5)
         await world.stripe.post(
             f"/v1/subscription_items/{item}", quantity=quantity, proration_behavior="always_invoice"
         )
-
-
-async def refund(world: World) -> None:
-    """Somebody refunds a charge, in part or what is left of it, but not what was or is being credited."""
-    if any(each.status in changes.OPEN for each in world.billing.all(CHANGES)):
-        return
-    charges = [each for each in world.stripe.all("charge") if each["paid"] and not each["disputed"]]
-    total = sum(each.minor for each in received(world)) - sum(each.minor for each in returned(world))
-    left = [(charge, min(total, charge["amount"] - charge["amount_refunded"])) for charge in charges]
-    left = [(charge, amount) for charge, amount in left if amount > 0]
-    if left:
-        charge, amount = world.random.choice(left)
-        await world.stripe.post("/v1/refunds", charge=charge["id"], amount=world.random.randint(1, amount))
-
-
-async def dispute(world: World) -> None:
-    """A bank disputes a charge, or decides a dispute."""
-    undecided = [each for each in world.stripe.all("dispute") if each["status"] not in {"won", "lost"}]
-    if undecided:
-        outcome = world.random.choice(["won", "lost"])
-        await world.stripe.post(f"/fake/disputes/{undecided[0]['id']}/close", outcome=outcome)
-        return
-    charges = [each for each in world.stripe.all("charge") if each["paid"] and not each["disputed"]]
-    if charges:
-        await world.stripe.post(f"/fake/charges/{world.random.choice(charges)['id']}/dispute", reason="fraudulent")
 
 
 async def add_invoice_item(world: World) -> None:
@@ -294,8 +270,8 @@ async def change(world: World) -> None:
         plan = world.random.choice([None, "team", "pro"])
         quantity = world.random.choice([None, 1, 2, 5])
     at_period_end = world.random.random() < 0.3
-    if kind in {ChangeKind.PLAN, ChangeKind.CANCEL} and world.stripe.all("refund"):
-        at_period_end = True  # a quote does not know refunds: it would credit time whose price was refunded
+    if kind in {ChangeKind.PLAN, ChangeKind.CANCEL} and reversals(world):
+        at_period_end = True  # a quote does not know reversals: it would credit time whose price was returned
     intent = ChangeIntent(kind, at_period_end=at_period_end, plan=plan, quantity=quantity)
     change_id = f"chg_{world.random.getrandbits(128):032x}"
     held = [each for each in world.billing.all(CHANGES) if each.subscription_id == state.id]

@@ -90,9 +90,9 @@ def prorated(world: World) -> list[Money]:
 
 
 def returned(world: World) -> list[Money]:
-    """Returns the refunds, and what is left of the credits to the customer's balance."""
+    """Returns the refunds, the lost disputes, and what is left of the credits to the customer's balance."""
     credit = [Money(minor=-each, currency="EUR") for each in balances(world) if each < 0]
-    return credit + [_money(each["amount"], each) for each in _refunds(world)]
+    return credit + [_money(each["amount"], each) for each in (*_refunds(world), *_lost(world))]
 
 
 async def wrongly_invoiced(world: World) -> list[str]:
@@ -130,7 +130,7 @@ def wrong_money(world: World) -> list[str]:
         "left as credit": -sum(balances(world)),
         "refunded": sum(each["amount"] for each in _refunds(world)),
         "disputed": sum(each["amount"] for each in world.stripe.all("dispute")),
-        "lost": sum(each["amount"] for each in world.stripe.all("dispute") if each["status"] == "lost"),
+        "lost": sum(each["amount"] for each in _lost(world)),
     }
     known = Counter(dict.fromkeys(at_provider, 0))
     known["received"] = sum(each.minor for each in statement.received)
@@ -201,6 +201,10 @@ def _invoices(world: World) -> list[Any]:
 
 def _refunds(world: World) -> list[Any]:
     return [each for each in world.stripe.all("refund") if each["status"] == "succeeded"]
+
+
+def _lost(world: World) -> list[Any]:
+    return [each for each in world.stripe.all("dispute") if each["status"] == "lost"]
 
 
 def _money(minor: int, holder: Any) -> Money:

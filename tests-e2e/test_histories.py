@@ -23,6 +23,7 @@ import history_actions
 import pytest
 from history_actions import Step, play, random_steps
 from history_checks import faults_of, violations, wrong_money, wrong_states
+from history_reversals import refund
 from history_starts import at_rest
 from history_world import TENANT, TOLERANCE, World
 from paybill_contracts.payments import PaymentRefunded
@@ -206,7 +207,7 @@ async def test_exactly_the_violation_that_was_made_is_found(number: int) -> None
 
 async def test_a_refund_without_its_fact_is_found() -> None:
     world = await at_rest()
-    await history_actions.refund(world)
+    await refund(world)
     await world.rest()
     refunds = [fact for fact in world.billing.facts if isinstance(fact.event, PaymentRefunded)]
 
