@@ -153,7 +153,7 @@ def test_tenants_are_listed_by_status(on_stack, customers) -> None:
 
     assert held in {tenant["slug"] for tenant in requested}
     assert {tenant["status"] for tenant in requested} == {"requested"}
-    assert (wrong.code, wrong.error["code"]) == (ExitCode.USAGE, "invalid_request")
+    assert (wrong.code, wrong.error["code"]) == (ExitCode.USAGE, "usage")
 
 
 def test_tenants_are_listed_by_plan_region_and_customer(on_stack, real_stack, customers) -> None:
