@@ -32,12 +32,14 @@ WRONG_CLOCK = Path(__file__).parents[2] / "tests-e2e" / "faults" / "wrong_clock.
 class Injected:
     """A fault that is in effect. options: of the commands, such as the URL of a replica.
 
-    repair_first: nothing is retried by itself, so the command helps only after the repair.
+    repair_first: nothing is retried by itself, so the command helps only after the repair. command: a part of the next
+    one, when it is not that of the kind.
     """
 
     tenant: str
     options: tuple[str, ...] = ()
     repair_first: bool = False
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,8 @@ class Bed:
 
     def run_next(self, done: Any, injected: Injected) -> Any:
         """Runs the command that an explanation names."""
-        return self.run(*shlex.split(done.data["next"])[1:], *injected.options)
+        words = shlex.split(done.data["next"])[1:]
+        return self.run(*words, *injected.options, *(["--yes"] if "offboard" in words else []))
 
 
 def kinds(done: Any) -> list[str]:

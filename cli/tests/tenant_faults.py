@@ -80,8 +80,8 @@ def provider_refuses(bed: Bed) -> Iterator[Injected]:
             bed.fake.fail_calls(0)
         return
     coupon = f"welcome{bed.random.randrange(10**9)}"
-    yield Injected(_sign_up_without_checkout(bed, "--coupon", coupon), repair_first=True)
-    bed.stripe("POST", "/v1/coupons", id=coupon, percent_off=10, duration="once")
+    tenant = bed.run("tenant", "show", _sign_up_without_checkout(bed, "--coupon", coupon), "--json").data
+    yield Injected(tenant["id"], command="tenant offboard")  # by its id, because the command frees the slug
 
 
 @contextmanager

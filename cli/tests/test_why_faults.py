@@ -124,6 +124,18 @@ def test_refused_webhooks_explain_no_end_that_the_provider_shows(missing, first)
     assert explained(situation).causes[0].kind == first
 
 
+def test_a_refused_coupon_ends_its_sign_up_and_names_the_way_to_keep_it() -> None:
+    situation = Situation(Random(7))
+    failed = {"status": "failed", "failure": "Stripe has no coupon X", "is_coupon_refused": True, "customer": None}
+    situation.account = situation.account.model_copy(update=failed)
+    situation.failed_job("billing", "open_account", "Stripe has no coupon X")
+
+    [cause] = explained(situation).causes
+
+    assert cause.command == f"paybill tenant offboard {situation.tenant.slug} --reason refused"
+    assert "create the coupon at stripe and run: paybill jobs retry" in cause.because[0]
+
+
 @pytest.mark.parametrize("reason", ["unsigned", "bad_signature", "too_large"])
 def test_refused_webhooks_that_nobody_but_a_stranger_may_have_sent_are_no_cause(reason: str) -> None:
     situation = Situation(Random(8))

@@ -186,3 +186,4 @@ async def test_a_coupon_that_the_provider_does_not_have_fails_the_account(testbe
         return account if account is not None and account["status"] == "failed" else None
 
     assert reason in (await eventually(failed))["failure"]
+    assert (await testbed.get(f"/v1/why/{ID}"))["account"]["is_coupon_refused"] is (payment == "stripe")

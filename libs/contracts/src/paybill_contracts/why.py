@@ -147,6 +147,7 @@ class BillingState(Value):
     """The tenant's account. missing: subscriptions that the provider has and billing does not know.
 
     provider_problem: why the provider could not be asked. debt: what the customer owes, as text for people.
+    is_coupon_refused: the account failed because the provider does not accept the coupon of the sign-up.
     plan_of_built_size: a plan on sale whose tier and placement are built, while the tenant is entitled to others.
     """
 
@@ -154,6 +155,7 @@ class BillingState(Value):
     status: str
     customer: str | None = None
     failure: Limited | None = None
+    is_coupon_refused: bool = False
     checkout_url: str | None = None
     checkout_expired: bool = False
     leaving: bool = False

@@ -222,7 +222,13 @@ def _provider(case: Case) -> Iterator[Cause]:
         return
     if account.status == "failed":
         retry = f"paybill jobs retry {failed[0].id}" if failed else f"paybill tenant show {case.name}"
-        yield Cause("provider", "billing", f"{account.provider} refused the account: {account.failure}", retry)
+        found = f"{account.provider} refused the account: {account.failure}"
+        if account.is_coupon_refused:
+            # Only a change at the provider would make the same coupon valid.
+            because = (f"to keep the sign-up, create the coupon at {account.provider} and run: {retry}",)
+            yield Cause("provider", "billing", found, f"paybill tenant offboard {case.name} --reason refused", because)
+            return
+        yield Cause("provider", "billing", found, retry)
     else:
         yield from _jobs(part, "provider", part.jobs)
     if account.provider_problem:

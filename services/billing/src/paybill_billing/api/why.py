@@ -30,7 +30,7 @@ from paybill_billing.providers.port import (
     ProviderUnavailableError,
 )
 from paybill_billing.providers.sync_queue import NO_ACCOUNT, kind_of, provider_of
-from paybill_billing.subscriptions.domain.accounts import Account
+from paybill_billing.subscriptions.domain.accounts import Account, Status
 from paybill_billing.subscriptions.tables import ACCOUNTS, LAST_FAILURE, PAYMENTS, SUBSCRIPTIONS, subscriptions_of
 from paybill_billing.webhooks.tables import REFUSED
 
@@ -68,6 +68,7 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
             status=account.status,
             customer=account.customer,
             failure=account.failure,
+            is_coupon_refused=_is_coupon_refused(account),
             checkout_url=account.checkout_url,
             checkout_expired=account.checkout is not None and account.checkout_url is None,
             leaving=account.leaving,
@@ -102,6 +103,11 @@ async def _plan_of_built_size(context: ServiceContext, account: Account) -> str 
     if pending is None or known is None:
         return None
     return catalogue.plan_of_size(known, pending.from_tier, pending.from_placement)
+
+
+def _is_coupon_refused(account: Account) -> bool:
+    coupon = account.terms.coupon if account.terms is not None else None
+    return coupon is not None and account.status is Status.FAILED and coupon in (account.failure or "")
 
 
 def _entitling(subscriptions: Sequence[Subscription]) -> bool:
