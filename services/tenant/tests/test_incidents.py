@@ -66,6 +66,7 @@ def test_an_incident_is_known_to_a_person_from_its_assignment_to_its_end(kind) -
         True,
         False,
     ]
+    assert [(each.kind, each.subject) for each in owned.incidents] == [(opened(kind).kind, opened(kind).subject)]
     assert over == replace(ACTIVE, incidents=())
     assert incidents.on_incident(found, opened(kind)) == incidents.on_incident(owned, assigned()) == []
 

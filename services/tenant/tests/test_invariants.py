@@ -58,6 +58,19 @@ def test_a_charge_for_a_tenant_that_left_is_found(tenant) -> None:
     assert found(2, replace(ACTIVE, remaining=("sub_2",), entitlement=ENTITLED)) is None
 
 
+def test_a_charge_whose_own_incident_has_an_owner_is_no_violation() -> None:
+    both = replace(RETAINED, remaining=("sub_2", "si_3"))
+    own = OpenIncident(
+        incident_id="inc_" + "3" * 32, is_owned=True, kind="charge_without_tenant", subject="subscription/sub_2"
+    )
+    other = own.model_copy(update={"kind": "second_subscription"})
+
+    assert found(2, replace(both, incidents=(own,))) == ("acme is retained", "not cancelled: si_3")
+    assert found(2, replace(both, remaining=("sub_2",), incidents=(own,))) is None
+    for incident in (UNOWNED, OWNED, other, own.model_copy(update={"is_owned": False})):
+        assert found(2, replace(both, incidents=(incident,))) == ("acme is retained", "not cancelled: sub_2, si_3")
+
+
 def test_a_customer_that_pays_without_a_tenant_is_found() -> None:
     for tenant in (RETAINED, CANCELLED, FAILED):
         assert found(3, replace(tenant, entitlement=ENTITLED)) == (

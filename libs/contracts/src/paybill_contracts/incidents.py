@@ -28,6 +28,10 @@ class Evidence(Value):
     value: Text
 
 
+CHARGE_WITHOUT_TENANT = "charge_without_tenant"
+"""Kind of billing's incidents about what can still charge the customer of a tenant that left. subject: `kind/id`."""
+
+
 class IncidentOpened(Event):
     """The service found a problem that needs a person. subject: the object, such as `subscription/sub_…`.
 

@@ -195,10 +195,15 @@ class DebtNoted(Event, type="tenant.debt_noted", version=1, aggregate="tenant", 
 
 
 class OpenIncident(Value):
-    """An open incident of a service about the tenant. is_owned: a person or a team is its owner."""
+    """An open incident of a service about the tenant. is_owned: a person or a team is its owner.
+
+    kind, subject: None when an earlier version recorded it.
+    """
 
     incident_id: IncidentId
     is_owned: bool
+    kind: Key | None = None
+    subject: Text | None = None
 
 
 class IncidentsNoted(Event, type="tenant.incidents_noted", version=1, aggregate="tenant", key="tenant_id"):

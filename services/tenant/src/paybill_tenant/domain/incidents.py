@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from paybill_contracts.incidents import IncidentAssigned, IncidentClosed, IncidentOpened
+from paybill_contracts.incidents import CHARGE_WITHOUT_TENANT, IncidentAssigned, IncidentClosed, IncidentOpened
 from paybill_contracts.tenant import IncidentsNoted, OpenIncident
 
 from paybill_tenant.domain.tenants import Tenant, TenantEvent
@@ -13,13 +13,15 @@ def on_incident(tenant: Tenant | None, fact: IncidentOpened | IncidentAssigned |
     if tenant is None:
         return []
     others = tuple(each for each in tenant.incidents if each.incident_id != fact.incident_id)
-    is_open = len(others) < len(tenant.incidents)
     match fact:
         case IncidentOpened():
-            after = (*others, OpenIncident(incident_id=fact.incident_id, is_owned=fact.owner is not None))
+            opened = OpenIncident(
+                incident_id=fact.incident_id, is_owned=fact.owner is not None, kind=fact.kind, subject=fact.subject
+            )
+            after = (*others, opened)
         case IncidentAssigned():
-            owned = OpenIncident(incident_id=fact.incident_id, is_owned=True)
-            after = (*others, owned) if is_open else others
+            known = (each for each in tenant.incidents if each.incident_id == fact.incident_id)
+            after = (*others, *(each.model_copy(update={"is_owned": True}) for each in known))
         case IncidentClosed():
             after = others
         case _:
@@ -30,3 +32,13 @@ def on_incident(tenant: Tenant | None, fact: IncidentOpened | IncidentAssigned |
 def is_known_to_a_person(tenant: Tenant) -> bool:
     """Returns True while an incident of the tenant is open that has an owner."""
     return any(each.is_owned for each in tenant.incidents)
+
+
+def unowned_leftovers(tenant: Tenant) -> tuple[str, ...]:
+    """Returns the objects at the provider that can still charge, without those whose open incident has an owner."""
+    owned = {
+        each.subject.rpartition("/")[2]
+        for each in tenant.incidents
+        if each.is_owned and each.kind == CHARGE_WITHOUT_TENANT and each.subject is not None
+    }
+    return tuple(each for each in tenant.remaining if each not in owned)

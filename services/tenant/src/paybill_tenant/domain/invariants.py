@@ -8,7 +8,7 @@ from typing import Any, assert_never
 from paybill_contracts.invariants import Difference, Invariant
 from paybill_contracts.tenant import HoldOrigin
 
-from paybill_tenant.domain.incidents import is_known_to_a_person
+from paybill_tenant.domain.incidents import is_known_to_a_person, unowned_leftovers
 from paybill_tenant.domain.tenants import LEFT, Status, Tenant
 
 TIMER_DELAY = timedelta(minutes=1)
@@ -39,13 +39,11 @@ def access_agrees(tenant: Tenant) -> Difference | None:
 
 
 def leaves_nothing_that_charges(tenant: Tenant) -> Difference | None:
-    """Invariant 2: a tenant that is leaving has nothing at the provider that can still charge its customer."""
+    """Invariant 2: a tenant that is leaving has nothing at the provider that can still charge, or an owned incident."""
     if not _is_leaving(tenant):
         return None
-    if tenant.remaining:
-        return Difference(
-            left=f"{tenant.slug} is {tenant.status}", right=f"not cancelled: {', '.join(tenant.remaining)}"
-        )
+    if found := unowned_leftovers(tenant):
+        return Difference(left=f"{tenant.slug} is {tenant.status}", right=f"not cancelled: {', '.join(found)}")
     if tenant.entitlement is not None and tenant.entitlement.allows_access:
         return Difference(
             left=f"{tenant.slug} is {tenant.status}", right=f"a subscription to {tenant.entitlement.plan} is paid"
@@ -137,7 +135,8 @@ RULES = (
     ),
     Invariant(
         2,
-        "a tenant that is leaving has nothing at the provider that can still charge its customer",
+        "a tenant that is leaving has nothing at the provider that can still charge its customer, or an open incident "
+        "with an owner",
         _check(leaves_nothing_that_charges),
     ),
     Invariant(

@@ -4,12 +4,12 @@ from collections.abc import Collection
 from typing import assert_never
 
 from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound, LeftoverKind
-from paybill_contracts.incidents import Evidence, Finding
+from paybill_contracts.incidents import CHARGE_WITHOUT_TENANT, Evidence, Finding
 
 from paybill_billing.providers.port.snapshots import PendingCharge, ProviderSnapshot
 from paybill_billing.subscriptions.domain.accounts import Account, AccountEvent
 
-LEFTOVER = "charge_without_tenant"
+LEFTOVER = CHARGE_WITHOUT_TENANT
 """Kind of the incident."""
 UNSERVED_PAYMENT = "payment_without_tenant"
 """Kind of the incident about a payment for nothing."""
