@@ -145,7 +145,7 @@ async def up(
     from paybill_stack.supervisor import Options, Supervisor
 
     plans = catalogue or Layout(data_dir.absolute()).plans
-    if plans.exists():
+    if catalogue is not None or os.access(plans, os.R_OK):
         checked(out, plans, blueprints)
     external = ExternalServers(nats_url, nats_credentials_dir, database_url, database_password_file)
     if stripe_api_base and stripe_key_file is None:
