@@ -64,8 +64,10 @@ async def test_a_released_database_with_another_shape_is_dropped(migrated_databa
 
 
 def test_a_failed_finalizer_is_reported_for_the_module_that_left_the_object(pytester) -> None:
-    pytester.makepyfile(
-        test_cause="""
+    pytester.makeconftest(
+        """
+        import pytest
+
         class Broken:
             def __init__(self):
                 self.cycle = self
@@ -73,8 +75,21 @@ def test_a_failed_finalizer_is_reported_for_the_module_that_left_the_object(pyte
             def __del__(self):
                 raise RecursionError("too deep")
 
+        @pytest.fixture
+        def broken():
+            return Broken()
+        """
+    )
+    pytester.makepyfile(
+        test_cause="""
+        from conftest import Broken
+
         async def test_cause():
             Broken()
+        """,
+        test_fixture="""
+        def test_fixture(broken):
+            pass
         """,
         test_innocent="""
         async def test_innocent():
@@ -83,7 +98,7 @@ def test_a_failed_finalizer_is_reported_for_the_module_that_left_the_object(pyte
     )
     options = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", "-W", "error")
 
-    result = pytester.runpytest_subprocess("-p", "paybill_runtime.testing", "-p", "no:cacheprovider", "-v", *options)
+    result = pytester.runpytest_subprocess("-p", "paybill_runtime.testing", "-p", "no:cacheprovider", *options)
 
-    result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*test_cause ERROR*"])
+    result.assert_outcomes(passed=3, errors=2)
+    result.stdout.fnmatch_lines(["ERROR test_cause.py::test_cause*", "ERROR test_fixture.py::test_fixture*"])

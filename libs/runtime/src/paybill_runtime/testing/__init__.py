@@ -6,7 +6,7 @@ test that asks for NATS finds new, empty streams. A test that stops, kills or re
 
 from paybill_runtime.testing.databases import Databases, databases, migrated_databases
 from paybill_runtime.testing.event_log import EventLog, Publish, log, publish
-from paybill_runtime.testing.garbage import pytest_collection_finish, pytest_runtest_teardown
+from paybill_runtime.testing.garbage import pytest_collection_finish, pytest_runtest_protocol
 from paybill_runtime.testing.running import Served, Start, start
 from paybill_runtime.testing.servers import (
     nats,
@@ -30,7 +30,7 @@ __all__ = [
     "publish",
     "pytest_collection_finish",
     "pytest_configure",
-    "pytest_runtest_teardown",
+    "pytest_runtest_protocol",
     "shared_nats",
     "start",
     "until",
