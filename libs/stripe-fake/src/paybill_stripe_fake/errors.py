@@ -115,6 +115,8 @@ class InjectedError(ApiError):
         super().__init__("An error occurred on our end, as injected into the Stripe fake.")
         self.status = status
         self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        if status == ApiError.status:
+            self.type = "invalid_request_error"
         if status == 429:  # noqa: PLR2004 - Too Many Requests
             self.type, self.code = "invalid_request_error", "rate_limit"
 

@@ -109,15 +109,15 @@ class Traffic:
     def set_faults(self, params: Params) -> Resource:
         """Sets failures and delays of calls; an absent parameter is reset to its default.
 
-        fail: how many of the next calls. status: 429 or 500 to 599. path: prefix of the affected paths.
+        fail: how many of the next calls. status: 400, 429, or 500 to 599. path: prefix of the affected paths.
         after: carried out first, so that only the response is lost. retry_after_s: a header of the refusal.
         delay_s: delay of every call before it is carried out.
         """
         delay = params.decimal("delay_s")
-        status = params.integer("status", least=429, most=599)
+        status = params.integer("status", least=400, most=599)
         faults = {
             "fail_next": params.integer("fail", most=_MAX_FAILURES) or 0,
-            "status": 500 if status is None or 429 < status < 500 else status,  # noqa: PLR2004 - HTTP statuses
+            "status": 500 if status is None or (status < 500 and status not in {400, 429}) else status,  # noqa: PLR2004 - HTTP statuses
             "path": params.text("path", longest=500) or "/",
             "after": params.flag("after") or False,
             "retry_after_s": params.integer("retry_after_s", most=3600),

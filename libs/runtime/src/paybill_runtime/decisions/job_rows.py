@@ -153,6 +153,29 @@ def finish_request(statement: Statement, job_id: UUID, requests: int, now: datet
     )
 
 
+def fail_request(
+    statement: Statement, job_id: UUID, kind: str, key: str, requests: int, columns: Mapping[str, Any]
+) -> None:
+    """Ends a job without a fact as failed; one that was requested again since stays, and is due.
+
+    The first failed job of a key is kept for an operator to retry, and later ones are removed.
+    """
+    changes, where = _changes(statement, columns), _pending(statement, job_id, requests)
+    failed = f"EXISTS (SELECT FROM chassis.job AS f WHERE {_failed(statement, kind, key)})"
+    statement.add(f"UPDATE chassis.job SET {changes} WHERE {where} AND NOT {failed}")  # noqa: S608  # only our own text
+    statement.add(f"DELETE FROM chassis.job WHERE {where} AND {failed}")  # noqa: S608  # as above
+
+
+def discard_failed(statement: Statement, kind: str, key: str) -> None:
+    """Removes the failed job without a fact of a key, after a later one did its work."""
+    statement.add(f"DELETE FROM chassis.job AS f WHERE {_failed(statement, kind, key)}")  # noqa: S608  # only our own text
+
+
+def _failed(statement: Statement, kind: str, key: str) -> str:
+    of, value = map(statement.value, (kind, key))
+    return f"f.kind = {of} AND f.key = {value} AND f.state = 'failed' AND f.event_id IS NULL"
+
+
 def _changes(statement: Statement, columns: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from paybill_runtime import clock
 from paybill_runtime.database.statement import Statement
-from paybill_runtime.decisions.job_rows import NO_TENANT, Priority, finish_request
+from paybill_runtime.decisions.job_rows import NO_TENANT, Priority, fail_request, finish_request
 from paybill_runtime.decisions.outbox_headers import FactColumns
 
 SLOTS = 16
@@ -78,6 +78,12 @@ class ClaimedJob:
     def finish(self, statement: Statement) -> None:
         """Ends a requested job in the transaction of its outcome."""
         finish_request(statement, self.id, self.requests, clock.now())
+        self.ended = True
+
+    def fail(self, statement: Statement, error: str) -> None:
+        """Ends a requested job as failed, in the transaction that reports it. An operator may retry it."""
+        columns = {"state": "failed", "attempts": self.attempts + 1, "error": error, "ended_at": clock.now()}
+        fail_request(statement, self.id, self.kind, self.key, self.requests, columns)
         self.ended = True
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
 
+from paybill_contracts.incidents import Evidence, Finding
 from paybill_contracts.invariants import Difference, Invariant
 from paybill_contracts.money import Money
 from paybill_contracts.statements import StatementChanged, UsageDifference
@@ -12,6 +13,9 @@ from paybill_contracts.statements import StatementChanged, UsageDifference
 from paybill_billing.providers.port.snapshots import InvoiceTotals
 from paybill_billing.subscriptions.domain.credits import excess_credit
 from paybill_billing.usage.domain.invoices import UsageComparison
+
+UNKNOWN = "statement_unknown"
+"""Kind of the incident about a customer whose invoices cannot be fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,23 @@ class Statement:
     returned: tuple[Money, ...] = ()
     credit: tuple[Money, ...] = ()
     usage: tuple[UsageDifference, ...] = ()
+
+
+def subject_of(customer: str) -> str:
+    """Returns the subject of the incident about the statement of a customer (`<provider>/<customer>`)."""
+    return f"customer/{customer}"
+
+
+def unknown_finding(customer: str, tenant_id: str | None, job_id: str, reason: str) -> Finding:
+    """Returns the incident about invoices that cannot be fetched. job_id: of the job that failed."""
+    return Finding(
+        kind=UNKNOWN,
+        subject=subject_of(customer),
+        summary=f"the invoices of {customer} cannot be fetched, so that money and usage on them are not checked",
+        evidence=(Evidence(name="reason", value=reason),),
+        tenant_id=tenant_id,
+        command=f"paybill jobs retry {job_id}",
+    )
 
 
 def on_fetched(
