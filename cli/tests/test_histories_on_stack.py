@@ -94,15 +94,19 @@ class Journey:
         for subscription in self._running():
             self._stripe("DELETE", f"subscriptions/{subscription['id']}")
 
+    # A quote does not know reversals of payments (docs/invariants.md): a history has changes or reversals, not both.
+
     def refund(self) -> None:
-        for charge in self._charges()[:1]:
+        for charge in self._reversible()[:1]:
             self._stripe("POST", "refunds", data={"charge": charge["id"], "amount": "100"})
 
     def dispute(self) -> None:
-        for charge in self._charges()[-1:]:
+        for charge in self._reversible()[-1:]:
             self._fake.close_dispute(self._fake.dispute(charge["id"])["id"], self.random.choice(["won", "lost"]))
 
     def change(self) -> None:
+        if {"refund", "dispute"} & set(self.done):
+            return
         options = self.random.choice([["--quantity", "3"], ["--quantity", "1"], ["--plan", "team"]])
         self._run("subscription", "change", self.slug, *options, "--reason", "asked by phone", "--yes", "--json")
 
@@ -144,7 +148,9 @@ class Journey:
         found = self.at_stripe("subscriptions", customer=self.customer, status="all")
         return [each for each in found if each["status"] in RUNNING]
 
-    def _charges(self) -> list[Any]:
+    def _reversible(self) -> list[Any]:
+        if "change" in self.done:
+            return []
         found = self.at_stripe("charges", customer=self.customer)
         return [each for each in found if each["paid"] and not each["disputed"] and not each["amount_refunded"]]
 
