@@ -45,7 +45,9 @@ def stripe_fake(tmp_path_factory):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = json.loads(process.stdout.readline())["listening"]
-        http_client = stripe.RequestsClient()
+        http_client = stripe.RequestsClient(
+            timeout=10
+        )  # its default is 80 s, longer than a test may take with its retries
         client = stripe.StripeClient(API_KEY, base_addresses={"api": url}, http_client=http_client).v1
         with FakeControl(url, API_KEY) as control:
             yield Fake(url, port, control, client, key_file, secrets_file)
