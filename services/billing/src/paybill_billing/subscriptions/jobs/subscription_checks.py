@@ -7,8 +7,9 @@ from paybill_contracts.accounts import LeftoverAction, LeftoverFound
 from paybill_contracts.envelope import Origin
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.decisions.job_rows import JobRequest, Priority, request_job
+from paybill_runtime.decisions.job_rows import JobRequest, Priority, discard_failed, request_job
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.errors import single_line
 from paybill_runtime.http.listing import load_state, state_column
 from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
 from sqlmodel import col, select
@@ -39,6 +40,8 @@ CHECK = "check_subscriptions"
 """Kind of the jobs. The key is the id of the tenant."""
 DELAY = timedelta(minutes=15)
 """Time that a customer has to replace one subscription by another, as before an offboarding."""
+MAX_ATTEMPTS = 8
+"""Attempts to list subscriptions that the provider refuses, or that are malformed."""
 WATCH_S = 600.0
 """Interval at which a known second subscription is checked again: it may end by time alone."""
 
@@ -78,13 +81,21 @@ class SubscriptionChecks:
         except ProviderUnavailableError as error:
             raise RetryAfter(error.after_s, str(error)) from error
         except (ProviderRefusedError, MalformedObjectError) as error:
-            raise AttemptFailedError(f"{type(error).__name__}: {error}"[:400]) from error
+            reason = f"{type(error).__name__}: {error}"[:400]
+            if job.attempts + 1 < MAX_ATTEMPTS:
+                raise AttemptFailedError(reason) from error
+            await self._give_up(job, reason)
+            return None
         open_ = await self._open_leftovers(tenant_id)
         subjects = {leftovers.subject_of(each.id) for each in unserved}
-        is_stale = False
+        unknown = INCIDENTS.key_of(second.UNKNOWN, subject)
+        is_stale = was_unknown = False
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> bool:
-            nonlocal is_stale
+            nonlocal is_stale, was_unknown
+            failed = unit.get(INCIDENTS, unknown.id)
+            was_unknown = failed is not None and failed.status == "open"
+            INCIDENTS.close(unit, second.UNKNOWN, subject, "the subscriptions were listed", at.now)
             account = unit.get(ACCOUNTS, tenant_id)
             if account is not None and not account.is_gone:
                 for each in unserved:
@@ -102,23 +113,36 @@ class SubscriptionChecks:
             INCIDENTS.open(unit, finding, at.now)
             return True
 
-        def fetch(statement: Statement) -> None:
+        def finish(statement: Statement) -> None:
             if is_stale:
                 enqueue_syncs_of_tenant(tenant_id, self._context.now(), statement)
+            if was_unknown:
+                discard_failed(statement, CHECK, tenant_id)
 
-        cause = f"job:{CHECK}/{tenant_id}"
         is_again = await self._context.decide(
-            Origin(cause, cause, "service:billing", ""),
+            _origin(job),
             decide,
             writes=[
+                unknown,
                 INCIDENTS.key_of(second.SECOND, subject),
                 *(INCIDENTS.key_of(leftovers.LEFTOVER, each) for each in sorted(open_ | subjects)),
             ],
             reads=[ACCOUNTS.key(tenant_id), *map(SUBSCRIPTIONS.key, ids)],
-            extra_statements=fetch,
+            extra_statements=finish,
             leases=job.leases,
         )
         return WATCH_S if is_again else None
+
+    async def _give_up(self, job: ClaimedJob, reason: str) -> None:
+        """Ends the job as failed, with an incident: what the customer pays for is unknown until it is retried."""
+        finding = second.unknown_finding(job.key, str(job.id), single_line(reason))
+        await self._context.decide(
+            _origin(job),
+            lambda unit, at: INCIDENTS.open(unit, finding, at.now),
+            writes=[INCIDENTS.key_of(second.UNKNOWN, finding.subject)],
+            extra_statements=lambda statement: job.fail(statement, reason),
+            leases=job.leases,
+        )
 
     async def _unserved(self, tenant_id: str) -> list[ProviderSnapshot]:
         """Returns the subscriptions to no plan of a customer whose tenant has no access and has not left."""
@@ -162,3 +186,8 @@ def _found(account: Account, snapshot: ProviderSnapshot) -> LeftoverFound:
         subscription=snapshot.id,
         action=LeftoverAction.REPORT,
     )
+
+
+def _origin(job: ClaimedJob) -> Origin:
+    cause = f"job:{CHECK}/{job.key}"
+    return Origin(cause, cause, "service:billing", "")
