@@ -84,6 +84,21 @@ def test_a_change_at_the_end_of_the_period_applies_when_the_clock_passes_it(fake
     }
 
 
+def test_a_preview_of_a_schedule_takes_other_phases_and_changes_nothing(fake, scheduled, refusal):
+    subscription, schedule, dearer = scheduled
+    other = {"items": [{"price": dearer.id, "quantity": 3}], "duration": {"interval": "month"}}
+    phases = {"phases": [phase_of(schedule.phases[0]), other], "end_behavior": "release"}
+
+    as_planned = fake.stripe.invoices.create_preview({"schedule": schedule.id})
+    changed = fake.stripe.invoices.create_preview({"schedule": schedule.id, "schedule_details": phases})
+
+    assert (as_planned.total, changed.total) == (10_000, 15_000)
+    assert fake.stripe.subscription_schedules.retrieve(schedule.id).to_dict() == schedule.to_dict()
+    both = {"schedule": schedule.id, "subscription": subscription.id}
+    refused = refusal(stripe.InvalidRequestError, fake.stripe.invoices.create_preview, both)
+    assert (refused.status, refused.param) == (400, "schedule")
+
+
 def test_after_its_last_phase_a_schedule_releases_the_subscription(fake, scheduled):
     subscription, schedule, dearer = scheduled
     fake.control.advance_clock(2 * MONTH)

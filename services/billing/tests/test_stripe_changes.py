@@ -1,82 +1,20 @@
 """Stripe adapter: changes are quoted exactly and applied once, also after a partial attempt."""
 
 import asyncio
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from billing_samples import plan
-from paybill_billing.providers.port import Order, ProviderRefusedError
-from paybill_billing.providers.port.desired import DesiredSubscription
-from paybill_billing.providers.stripe.provider import Stripe
-from paybill_contracts.catalogue import Interval, Price
+from paybill_billing.providers.port import ProviderRefusedError
 from paybill_contracts.changes import ChangeKind
 from paybill_contracts.money import Money
-
-EMAIL = "ada@acme.example"
-
-
-def priced(version, minor, interval=Interval.MONTH):
-    price = Price(amount=Money(minor=minor, currency="EUR"), interval=interval, provider_prices={})
-    return plan("pro", version).model_copy(update={"prices": (price,)})
-
-
-MONTHLY_20, MONTHLY_50, YEARLY = priced(1, 2000), priced(2, 5000), priced(3, 40_000, Interval.YEAR)
-
-
-def to(target, *, later=False, quantity=None):
-    return DesiredSubscription(
-        ChangeKind.PLAN, later, "shop", target, target.prices[0] if target else None, quantity, pinned=MONTHLY_20
-    )
-
-
-def action(kind, *, later=False):
-    return DesiredSubscription(kind, later, "shop", pinned=MONTHLY_20)
-
-
-class Bought:
-    """A subscription at the Stripe fake, with its provider and the fake's clock."""
-
-    def __init__(self, provider, fake, subscription, customer):
-        self.provider = provider
-        self.fake = fake
-        self.id = subscription
-        self.customer = customer
-
-    def now(self):
-        return datetime.fromtimestamp(self.fake.control.clock()["now"], UTC)
-
-    def subscription(self):
-        return self.fake.stripe.subscriptions.retrieve(self.id)
-
-    def item(self):
-        return self.subscription()["items"]["data"][0]
-
-    def invoices(self):
-        return self.fake.stripe.invoices.list({"subscription": self.id}).data
-
-    def changing_calls(self):
-        """Returns the number of calls that change something since the last reset."""
-        calls = self.fake.control.calls()["endpoints"]
-        return sum(call["total"] for call in calls if call["method"] != "GET" and "preview" not in call["path"])
-
-    async def quote(self, desired):
-        return await self.provider.quote(self.id, desired, self.now())
-
-    async def change(self, desired, at=None, key="key"):
-        await self.provider.change(self.id, desired, at or self.now(), key)
+from stripe_purchase import MONTHLY_20, MONTHLY_50, YEARLY, action, buying, to
 
 
 @pytest.fixture
 async def bought(fake):
-    async with AsyncExitStack() as stack:
-        provider = Stripe("sk_test_0123456789", fake.url, "http://127.0.0.1/back", 1000)
-        stack.push_async_callback(provider.close)
-        order = Order(tenant_id="ten_" + "1" * 32, name="Acme", email=EMAIL, product="shop", plan=MONTHLY_20)
-        opened = await provider.open(order, "open")
-        paid = await asyncio.to_thread(fake.control.pay_checkout, opened.checkout)
-        yield Bought(provider, fake, paid["subscription"], opened.customer)
+    async with buying(fake) as purchase:
+        yield purchase
 
 
 async def test_an_upgrade_in_mid_period_costs_the_quoted_amount(bought):
@@ -94,24 +32,6 @@ async def test_an_upgrade_in_mid_period_costs_the_quoted_amount(bought):
     assert {line.amount.minor for line in quote.lines} == {line.amount for line in newest.lines.data}
     assert quote.next_amount == Money(minor=15_000, currency="EUR")
     assert (bought.item().price.unit_amount, bought.item().quantity) == (5000, 3)
-
-
-async def test_the_quote_lists_the_scheduled_phases_that_the_change_drops(bought):
-    v1, price = bought.fake.stripe, bought.item().price.id
-    schedule = await asyncio.to_thread(v1.subscription_schedules.create, {"from_subscription": bought.id})
-    first = {"start_date": schedule.phases[0].start_date, "end_date": schedule.phases[0].end_date}
-    phases = [first | {"items": [{"price": price, "quantity": 1}]}]
-    phases += [{"items": [{"price": price, "quantity": quantity}]} for quantity in (2, 3)]
-    await asyncio.to_thread(v1.subscription_schedules.update, schedule.id, {"phases": phases})
-
-    now, later, cancel = [
-        await bought.quote(desired)
-        for desired in (to(None, quantity=2), to(MONTHLY_50, later=True), action(ChangeKind.CANCEL, later=True))
-    ]
-
-    assert [phase.text for phase in now.dropped] == [f"2 x {price}", f"3 x {price}"]
-    assert now.dropped == later.dropped == cancel.dropped
-    assert (await bought.quote(action(ChangeKind.CANCEL))).dropped == ()
 
 
 def _discounted(bought):
@@ -264,44 +184,6 @@ async def test_a_change_at_the_period_end_takes_effect_then_and_not_before(bough
     assert bought.invoices()[0].amount_paid == quote.next_amount.minor
 
 
-async def test_a_subscription_renews_without_a_schedule_after_a_scheduled_change(bought):
-    await bought.change(to(MONTHLY_50, later=True))
-
-    await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=100))
-
-    assert bought.subscription().schedule is None
-    assert (bought.subscription().status, bought.item().price.unit_amount) == ("active", 5000)
-
-
-async def test_a_change_now_replaces_a_scheduled_one(bought):
-    await bought.change(to(MONTHLY_50, later=True), key="later")
-
-    await bought.change(to(None, quantity=4), key="now")
-    await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
-
-    assert bought.subscription().schedule is None
-    assert (bought.item().price.unit_amount, bought.item().quantity) == (2000, 4)
-
-
-async def test_a_scheduled_change_replaces_an_earlier_one(bought):
-    await bought.change(to(MONTHLY_50, later=True), key="first")
-
-    await bought.change(to(None, later=True, quantity=7), key="second")
-    await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
-
-    assert (bought.item().price.unit_amount, bought.item().quantity) == (2000, 7)
-
-
-async def test_a_scheduled_change_can_be_reversed(bought):
-    await bought.change(to(MONTHLY_50, later=True), key="later")
-
-    for key in ("back", "again"):
-        await bought.change(action(ChangeKind.REACTIVATE), key=key)
-    await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
-
-    assert bought.item().price.unit_amount == 2000
-
-
 async def test_a_scheduled_cancellation_is_idempotent_and_can_be_reversed(bought):
     quote = await bought.quote(action(ChangeKind.CANCEL, later=True))
     for key in ("a", "b"):
@@ -377,14 +259,7 @@ async def test_a_change_keeps_the_other_items_of_a_subscription(bought):
 
 
 async def test_a_change_during_a_trial_costs_nothing_now(fake):
-    async with AsyncExitStack() as stack:
-        provider = Stripe("sk_test_0123456789", fake.url, "http://127.0.0.1/back", 1000)
-        stack.push_async_callback(provider.close)
-        trial = MONTHLY_20.model_copy(update={"trial_days": 14})
-        opened = await provider.open(Order("ten_" + "1" * 32, "Acme", EMAIL, "shop", trial), "open")
-        paid = await asyncio.to_thread(fake.control.pay_checkout, opened.checkout)
-        bought = Bought(provider, fake, paid["subscription"], opened.customer)
-
+    async with buying(fake, MONTHLY_20.model_copy(update={"trial_days": 14})) as bought:
         quote = await bought.quote(to(MONTHLY_50))
         await bought.change(to(MONTHLY_50, later=True), key="later")
         await asyncio.to_thread(fake.control.advance_clock, timedelta(days=15))

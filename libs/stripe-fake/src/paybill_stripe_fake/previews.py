@@ -1,6 +1,6 @@
 """Previews of invoices: the change is simulated in a transaction that is rolled back."""
 
-from paybill_stripe_fake import periods, renewals, subscription_changes, subscriptions
+from paybill_stripe_fake import periods, renewals, schedules, subscription_changes, subscriptions
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.errors import ApiError, InvalidRequestError
 from paybill_stripe_fake.forms import Params
@@ -18,10 +18,17 @@ class NoUpcomingInvoiceError(ApiError):
 
 
 def create_preview(account: Account, params: Params) -> Resource:
-    """Returns the next invoice of a subscription, optionally with changes; or the first one of a new subscription."""
+    """Returns the next invoice of a subscription, optionally with changes; or the first one of a new subscription.
+
+    The changes are those of the subscription or, when its schedule is named, those of the schedule.
+    """
     params.choice("preview_mode", "next")
-    named, customer = _named(account, params), params.text("customer")
-    details = params.nested("subscription_details") or Params({})
+    named, customer, schedule = _named(account, params), params.text("customer"), params.text("schedule")
+    changed = params.nested("subscription_details")
+    modified = params.nested("schedule_details") if schedule else None
+    if schedule and (changed is not None or params.has("subscription")):
+        raise InvalidRequestError("You cannot use subscription fields together with schedule.", param="schedule")
+    details = changed or Params({})
     if named is None and customer is None:
         raise InvalidRequestError(
             "One of customer and subscription is required.", code="parameter_missing", param="customer"
@@ -33,7 +40,9 @@ def create_preview(account: Account, params: Params) -> Resource:
         if named is None:
             subscriptions.start(account, subscriptions.read_terms(account, details, str(customer)))
         else:
-            _simulate(account, details, named)
+            if schedule and modified is not None:
+                schedules.modify(account, modified, account.get("subscription_schedule", schedule), {})
+            _simulate(account, details, account.get("subscription", named["id"]))
         drafted = [
             event["data"]["object"]
             for event in account.store.oldest_first("event")[already:]

@@ -41,8 +41,12 @@ def list_schedules(account: Account, params: Params) -> Resource:
 def update(account: Account, params: Params, schedule_id: str) -> Resource:
     """Changes phases or the end behaviour; changes of the current phase apply at once."""
     schedule = _open(account, schedule_id)
+    return modify(account, params, schedule, {"metadata": params.metadata(schedule["metadata"])})
+
+
+def modify(account: Account, params: Params, schedule: Resource, changes: Resource) -> Resource:
+    """Applies the parameters that an update and a preview share."""
     prorating = Prorating(params.choice("proration_behavior", *BEHAVIOURS) or "create_prorations", account.now())
-    changes: Resource = {"metadata": params.metadata(schedule["metadata"])}
     if params.has("end_behavior"):
         changes["end_behavior"] = params.choice("end_behavior", "cancel", "release")
     phases = schedule_phases.read(account, params, schedule["customer"], None)
@@ -58,11 +62,11 @@ def update(account: Account, params: Params, schedule_id: str) -> Resource:
         return events.change(account, schedule, changes)
     current = phases[0]
     changes["current_phase"] = {"start_date": current["start_date"], "end_date": current["end_date"]}
-    account.store.delete("schedule_warning", schedule_id)
+    account.store.delete("schedule_warning", schedule["id"])
     schedule = events.change(account, schedule, changes)
     if any(before[key] != current[key] for key in ("items", "trial_end", "discounts", "default_tax_rates")):
         schedule_phases.put_in_force(account, schedule, current, prorating)
-    return account.get("subscription_schedule", schedule_id)
+    return account.get("subscription_schedule", schedule["id"])
 
 
 def release(account: Account, params: Params, schedule_id: str) -> Resource:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import quote as quoted
 
 import stripe
-from paybill_contracts.changes import ChangeKind, Proration, ScheduledPhase
+from paybill_contracts.changes import ChangeKind, Proration
 from paybill_contracts.event import digest
 
 from paybill_billing.providers.port import DesiredSubscription, ProviderRefusedError
 from paybill_billing.providers.stripe.client import stripe_errors
 from paybill_billing.providers.stripe.items import copy_terms, item_params, phase_item
 from paybill_billing.providers.stripe.mappers import Json, id_of, is_metered, items_of, plan_item
-from paybill_billing.providers.stripe.previews import invoiced, money, regular_amount
+from paybill_billing.providers.stripe.previews import invoiced, later_phases, money, regular_amount
 from paybill_billing.providers.stripe.prices import StripePrices
 
 if TYPE_CHECKING:  # these parameter types take 1 MB
@@ -105,13 +105,18 @@ class StripeChanges:
             found = await self._fetch(subscription, desired)
             now = _within(found, at)
             ends = found.period[1]
-            dropped = await self._dropped(found) if _drops_schedule(desired) else ()
+            schedule = await self._schedule_of(found) if _drops_schedule(desired) else None
             due_now = money(found.data, 0)
-            base = Proration(lines=(), due_now=due_now, next_amount=None, effective_at=now, dropped=dropped)
+            base = Proration(
+                lines=(), due_now=due_now, next_amount=None, effective_at=now, dropped=later_phases(schedule)
+            )
             match desired.kind:
                 case ChangeKind.PLAN:
                     after = await self._items(found, desired)
-                    preview = await self._preview(found, {"items": after.all, "proration_behavior": "none"})
+                    if schedule is None:
+                        preview = await self._preview(found, {"items": after.all, "proration_behavior": "none"})
+                    else:
+                        preview = await self._preview_without(schedule, found, after, desired)
                     regular = regular_amount(preview, {*found.metered, *after.added})
                     if desired.at_period_end:
                         return base.model_copy(update={"next_amount": regular, "effective_at": ends})
@@ -133,7 +138,11 @@ class StripeChanges:
                     last = await self._preview(found, {"cancel_now": True, "proration_behavior": "none"})
                     return invoiced(base, last, None)
                 case ChangeKind.REACTIVATE:
-                    preview = await self._preview(found, _reactivation_details(found))
+                    if schedule is None:
+                        preview = await self._preview(found, _reactivation_details(found))
+                    else:
+                        kept = _DesiredItems(item_params(found.item))
+                        preview = await self._preview_without(schedule, found, kept, desired)
                     return base.model_copy(update={"next_amount": regular_amount(preview, found.metered)})
                 case ChangeKind.PAUSE:
                     return base
@@ -218,7 +227,21 @@ class StripeChanges:
 
     async def _preview(self, found: _Current, details: "InvoiceCreatePreviewParamsSubscriptionDetails") -> Json | None:
         """Returns the preview of the invoice; None when there would be none."""
-        params = {"subscription": found.id, **({"subscription_details": details} if details else {})}
+        return await self._preview_of(
+            {"subscription": found.id, **({"subscription_details": details} if details else {})}
+        )
+
+    async def _preview_without(
+        self, schedule: Json, found: _Current, after: _DesiredItems, desired: DesiredSubscription
+    ) -> Json | None:
+        """Returns the preview of the next period's invoice with the desired items instead of the scheduled phases.
+
+        A preview of the subscription contains the phases of its schedule, which the change releases or replaces.
+        """
+        details = _schedule_params(found, after, desired, schedule)
+        return await self._preview_of({"schedule": schedule["id"], "schedule_details": details})
+
+    async def _preview_of(self, params: Json) -> Json | None:
         try:
             response = await self._client.raw_request_async("post", "/v1/invoices/create_preview", **params)
         except stripe.InvalidRequestError as error:
@@ -261,54 +284,21 @@ class StripeChanges:
         if not after.differs(found):
             return
         schedules = self._client.v1.subscription_schedules
-        if (known := id_of(found.field("schedule"))) is None:
+        schedule = await self._schedule_of(found)
+        if schedule is None:
             made = await schedules.create_async({"from_subscription": found.id}, {"idempotency_key": f"{key}/schedule"})
-            known = made.id
-        now = [phase_item(item_params(each), each) for each in found.items]
-        then = [
-            phase_item(after.plan if each["id"] == after.plan["id"] else item_params(each), each)
-            for each in found.items
-            if each["id"] not in after.removed
-        ]
-        then += [{"price": price} for price in after.added]
-        starts, ends = found.period
-        current: SubscriptionScheduleUpdateParamsPhase = {
-            "items": now,
-            "start_date": int(starts.timestamp()),
-            "end_date": int(ends.timestamp()),
-        }
-        if found.field("status") == "trialing":
-            current["trial_end"] = found.field("trial_end")
-        next_phase: SubscriptionScheduleUpdateParamsPhase = {
-            "items": then,
-            "proration_behavior": "none",
-            "duration": {"interval": _interval(found, desired), "interval_count": 1},
-        }
-        for phase in (current, next_phase):
-            copy_terms(found.data, phase)
-        phases: SubscriptionScheduleUpdateParams = {
-            "end_behavior": "release",
-            "proration_behavior": "none",
-            "phases": [current, next_phase],
-        }
+            schedule = made.to_dict()
+        phases = _schedule_params(found, after, desired, schedule)
         # A retry may find another period or quantity, and Stripe accepts a key for one set of parameters only.
-        await schedules.update_async(known, phases, {"idempotency_key": f"{key}/{digest(phases)[:16]}"})
+        await schedules.update_async(schedule["id"], phases, {"idempotency_key": f"{key}/{digest(phases)[:16]}"})
 
-    async def _dropped(self, found: _Current) -> tuple[ScheduledPhase, ...]:
-        """Returns the later phases of the subscription's schedule."""
+    async def _schedule_of(self, found: _Current) -> Json | None:
+        """Returns the schedule of the subscription."""
         if (id_ := id_of(found.field("schedule"))) is None:
-            return ()
+            return None
         path = f"/v1/subscription_schedules/{quoted(id_, safe='')}"
         schedule: Json = (await self._client.raw_request_async("get", path)).data
-        ends = (schedule.get("current_phase") or {}).get("end_date") or 0
-        return tuple(
-            ScheduledPhase(
-                starts_at=datetime.fromtimestamp(phase["start_date"], UTC),
-                text=", ".join(f"{item.get('quantity', 1)} x {id_of(item['price'])}" for item in phase["items"])[:500],
-            )
-            for phase in schedule["phases"]
-            if phase["start_date"] >= ends
-        )
+        return schedule
 
     async def _release(self, found: _Current, key: str) -> None:
         """Releases the schedule, which discards its changes."""
@@ -329,7 +319,39 @@ class StripeChanges:
 
 
 def _drops_schedule(desired: DesiredSubscription) -> bool:
-    return desired.kind is ChangeKind.PLAN or (desired.kind is ChangeKind.CANCEL and desired.at_period_end)
+    if desired.kind is ChangeKind.CANCEL:
+        return desired.at_period_end
+    return desired.kind in {ChangeKind.PLAN, ChangeKind.REACTIVATE}
+
+
+def _schedule_params(
+    found: _Current, after: _DesiredItems, desired: DesiredSubscription, schedule: Json
+) -> "SubscriptionScheduleUpdateParams":
+    """Returns the phases of a schedule that brings the desired items at the end of the period."""
+    now = [phase_item(item_params(each), each) for each in found.items]
+    then = [
+        phase_item(after.plan if each["id"] == after.plan["id"] else item_params(each), each)
+        for each in found.items
+        if each["id"] not in after.removed
+    ]
+    then += [{"price": price} for price in after.added]
+    starts, ends = found.period
+    current: SubscriptionScheduleUpdateParamsPhase = {
+        "items": now,
+        # The current phase may have begun in an earlier period, and its start cannot be changed.
+        "start_date": (schedule.get("current_phase") or {}).get("start_date") or int(starts.timestamp()),
+        "end_date": int(ends.timestamp()),
+    }
+    if found.field("status") == "trialing":
+        current["trial_end"] = found.field("trial_end")
+    next_phase: SubscriptionScheduleUpdateParamsPhase = {
+        "items": then,
+        "proration_behavior": "none",
+        "duration": {"interval": _interval(found, desired), "interval_count": 1},
+    }
+    for phase in (current, next_phase):
+        copy_terms(found.data, phase)
+    return {"end_behavior": "release", "proration_behavior": "none", "phases": [current, next_phase]}
 
 
 def _within(found: _Current, at: datetime) -> datetime:

@@ -1,14 +1,15 @@
-"""Reads Stripe's previews of invoices as the quote of a change."""
+"""Reads Stripe's previews of invoices, and its schedules, as the quote of a change."""
 
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from paybill_contracts.changes import Proration, ProrationLine
+from paybill_contracts.changes import Proration, ProrationLine, ScheduledPhase
 from paybill_contracts.money import Money
 from paybill_contracts.values import Text
 from pydantic import TypeAdapter
 
-from paybill_billing.providers.stripe.mappers import Json, price_of_line
+from paybill_billing.providers.stripe.mappers import Json, id_of, price_of_line
 
 _LINE = TypeAdapter(Text)
 
@@ -46,6 +47,21 @@ def regular_amount(invoice: Json | None, metered: Collection[str]) -> Money | No
         return None
     used = sum(line["amount"] for line in invoice["lines"]["data"] if price_of_line(line) in metered)
     return money(invoice, invoice["total"] - used)
+
+
+def later_phases(schedule: Json | None) -> tuple[ScheduledPhase, ...]:
+    """Returns the phases of a schedule after the current one."""
+    if schedule is None:
+        return ()
+    ends = (schedule.get("current_phase") or {}).get("end_date") or 0
+    return tuple(
+        ScheduledPhase(
+            starts_at=datetime.fromtimestamp(phase["start_date"], UTC),
+            text=", ".join(f"{item.get('quantity', 1)} x {id_of(item['price'])}" for item in phase["items"])[:500],
+        )
+        for phase in schedule["phases"]
+        if phase["start_date"] >= ends
+    )
 
 
 def money(holder: Mapping[str, Any], minor: int) -> Money:

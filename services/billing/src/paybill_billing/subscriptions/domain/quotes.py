@@ -59,8 +59,9 @@ def drops_scheduled(desired: WantedChange, proration: Proration) -> str | None:
     """Returns why the change must not drop scheduled phases; None when it may.
 
     One scheduled phase is a change that was requested for the end of the period, which another change replaces.
+    A reactivation withdraws what is scheduled: that is its request.
     """
-    if desired.drop_scheduled or len(proration.dropped) <= 1:
+    if desired.drop_scheduled or desired.kind is Kind.REACTIVATE or len(proration.dropped) <= 1:
         return None
     phases = ", ".join(f"{phase.text} from {phase.starts_at:%Y-%m-%d}" for phase in proration.dropped)
     return f"the change drops what is scheduled: {phases}; request it again with --drop-scheduled"[:500]
