@@ -332,11 +332,10 @@ def _show_quote(out: Output, slug: str, quote: Mapping[str, Any]) -> None:
     if quote["unit_price"] is not None:
         price = _priced(quote["quantity"], quote["unit_price"], quote["interval"], quote["coupon"])
         trial = f", after {quote['trial_days']} days of trial" if quote["trial_days"] else ""
+        trial = ", without a trial, which this customer has had" if quote["had_trial"] else trial
         out.info(f"{slug} would pay {price}: {money(quote['total'])}{trial}; nothing was changed")
-    beyond = [f"{each['feature']}: {overage(each)} beyond what is included" for each in quote["overage"]]
-    amounts: dict[str, Any] = {name: quote[name] and money(quote[name]) for name in ("unit_price", "total")} | {
-        "overage": beyond
-    }
+    amounts: dict[str, Any] = {name: quote[name] and money(quote[name]) for name in ("unit_price", "total")}
+    amounts["overage"] = [f"{each['feature']}: {overage(each)} beyond what is included" for each in quote["overage"]]
     out.record("tenant.quote", quote if out.json else {**quote, **amounts})
 
 

@@ -11,6 +11,8 @@ from paybill_runtime.decisions.violations import Violations
 from paybill_runtime.http.listing import load_state
 from sqlalchemy import Index, MetaData, text
 from sqlalchemy.orm import registry
+from sqlmodel import col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from paybill_tenant.domain import contacts, policies, signup_options, tenants
 from paybill_tenant.domain.policies import POLICY, LifecyclePolicy
@@ -87,6 +89,14 @@ POLICIES = Stored("lifecycle-policy", PolicyRow, LifecyclePolicy, policies.evolv
 STATES = (TENANTS, SIGNUP_OPTIONS, POLICIES, INCIDENTS, VIOLATIONS)
 
 TENANT_COUNTS = text("SELECT status, count(*) FROM tenants GROUP BY status")
+
+
+def tenants_with_trial(contact_digest: str, plan: str) -> SelectOfScalar[str]:
+    """Selects a tenant that has the customer's trial of a plan: an abandoned sign-up leaves it to the next one."""
+    state = col(TenantRow.state)
+    is_kept = state["slug_is_free"].astext != "true"
+    same = (col(TenantRow.contact_digest) == contact_digest, state["plan"].astext == plan)
+    return select(TenantRow.id).where(*same, is_kept).limit(1)
 
 
 class ContactDigests:

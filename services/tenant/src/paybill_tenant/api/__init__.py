@@ -37,9 +37,9 @@ from paybill_tenant.api.views import (
 from paybill_tenant.domain import holds, offboarding, policies, tenants
 from paybill_tenant.domain.invariants import waiting
 from paybill_tenant.domain.policies import POLICY
-from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS, check_request
+from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS, SignupQuote, check_request, without_trial
 from paybill_tenant.domain.tenants import SlugTakenError, Status, Tenant, TenantEvent, TenantNotFoundError, existing
-from paybill_tenant.tables import POLICIES, SIGNUP_OPTIONS, TENANTS, ContactDigests, TenantRow
+from paybill_tenant.tables import POLICIES, SIGNUP_OPTIONS, TENANTS, ContactDigests, TenantRow, tenants_with_trial
 
 _TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
 
@@ -54,6 +54,18 @@ IdOrSlug = Annotated[
 
 Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "tenant:read"))]
 Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "tenant:write"))]
+
+
+async def _of_customer(
+    context: ServiceContext, digests: ContactDigests, quote: SignupQuote | None, body: RequestBody
+) -> SignupQuote | None:
+    """Returns the quote without a trial that the customer has had."""
+    if quote is None or not quote.trial_days:
+        return quote
+    digest = await digests.of(body.contact_email)
+    if digest is None or not await context.rows(tenants_with_trial(digest, body.plan)):
+        return quote
+    return without_trial(quote)
 
 
 def router(context: ServiceContext) -> APIRouter:
@@ -135,7 +147,10 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/quote")
     async def quote(body: RequestBody, _: Operator) -> QuoteView:
-        """Returns the price that this request would have, and changes nothing. Refused as the request would be."""
+        """Returns the price that this request would have, and changes nothing. Refused as the request would be.
+
+        A customer who has had the trial of the plan gets no second one.
+        """
         plans, regions, payments = [
             await load_state(context, SIGNUP_OPTIONS, kind) for kind in (PLANS, REGIONS, PAYMENTS)
         ]
@@ -152,7 +167,7 @@ def router(context: ServiceContext) -> APIRouter:
         )
         if await context.rows(select(TenantRow.id).where(_is(body.slug))):
             raise SlugTakenError(f"another tenant has the slug {body.slug}; choose another")
-        return QuoteView.of(found, body.terms)
+        return QuoteView.of(await _of_customer(context, digests, found, body), body.terms)
 
     @routes.get("")
     async def show_all(

@@ -125,6 +125,7 @@ class QuoteView(BaseModel):
     quantity: int
     total: Annotated[Money | None, Field(description="Of a whole period, without the discount of the coupon.")]
     trial_days: int | None
+    had_trial: Annotated[bool, Field(description="The plan has a trial, and another tenant of the customer had it.")]
     coupon: Annotated[str | None, Field(description="Not checked: the provider knows it.")]
     overage: list[OverageView]
 
@@ -137,6 +138,7 @@ class QuoteView(BaseModel):
             quantity=terms.quantity,
             total=quote.total if quote else None,
             trial_days=quote.trial_days if quote else None,
+            had_trial=quote is not None and quote.had_trial,
             coupon=terms.coupon,
             overage=[
                 OverageView(feature=each.feature, amount=each.amount, units=each.units)

@@ -1,6 +1,6 @@
 """Options of a sign-up: plans, regions and payment providers, as their owners published them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paybill_contracts.catalogue import Catalogue, CataloguePublished, OveragePrice, Price
 from paybill_contracts.charges import STRIPE, excess
@@ -49,7 +49,7 @@ class SignupOptions:
 class SignupQuote:
     """The price that a sign-up would have. total: of a whole period, without the discount of a coupon.
 
-    overage: of metered features, sold with this price.
+    overage: of metered features, sold with this price. had_trial: the customer has had the trial of the plan.
     """
 
     price: Price
@@ -57,6 +57,7 @@ class SignupQuote:
     total: Money
     trial_days: Count
     overage: tuple[OveragePrice, ...] = ()
+    had_trial: bool = False
 
 
 class OptionsNotPublishedError(RetryLaterError):
@@ -197,6 +198,11 @@ def quote(
             overage = tuple(each for each in known.overage if (each.amount.currency, each.interval) == sold)
             return SignupQuote(price, terms.quantity, total_of(price, terms.quantity), known.trial_days, overage)
     return None
+
+
+def without_trial(quote: SignupQuote) -> SignupQuote:
+    """Returns the quote for a customer who has had the trial of the plan."""
+    return replace(quote, trial_days=0, had_trial=True)
 
 
 def on_providers_configured(payments: SignupOptions | None, fact: ProvidersConfigured) -> list[OfferingNoted]:
