@@ -85,6 +85,8 @@ def messages() -> Iterator[tuple[str, str]]:
             or (isinstance(node, ast.keyword) and node.arg in {"help", "description", "metavar"})
             for child in ast.walk(node)
         }
+        # Parts of a text with values are yielded with it.
+        ignored |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
         for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr):
                 text = "".join(str(each.value) if isinstance(each, ast.Constant) else "{}" for each in node.values)
@@ -113,6 +115,23 @@ def test_the_commands_of_a_next_step_exist_and_take_their_arguments(code: str) -
                 assert parsed(re.sub(r" (shows|then) .*", "", command))
             except TyperException as error:
                 pytest.fail(f"{command}: {error.format_message()}")
+
+
+def test_a_command_that_a_service_or_a_diagnosis_names_takes_its_arguments() -> None:
+    named = [
+        (file, text)
+        for file, text in messages()
+        if text.startswith("paybill ") and file.startswith(("services/", "libs/contracts/", "libs/runtime/"))
+    ]
+    refused = []
+    for file, text in named:
+        try:
+            assert parsed(text.replace("{}", "sub_1"))
+        except (TyperException, KeyError) as error:
+            refused.append(f"{file}: {text}: {error!r}")
+
+    assert len(named) > 20
+    assert refused == []
 
 
 @pytest.mark.parametrize("code", NEXT_STEPS)

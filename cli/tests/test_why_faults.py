@@ -9,7 +9,7 @@ from paybill_cli.main import load
 from paybill_cli.tree import TREE, Branch, Leaf
 from paybill_contracts.why import Explanation, HoldState, RecentFact
 from paybill_contracts.why_causes import explain
-from why_faults import FAULTS, NOW, Situation, held, nobody_paid, poisoned_fact
+from why_faults import FAULTS, NOW, Situation, held, nobody_paid, poisoned_fact, unknown_customer
 
 VARIATIONS = 10
 REQUIRED_CAUSES = 0.95
@@ -88,26 +88,33 @@ def test_a_build_that_failed_before_a_retry_is_no_cause_any_more() -> None:
     assert explained(situation).causes == ()
 
 
-def test_a_debt_of_an_earlier_subscription_is_shown_before_the_missing_payment() -> None:
+ENDED = HoldState(origin="billing", mode="blocked", reason="the subscription ended")
+
+
+@pytest.mark.parametrize(("holds", "kind"), [((), "not_paid"), ((ENDED,), "subscription_ended")])
+def test_a_debt_of_an_earlier_subscription_is_first_only_when_nothing_is_sold_before_it_is_paid(holds, kind) -> None:
     situation = Situation(Random(4))
+    situation.tenant = situation.tenant.model_copy(update={"holds": holds})
     situation.account = situation.account.model_copy(update={"debt": "25.00 EUR"})
+    first = explained(situation)
+    situation.account = situation.account.model_copy(update={"sells_with_debt": False})
+    refused = explained(situation)
 
-    explanation = explained(situation)
-
-    assert [cause.kind for cause in explanation.causes] == ["debt", "not_paid"]
-    assert "the customer owes 25.00 EUR" in explanation.headline
+    assert [cause.kind for cause in first.causes] == [kind, "debt"]
+    assert first.command == f"paybill tenant checkout {situation.tenant.slug}"
+    assert [cause.kind for cause in refused.causes] == ["debt", kind]
+    assert "the customer owes 25.00 EUR" in refused.headline
 
 
 def test_an_ended_subscription_is_the_cause_and_not_the_checkout_that_was_paid() -> None:
     situation = Situation(Random(6))
-    hold = HoldState(origin="billing", mode="blocked", reason="the subscription ended")
-    ended = {"status": "suspended", "holds": (hold,), "waits_until": NOW + timedelta(minutes=15)}
+    ended = {"status": "suspended", "holds": (ENDED,), "waits_until": NOW + timedelta(minutes=15)}
     situation.tenant = situation.tenant.model_copy(update=ended)
 
     [cause] = explained(situation).causes
 
     assert cause.kind == "subscription_ended"
-    assert f"offboarding begins by {NOW + timedelta(minutes=15):%Y-%m-%d %H:%M:%S} UTC" in cause.summary
+    assert f"offboarding begins at {NOW + timedelta(minutes=15):%Y-%m-%d %H:%M:%S} UTC" in cause.summary
     assert "https://" not in cause.summary
     assert cause.command == f"paybill tenant checkout {situation.tenant.slug}"
 
@@ -115,8 +122,7 @@ def test_an_ended_subscription_is_the_cause_and_not_the_checkout_that_was_paid()
 @pytest.mark.parametrize(("missing", "first"), [((), "subscription_ended"), (("sub_1",), "signature")])
 def test_refused_webhooks_explain_no_end_that_the_provider_shows(missing, first) -> None:
     situation = Situation(Random(6))
-    hold = HoldState(origin="billing", mode="blocked", reason="the subscription ended")
-    situation.tenant = situation.tenant.model_copy(update={"status": "suspended", "holds": (hold,)})
+    situation.tenant = situation.tenant.model_copy(update={"status": "suspended", "holds": (ENDED,)})
     refused = (situation.refused("unsigned"), situation.refused("bad_signature"))
     found = {"refused_webhooks": refused, "missing": missing}
     situation.account = situation.account.model_copy(update=found)
@@ -134,6 +140,68 @@ def test_a_refused_coupon_ends_its_sign_up_and_names_the_way_to_keep_it() -> Non
 
     assert cause.command == f"paybill tenant offboard {situation.tenant.slug} --reason refused"
     assert "create the coupon at stripe and run: paybill jobs retry" in cause.because[0]
+
+
+def test_a_refused_customer_ends_its_sign_up_because_a_retry_would_be_refused_again() -> None:
+    situation = Situation(Random(7))
+    taken = "the customer cus_1 already belongs to another tenant"
+    failed = {"status": "failed", "failure": taken, "is_customer_refused": True, "customer": None}
+    situation.account = situation.account.model_copy(update=failed)
+    situation.failed_job("billing", "open_account", taken)
+
+    [cause] = explained(situation).causes
+
+    assert cause.summary == f"stripe refused the account: {taken}"
+    assert cause.command == f"paybill tenant offboard {situation.tenant.slug} --reason refused"
+    assert "sign up again with another one" in cause.because[0]
+
+
+def test_a_subscription_of_a_stranger_explains_no_end_of_an_own_one() -> None:
+    situation = Situation(Random(6))
+    unknown_customer(situation)
+    situation.tenant = situation.tenant.model_copy(update={"status": "suspended", "holds": (ENDED,)})
+
+    assert [cause.kind for cause in explained(situation).causes] == ["subscription_ended"]
+
+
+@pytest.mark.parametrize(
+    ("status", "holds", "kind", "verb"),
+    [("requested", (), "customer_deleted", "offboard"), ("suspended", (ENDED,), "subscription_ended", "show")],
+)
+def test_a_customer_that_was_deleted_at_the_provider_gets_no_checkout(status, holds, kind, verb) -> None:
+    situation = Situation(Random(6))
+    situation.tenant = situation.tenant.model_copy(update={"status": status, "holds": holds})
+    situation.account = situation.account.model_copy(update={"is_customer_deleted": True})
+
+    [cause] = explained(situation).causes
+
+    assert cause.kind == kind
+    assert f"{situation.account.customer} was deleted at stripe" in f"{cause.summary} {cause.because}"
+    assert cause.command.startswith(f"paybill tenant {verb} {situation.tenant.slug}")
+
+
+@pytest.mark.parametrize(("access", "before"), [("paused", []), ("grace", ["card_declined"]), ("suspended", ["debt"])])
+def test_a_pause_is_named_with_its_resumption_whatever_access_is_left(access: str, before: list[str]) -> None:
+    situation = Situation(Random(6))
+    status = "active" if access == "paused" else "past_due"
+    situation.paid(situation.subscription(access, status, pause="void"))
+
+    causes = explained(situation).causes
+
+    assert [cause.kind for cause in causes] == [*before, "paused"]
+    assert causes[-1].command == f'paybill subscription resume sub_{"a" * 32} --reason "the pause is over"'
+
+
+def test_a_pause_that_takes_no_access_is_no_cause_and_is_mentioned() -> None:
+    situation = Situation(Random(6))
+    situation.paid(situation.subscription("active", "active", pause="keep_as_draft"))
+    situation.tenant = situation.tenant.model_copy(update={"status": "active"})
+    situation.environment = situation.environment.model_copy(update={"status": "ready", "access": "open"})
+
+    explanation = explained(situation)
+
+    assert explanation.causes == ()
+    assert explanation.headline.endswith("is paused (keep_as_draft), which takes no access")
 
 
 @pytest.mark.parametrize("reason", ["unsigned", "bad_signature", "too_large"])
@@ -208,3 +276,28 @@ def test_a_retained_tenant_shows_since_when_why_until_when_and_how_it_returns(by
     verb = "show" if by_operator else "checkout"
     assert explanation.command == f"paybill tenant {verb} {situation.tenant.slug}"
     assert [link.sentence for link in explanation.chain if link.service == "tenant"] == [left.sentence, kept.sentence]
+
+
+@pytest.mark.parametrize(
+    ("account", "returns", "verb"),
+    [
+        ({}, "the customer returns by subscribing again", "checkout"),
+        ({"debt": "29.00 EUR"}, "the customer owes 29.00 EUR; the customer returns by subscribing", "checkout"),
+        ({"debt": "29.00 EUR", "sells_with_debt": False}, "by paying its debt and then subscribing again", "portal"),
+        ({"is_customer_deleted": True}, "as a new tenant, because cus_1 was deleted at stripe", "show"),
+    ],
+)
+def test_a_hold_or_a_debt_of_a_retained_tenant_is_no_cause_and_stays_in_its_headline(account, returns, verb) -> None:
+    situation = Situation(Random(1))
+    hold = HoldState(origin="operator", mode="read_only", reason="audit")
+    retained = {"status": "retained", "retain_until": NOW, "holds": (hold, ENDED)}
+    situation.tenant = situation.tenant.model_copy(update=retained)
+    situation.account = situation.account.model_copy(update={"customer": "cus_1", **account})
+
+    explanation = explained(situation)
+
+    assert explanation.causes == ()
+    assert f"data kept until {NOW:%Y-%m-%d %H:%M:%S} UTC" in explanation.headline
+    assert returns in explanation.headline
+    assert ("an operator's hold stays in force: audit" in explanation.headline) is (verb != "show")
+    assert explanation.command == f"paybill tenant {verb} {situation.tenant.slug}"

@@ -61,7 +61,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "move_finished": ("paybill plans moves",),
     "move_runs": ("paybill plans moves",),
     "no_catalogue": ("publish a catalogue; paybill plans publish --help",),
-    "no_checkout": ("paybill subscription show {tenant}", "paybill subscription list"),
+    "no_checkout": _WHY,
     "no_contract": _ORDER,
     "no_dry_run": ("{command} --help", "--help describes the command"),
     "no_invoiced_usage": ("paybill provider list",),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from pydantic import Field
@@ -124,7 +124,10 @@ class TenantState(Value):
 
 
 class SubscriptionState(Value):
-    """A subscription. debt: what is overdue, as text for people."""
+    """A subscription. debt: what is overdue, as text for people.
+
+    pause: the provider's behaviour for invoices while it collects none; None when it collects.
+    """
 
     id: str
     provider_object: str
@@ -133,6 +136,7 @@ class SubscriptionState(Value):
     plan: str
     grace_until: Timestamp | None = None
     debt: str | None = None
+    pause: str | None = None
 
 
 class FailedPayment(Value):
@@ -147,7 +151,9 @@ class BillingState(Value):
     """The tenant's account. missing: subscriptions that the provider has and billing does not know.
 
     provider_problem: why the provider could not be asked. debt: what the customer owes, as text for people.
-    is_coupon_refused: the account failed because the provider does not accept the coupon of the sign-up.
+    is_coupon_refused, is_customer_refused: the account failed because the provider does not accept the coupon, or the
+    existing customer, of the sign-up. is_customer_deleted: at the provider. sells_with_debt: a customer that owes gets
+    another checkout.
     plan_of_built_size: a plan on sale whose tier and placement are built, while the tenant is entitled to others.
     """
 
@@ -156,6 +162,9 @@ class BillingState(Value):
     customer: str | None = None
     failure: Limited | None = None
     is_coupon_refused: bool = False
+    is_customer_refused: bool = False
+    is_customer_deleted: bool = False
+    sells_with_debt: bool = True
     checkout_url: str | None = None
     checkout_expired: bool = False
     leaving: bool = False
@@ -268,6 +277,8 @@ class Explanation:
         return self.causes[0].command if self.causes else self.step or f"paybill tenant show {self.tenant}"
 
 
+LEFT = frozenset({"offboarding", "retained", "cancelled"})
+"""Status of tenants that left: no verb about their access is accepted."""
 ENTITLING = frozenset({"active", "trialing", "grace"})
 """Access of subscriptions that give access."""
 MAX_CHAIN = 12
@@ -281,6 +292,11 @@ def chain_of(parts: Iterable[ServicePart]) -> tuple[ChainLink, ...]:
         ChainLink(at=at.isoformat(), service=service, type=fact.type, id=fact.id, sentence=fact.sentence or fact.type)
         for at, service, fact in facts
     )[-MAX_CHAIN:]
+
+
+def time_text(at: datetime) -> str:
+    """Returns a time for people."""
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def part_of(parts: Sequence[ServicePart], service: str) -> ServicePart | None:
@@ -319,7 +335,7 @@ class Case:
     def awaits_payment(self) -> bool:
         """True while no subscription gives access and the tenant is not leaving."""
         account = self.account
-        if account is None or account.leaving or self.status in {"retained", "cancelled", "offboarding"}:
+        if account is None or account.leaving or self.status in LEFT:
             return False
         return not any(each.access in ENTITLING for each in account.subscriptions)
 

@@ -8,20 +8,20 @@ from datetime import datetime
 
 from paybill_contracts.why import (
     ENTITLING,
+    LEFT,
     MAX_CLOCK_SKEW,
-    BillingState,
     Case,
     Cause,
     Explanation,
     Machine,
     OpenJob,
     ServicePart,
-    SubscriptionState,
-    TenantState,
     Unanswered,
     chain_of,
     part_of,
+    time_text,
 )
+from paybill_contracts.why_customer import pauses, payment, retained, return_command
 
 MAX_OUTBOX_AGE_S = 30
 MIN_FREE_MIB = 1024
@@ -43,7 +43,7 @@ def explain(name: str, parts: Sequence[ServicePart], unanswered: Sequence[Unansw
         causes=causes,
         chain=chain_of(parts),
         unanswered=tuple(unanswered),
-        step=None if causes else _return_command(case),
+        step=None if causes else return_command(case),
         customer=case.account.customer if case.account else None,
     )
 
@@ -54,37 +54,11 @@ def _headline(case: Case, causes: Sequence[Cause]) -> str:
     if causes:
         return f"{state}: {causes[0].summary}"
     if tenant and tenant.waits_for:
-        until = f" until {_time(tenant.waits_until)}" if tenant.waits_until else ""
+        until = f" until {time_text(tenant.waits_until)}" if tenant.waits_until else ""
         return f"{state}: it waits for {tenant.waits_for}{until}"
     if tenant and tenant.status == "retained":
-        return _retained(case, tenant)
-    return f"{state}: nothing is wrong, and nothing is pending"
-
-
-def _retained(case: Case, tenant: TenantState) -> str:
-    """Returns since when, why and until when the data of a tenant that left is kept, and whether it can return."""
-    part = part_of(case.parts, "tenant")
-    facts = {fact.type: fact for fact in part.facts} if part else {}
-    left, kept = facts.get("tenant.offboarding_started"), facts.get("tenant.tenant_retained")
-    since = f" since {_time(kept.at)}" if kept else ""
-    until = _time(tenant.retain_until) if tenant.retain_until else "-"
-    reason = left.sentence if left and left.sentence else f"data kept until {until}"
-    returns = "to return, the customer signs up as a new tenant, because an operator's offboarding is final"
-    if _return_command(case):
-        returns = "the customer returns by subscribing again at its checkout"
-    return f"{tenant.slug} is retained{since}: {reason}; {returns}"
-
-
-def _return_command(case: Case) -> str | None:
-    """Returns the command with which a tenant that left returns; None when it cannot."""
-    account = case.account
-    if case.status != "retained" or account is None or account.leaving:
-        return None
-    return _checkout(case, account)
-
-
-def _time(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+        return retained(case, tenant)
+    return f"{state}: nothing is wrong, and nothing is pending{pauses(case)}"
 
 
 def _disk(case: Case) -> Iterator[Cause]:
@@ -172,7 +146,7 @@ def _messages(case: Case) -> Iterator[Cause]:
 
 def _holds(case: Case) -> Iterator[Cause]:
     tenant = case.tenant
-    if tenant is None:
+    if tenant is None or tenant.status in LEFT:
         return
     for hold in tenant.holds:
         if hold.origin == "legal":
@@ -218,17 +192,21 @@ def _provider(case: Case) -> Iterator[Cause]:
     if account is None or part is None:
         return
     failed = [job for job in part.jobs if job.error and not job.kind.startswith("sync/")]
-    if account.status == "failed" and case.status == "cancelled":
+    if account.status == "failed" and case.status in LEFT:
         return
     if account.status == "failed":
         retry = f"paybill jobs retry {failed[0].id}" if failed else f"paybill tenant show {case.name}"
+        give_up = f"paybill tenant offboard {case.name} --reason refused"
         found = f"{account.provider} refused the account: {account.failure}"
         if account.is_coupon_refused:
             # Only a change at the provider would make the same coupon valid.
             because = (f"to keep the sign-up, create the coupon at {account.provider} and run: {retry}",)
-            yield Cause("provider", "billing", found, f"paybill tenant offboard {case.name} --reason refused", because)
-            return
-        yield Cause("provider", "billing", found, retry)
+            yield Cause("provider", "billing", found, give_up, because)
+        elif account.is_customer_refused:
+            because = ("the customer of a sign-up cannot be changed: sign up again with another one, or without",)
+            yield Cause("provider", "billing", found, give_up, because)
+        else:
+            yield Cause("provider", "billing", found, retry)
     else:
         yield from _jobs(part, "provider", part.jobs)
     if account.provider_problem:
@@ -267,64 +245,6 @@ def _missing(case: Case) -> Iterator[Cause]:
         yield Cause("webhook_lost", "billing", found, f"paybill provider reconcile {account.provider}")
 
 
-def _payment(case: Case) -> Iterator[Cause]:
-    account = case.account
-    if account is None or account.leaving:
-        return
-    for subscription in account.subscriptions:
-        yield from _unpaid(case, account, subscription)
-    if account.debt and not any(each.debt for each in account.subscriptions):
-        verb = "show" if account.provider == "manual" else "portal"
-        yield Cause("debt", "billing", f"the customer owes {account.debt}", f"paybill tenant {verb} {case.name}")
-    if not case.awaits_payment or account.subscriptions or account.status != "open":
-        return
-    is_new = case.tenant is None or all(hold.origin != "billing" for hold in case.tenant.holds)
-    if account.checkout_expired and is_new:
-        yield Cause("checkout_expired", "billing", "the checkout expired before it was paid", _checkout(case, account))
-        return
-    for stranger in account.strangers:
-        found = (
-            f"{stranger.object} of {stranger.provider} belongs to {stranger.customer}, and no tenant has this customer"
-        )
-        yield Cause("unknown_customer", "billing", found, "paybill webhook waiting")
-    if not is_new:
-        waits_until = case.tenant.waits_until if case.tenant else None
-        until = f"; offboarding begins by {_time(waits_until)}" if waits_until else ""
-        yield Cause("subscription_ended", "billing", f"the last subscription ended{until}", _checkout(case, account))
-    elif account.provider == "manual":
-        yield Cause("not_paid", "billing", "nobody has ordered yet", f"paybill manual offer {case.name}")
-    else:
-        found = f"nobody has paid at {account.checkout_url or 'the checkout'} yet"
-        yield Cause("not_paid", "billing", found, _checkout(case, account))
-
-
-def _checkout(case: Case, account: BillingState) -> str:
-    verb = "manual offer" if account.provider == "manual" else "tenant checkout"
-    return f"paybill {verb} {case.name}"
-
-
-def _unpaid(case: Case, account: BillingState, subscription: SubscriptionState) -> Iterator[Cause]:
-    failed = account.failed_payment
-    command = f"paybill tenant portal {case.name}"
-    if account.provider == "manual":
-        command = f"paybill subscription show {subscription.id}"
-    match subscription.access:
-        case "pending" | "grace":
-            detail = f"attempt {failed.attempt} to collect {failed.amount} failed" if failed else "no payment succeeded"
-            until = f", access ends at {_time(subscription.grace_until)}" if subscription.grace_until else ""
-            found = f"{subscription.provider_object} is {subscription.provider_status}: {detail}{until}"
-            yield Cause("card_declined", "billing", found, command)
-        case "suspended":
-            debt = f", {subscription.debt} is overdue" if subscription.debt else ""
-            found = f"{subscription.provider_object} is {subscription.provider_status}{debt}: access was taken"
-            yield Cause("debt", "billing", found, command)
-        case "paused":
-            found = f"{subscription.provider_object} is paused"
-            yield Cause("paused", "billing", found, f"paybill subscription resume {subscription.id}")
-        case "active" | "trialing" if subscription.debt:
-            yield Cause("debt", "billing", f"{subscription.debt} is overdue", command)
-
-
 def _incidents(case: Case) -> Iterator[Cause]:
     for part in case.parts:
         for each in part.incidents:
@@ -336,7 +256,7 @@ def _violations(case: Case) -> Iterator[Cause]:
     for part in case.parts:
         for each in part.violations:
             found = f"invariant {each.number} ({each.statement}) does not hold: {each.left}, and {each.right}"
-            yield Cause("violation", part.service, found, DOCTOR, (f"since {_time(each.since)}",))
+            yield Cause("violation", part.service, found, DOCTOR, (f"since {time_text(each.since)}",))
 
 
 def _pending_change(case: Case) -> Iterator[Cause]:
@@ -384,7 +304,7 @@ RULES: Sequence[Rule] = (
     _syncs,
     _signature,
     _missing,
-    _payment,
+    payment,
     _pending_change,
     _access,
     _violations,

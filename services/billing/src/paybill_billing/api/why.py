@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -23,8 +24,10 @@ from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.providers.port import (
+    CustomerLookup,
     CustomerSubscriptions,
     MalformedObjectError,
+    Provider,
     ProviderConnection,
     ProviderRefusedError,
     ProviderUnavailableError,
@@ -56,7 +59,7 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
     kind = kind_of(account.provider)
     about = {"kind": kind, "detail": account.customer or "", "keys": sorted(own), "limit": MAX_SYNCS}
     strangers = {"kind": kind, "error": NO_ACCOUNT, "limit": MAX_STRANGERS}
-    missing, problem = await _missing(connected, account, own) if not _entitling(current) else ((), None)
+    at_provider = await _at_provider(connected, account, own) if not _entitling(current) else _AtProvider()
     return OwnState(
         aggregates=(
             f"{ACCOUNTS.kind}/{tenant_id}",
@@ -69,6 +72,9 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
             customer=account.customer,
             failure=account.failure,
             is_coupon_refused=_is_coupon_refused(account),
+            is_customer_refused=account.status is Status.FAILED and account.adopts is not None,
+            is_customer_deleted=at_provider.is_customer_deleted,
+            sells_with_debt=context.settings.sales_with_debt == "allowed",
             checkout_url=account.checkout_url,
             checkout_expired=account.checkout is not None and account.checkout_url is None,
             leaving=account.leaving,
@@ -83,12 +89,13 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
                     plan=each.plan.plan,
                     grace_until=each.grace_until,
                     debt=each.overdue.text if each.overdue is not None else None,
+                    pause=each.pause,
                 )
                 for each in current
             ),
             failed_payment=await _last_failure(context, tenant_id),
-            missing=missing,
-            provider_problem=problem,
+            missing=at_provider.missing,
+            provider_problem=at_provider.problem,
             refused_webhooks=await _refused(context, account.provider),
             own_syncs=_pending(await context.rows(REQUESTS_ABOUT, about)),
             strangers=_pending(await context.rows(REQUESTS_WITH_ERROR, strangers)),
@@ -114,23 +121,39 @@ def _entitling(subscriptions: Sequence[Subscription]) -> bool:
     return any(each.access in ENTITLING for each in subscriptions)
 
 
-async def _missing(
+@dataclass(frozen=True, slots=True)
+class _AtProvider:
+    """A customer at its provider. missing: subscriptions that billing does not know. problem: nobody answered."""
+
+    missing: tuple[str, ...] = ()
+    is_customer_deleted: bool = False
+    problem: str | None = None
+
+
+async def _at_provider(
     connected: Mapping[str, ProviderConnection], account: Account, own: Collection[str]
-) -> tuple[tuple[str, ...], str | None]:
-    """Returns the customer's subscriptions that only the provider has, or the reason why it could not be asked."""
+) -> _AtProvider:
     connection = connected.get(account.provider)
     if connection is None:
-        return (), f"{account.provider} is not configured here"
-    if account.customer is None or account.leaving or not isinstance(connection.provider, CustomerSubscriptions):
-        return (), None
+        return _AtProvider(problem=f"{account.provider} is not configured here")
+    if account.customer is None or account.leaving:
+        return _AtProvider()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            snapshots = await connection.provider.subscriptions_of(account.customer)
+            return await _customer(connection.provider, account.customer, own)
     except TimeoutError:
-        return (), f"it did not answer in {TIMEOUT_S:.0f} s"
+        return _AtProvider(problem=f"it did not answer in {TIMEOUT_S:.0f} s")
     except (ProviderRefusedError, ProviderUnavailableError, MalformedObjectError) as error:
-        return (), str(error)[:500]
-    return tuple(sorted(each.id for each in snapshots if each.is_entitling and each.id not in own)), None
+        return _AtProvider(problem=str(error)[:500])
+
+
+async def _customer(provider: Provider, customer: str, own: Collection[str]) -> _AtProvider:
+    if isinstance(provider, CustomerLookup) and await provider.is_deleted(customer):
+        return _AtProvider(is_customer_deleted=True)
+    if not isinstance(provider, CustomerSubscriptions):
+        return _AtProvider()
+    snapshots = await provider.subscriptions_of(customer)
+    return _AtProvider(tuple(sorted(each.id for each in snapshots if each.is_entitling and each.id not in own)))
 
 
 def _pending(rows: Sequence[Row[Any]]) -> tuple[PendingSync, ...]:

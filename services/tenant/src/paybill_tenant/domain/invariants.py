@@ -17,13 +17,14 @@ TIMER_DELAY = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The reason why a tenant is not in a resting state, and the time after which it is overdue.
+    """The reason why a tenant is not in a resting state, and the time at which the wait ends.
 
-    until: None when a person ends the wait, who may take any time.
+    until: None when a person ends the wait, who may take any time. tolerance: a wait that is longer is overdue.
     """
 
     reason: str
     until: datetime | None = None
+    tolerance: timedelta = timedelta()
 
 
 def access_agrees(tenant: Tenant) -> Difference | None:
@@ -69,7 +70,7 @@ def _is_served(tenant: Tenant) -> Difference | None:
 def is_not_overdue(tenant: Tenant, now: datetime) -> Difference | None:
     """Invariant 7: a tenant that is not in a resting state shows its reason to wait, and the wait ends in time."""
     wait = waiting(tenant)
-    if wait is None or wait.until is None or now <= wait.until:
+    if wait is None or wait.until is None or now <= wait.until + wait.tolerance:
         return None
     return Difference(
         left=f"{tenant.slug} waits for {wait.reason}, until {wait.until:%Y-%m-%d %H:%M:%S} UTC",
@@ -82,7 +83,7 @@ def waiting(tenant: Tenant) -> Waiting | None:
     if tenant.scheduled is not None and tenant.legal_holds:
         return Waiting(f"offboarding waits for the end of the legal hold {tenant.legal_holds[0]}")
     if tenant.scheduled is not None:
-        return Waiting("offboarding waits for another subscription", tenant.scheduled.at + TIMER_DELAY)
+        return Waiting("offboarding waits for another subscription", tenant.scheduled.at, TIMER_DELAY)
     match tenant.status:
         case Status.ACTIVE | Status.RETAINED | Status.CANCELLED:
             return None
@@ -104,8 +105,7 @@ def waiting(tenant: Tenant) -> Waiting | None:
 def _waiting_for_payment(tenant: Tenant) -> Waiting | None:
     if tenant.entitlement is not None:
         return None if tenant.entitlement.allows_access else Waiting("a payment")
-    until = tenant.valid_until
-    return Waiting("the first payment", until + TIMER_DELAY if until and not tenant.legal_holds else None)
+    return Waiting("the first payment", None if tenant.legal_holds else tenant.valid_until, TIMER_DELAY)
 
 
 def _is_leaving(tenant: Tenant) -> bool:

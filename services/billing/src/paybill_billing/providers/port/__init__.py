@@ -1,9 +1,9 @@
 """Port of billing providers: the protocols that a provider implements, and their types.
 
 Every provider implements `Provider`. Optional capabilities are protocols of their own (`CustomerAdopter`,
-`CustomerSubscriptions`, `RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`, `CustomerPortal`,
-`CheckoutProvider`, `DebtLister`, `ChargeLister`, `InvoiceLister`, `ReferenceResolver`): a provider has one by having
-its methods.
+`CustomerLookup`, `CustomerSubscriptions`, `RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`,
+`CustomerPortal`, `CheckoutProvider`, `DebtLister`, `ChargeLister`, `InvoiceLister`, `ReferenceResolver`): a provider
+has one by having its methods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -224,6 +224,14 @@ class CustomerSubscriptions(Protocol):
 
     async def cancel(self, subscription: str) -> None:
         """Cancels one subscription at once, whatever its price is. Idempotent."""
+
+
+@runtime_checkable
+class CustomerLookup(Protocol):
+    """A provider whose customers can be deleted."""
+
+    async def is_deleted(self, customer: str) -> bool:
+        """Returns whether the customer was deleted: it can buy nothing any more."""
 
 
 @runtime_checkable

@@ -168,6 +168,14 @@ class Stripe:
             if after is None:
                 return tuple(snapshots)
 
+    async def is_deleted(self, customer: str) -> bool:
+        """Returns whether the customer was deleted: Stripe still returns its id."""
+        try:
+            with stripe_errors():
+                return bool((await self._client.v1.customers.retrieve_async(customer)).to_dict().get("deleted"))
+        except MissingError:
+            return True
+
     async def has_begun_trial(self, customer: str) -> bool:
         """Returns whether a subscription of the customer, which may have ended, had or has a trial."""
         after: str | None = None

@@ -25,6 +25,7 @@ from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.http import OperatorAtProvider
 from paybill_billing.providers.port import (
     CheckoutProvider,
+    CustomerLookup,
     CustomerSubscriptions,
     ProviderConnection,
     ProviderRefusedError,
@@ -71,7 +72,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         try:
             async with asyncio.timeout(TIMEOUT_S), concurrency:
                 paid = await _running_plan(provider, known, account, customer)
-                return paid or await provider.checkout(purchase, key)
+                return paid or await _checkout(provider, purchase, key)
         except TimeoutError as error:
             raise _away(f"{account.provider} did not answer in {TIMEOUT_S:.0f} s") from error
         except ProviderUnavailableError as error:
@@ -85,8 +86,8 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
 
         A new one sells the newest version of the plan when the version of the sign-up is retired, and is refused with
         `plan_not_on_sale` when no version is on sale, `no_such_price` when it has no price with the terms of the
-        sign-up. Refused with `no_checkout` while the account is not open, and for a tenant that leaves or has a
-        subscription;
+        sign-up. Refused with `no_checkout` while the account is not open, for a tenant that leaves or has a
+        subscription, and for a customer that was deleted at the provider;
         `debt_open` when the policy is to sell nothing to a customer that owes;
         `no_checkout`, too, when the provider already has a subscription that no webhook has brought: it is fetched now.
         502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
@@ -140,6 +141,16 @@ def _purchase(known: Catalogue, account: Account, customer: str, *, is_first: bo
         raise NoSuchPriceError(f"{plan.plan}@{plan.version} has no such price; its prices: {named_prices(plan.prices)}")
     metered = catalogue.metered_prices(known, plan, price, account.provider)
     return Purchase(account.id, customer, known.on_sale.product, plan, account.checkout, terms, metered)
+
+
+async def _checkout(provider: CheckoutProvider, purchase: Purchase, key: str) -> OpenedCheckout:
+    # Before the provider is asked for a checkout: it may still have one that nobody can pay.
+    if isinstance(provider, CustomerLookup) and await provider.is_deleted(purchase.customer):
+        raise NoCheckoutError(
+            f"the customer {purchase.customer} was deleted at the provider and can buy nothing any more; "
+            "it has to sign up as a new tenant"
+        )
+    return await provider.checkout(purchase, key)
 
 
 async def _subscriptions(context: ServiceContext, tenant_id: str) -> list[Subscription]:
