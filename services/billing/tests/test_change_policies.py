@@ -15,7 +15,7 @@ from paybill_billing.subscriptions.domain.change_requests import (
 )
 from paybill_billing.subscriptions.domain.changes import DropsScheduledError
 from paybill_contracts.billing import AccessState
-from paybill_contracts.changes import ChangeConfirmed, ChangeKind, ScheduledPhase
+from paybill_contracts.changes import ChangeConfirmed, ChangeKind, ProrationLine, ScheduledPhase, UnpaidTime
 from paybill_contracts.money import Money
 
 OWED = Money(minor=5000, currency="EUR")
@@ -35,6 +35,57 @@ def test_a_change_while_the_invoice_is_unpaid_gives_no_credit(intent):
     assert not resolved(replace(intent, at_period_end=True), OVERDUE).without_proration
     paid = resolve(CATALOGUE, SUBSCRIPTION, intent, leaving=False, while_overdue=WhileOverdue.WITHOUT_PRORATION)
     assert not paid.without_proration
+
+
+CREDITED = Money(minor=19_900, currency="EUR")
+UNPAID = PRORATION.model_copy(
+    update={
+        "lines": (ProrationLine(text="unused", amount=Money(minor=-19_900, currency="EUR")),),
+        "unpaid": UnpaidTime(amount=CREDITED, reason="the invoice in_1 of 199.00 EUR is void"),
+    }
+)
+
+
+def test_a_quote_that_credits_time_that_was_never_paid_is_refused_with_reason_and_amount() -> None:
+    (refused,) = changes.quoted(requested(confirmed=True), SUBSCRIPTION, UNPAID, PRO_1, PRO_2, NOW)
+
+    assert refused.code == "period_unpaid"
+    assert "the invoice in_1 of 199.00 EUR is void" in refused.reason
+    assert "would credit 199.00 EUR that were never paid" in refused.reason
+
+
+def test_a_quote_that_names_unpaid_time_without_a_credit_is_applied_without_a_proration() -> None:
+    change = requested(confirmed=True)
+    quote, confirmed = changes.quoted(change, SUBSCRIPTION, UNPAID.model_copy(update={"lines": ()}), PRO_1, PRO_2, NOW)
+
+    assert (quote.proration.unpaid.amount, type(confirmed)) == (CREDITED, ChangeConfirmed)
+    assert not change.wanted.without_proration
+    assert after(change, [quote]).wanted.without_proration
+
+
+@pytest.mark.parametrize(
+    ("policy", "quantity", "expected"),
+    [
+        (WhileOverdue.REFUSED, 1, False),
+        (WhileOverdue.WITHOUT_PRORATION, 1, True),
+        (WhileOverdue.WITHOUT_PRORATION, 9, False),
+    ],
+)
+def test_only_a_cheaper_change_may_go_without_a_proration(policy, quantity, expected) -> None:
+    intent = ChangeIntent(ChangeKind.PLAN, quantity=quantity)
+
+    desired = resolve(CATALOGUE, SUBSCRIPTION, intent, leaving=False, while_overdue=policy)
+
+    assert (desired.unpaid_without_proration, desired.without_proration) == (expected, False)
+
+
+def test_a_past_due_subscription_whose_invoice_was_voided_owes_nothing() -> None:
+    with pytest.raises(
+        SubscriptionOverdueError, match="nothing is owed: the invoice of the period was voided"
+    ) as refused:
+        resolved(UPGRADE, OVERDUE.model_copy(update={"overdue": None}))
+
+    assert "has to be paid" not in str(refused.value)
 
 
 PHASES = tuple(ScheduledPhase(starts_at=NOW + days * DAY, text=f"{days} x price_1") for days in (30, 60))

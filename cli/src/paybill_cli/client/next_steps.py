@@ -90,6 +90,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "outcome_unknown": ("repeat the command with the same --idempotency-key",),
     "overloaded": ("paybill doctor",),
     "pays_elsewhere": _TENANT,
+    "period_unpaid": _SUBSCRIPTION,
     "plan_not_on_sale": ("paybill plans list",),
     "provider_away": ("repeat the command in a moment; paybill doctor shows the provider's state",),
     "provider_refused": ("correct what the provider names, then repeat the command",),

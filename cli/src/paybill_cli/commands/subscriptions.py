@@ -305,6 +305,10 @@ def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, An
     out.info(f"  {formatting.money(proration['due_now']):>14}  due now")
     if proration["next_amount"] is not None:
         out.info(f"  {formatting.money(proration['next_amount']):>14}  each later period")
+    if (unpaid := proration["unpaid"]) is not None:
+        out.info(
+            f"  {formatting.money(unpaid['amount']):>14}  not credited, because it was not paid: {unpaid['reason']}"
+        )
     if quote["overdue"] is not None:
         out.info(f"  {formatting.money(quote['overdue']):>14}  overdue already")
     for phase in proration["dropped"]:

@@ -53,11 +53,18 @@ class ScheduledPhase(Value):
     text: Text
 
 
+class UnpaidTime(Value):
+    """Unused time of a period that was not paid, so that it gives no credit. amount: the credit it would have been."""
+
+    amount: Money
+    reason: Text
+
+
 class Proration(Value):
     """Cost of a change. due_now: collected when it is applied. next_amount: of the next regular invoice.
 
     effective_at: the time at which the subscription has the desired terms. dropped: the scheduled phases that the
-    change removes.
+    change removes. unpaid: what gives no credit; then the change is refused, or made without a proration.
     """
 
     lines: tuple[ProrationLine, ...]
@@ -65,6 +72,7 @@ class Proration(Value):
     next_amount: Money | None
     effective_at: Timestamp
     dropped: tuple[ScheduledPhase, ...] = ()
+    unpaid: UnpaidTime | None = None
 
 
 class FeatureDifference(Value):
@@ -100,7 +108,8 @@ class WantedChange(Value):
 
     plan, quantity: None for no change. price_index: of the price in the plan. at_period_end: at the end of the paid
     period instead of now. without_proration: nothing is credited or charged for the current period, which is unpaid.
-    drop_scheduled: the phases that were scheduled at the provider may be dropped.
+    drop_scheduled: the phases that were scheduled at the provider may be dropped. unpaid_without_proration: it is made
+    without a proration if the quote finds that the period is not paid.
     """
 
     kind: ChangeKind
@@ -110,6 +119,7 @@ class WantedChange(Value):
     quantity: Count | None
     without_proration: bool = False
     drop_scheduled: bool = False
+    unpaid_without_proration: bool = False
 
 
 class ChangeFact(Event):

@@ -18,6 +18,7 @@ from paybill_contracts.event import digest
 
 from paybill_billing.providers.port import DesiredSubscription, ProviderRefusedError
 from paybill_billing.providers.stripe.client import stripe_errors
+from paybill_billing.providers.stripe.invoice_pages import StripeInvoices
 from paybill_billing.providers.stripe.items import copy_terms, item_params, phase_item
 from paybill_billing.providers.stripe.mappers import Json, id_of, is_metered, items_of, plan_item
 from paybill_billing.providers.stripe.previews import invoiced, later_phases, money, regular_amount
@@ -98,6 +99,7 @@ class StripeChanges:
     def __init__(self, client: stripe.StripeClient, prices: StripePrices) -> None:
         self._client = client
         self._prices = prices
+        self._invoices = StripeInvoices(client)
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """Returns the cost of the change at `at`, or at the nearest time in the current period."""
@@ -131,7 +133,8 @@ class StripeChanges:
                             "proration_date": int(now.timestamp()),
                         },
                     )
-                    return invoiced(base, invoice, regular)
+                    unpaid = await self._invoices.unpaid_time(found.id, found.period[0], invoice, now)
+                    return invoiced(base, invoice, regular).model_copy(update={"unpaid": unpaid})
                 case ChangeKind.CANCEL if desired.at_period_end:
                     return base.model_copy(update={"effective_at": ends})
                 case ChangeKind.CANCEL:

@@ -61,6 +61,12 @@ def dispute(data: Json) -> Dispute:
     )
 
 
+def takes_money(dispute: Json) -> bool:
+    """Returns whether a dispute has withdrawn the payment: it is open or lost, and no mere inquiry."""
+    status = optional_text_of(dispute, "status") or ""
+    return _OUTCOMES.get(status, DisputeOutcome.LOST) is DisputeOutcome.LOST and not status.startswith("warning")
+
+
 def related(event: Json) -> tuple[str, str] | None:
     """Returns kind and id of the object that a thin event, or an alert about a missing event, names."""
     data = event.get("data")

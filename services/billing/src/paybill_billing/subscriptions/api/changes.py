@@ -185,7 +185,8 @@ def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
         subscription is open, and with `subscription_ended`, `subscription_pending`, `subscription_suspended`,
         `subscription_overdue`, `subscription_paused`, `subscription_cancels`, `not_paused`, `nothing_to_change`,
         `nothing_to_reactivate`, `no_period`, `only_now`, `tenant_leaving`, `unknown_plan`, `plan_not_on_sale`,
-        `no_such_price` or `quantity_out_of_bounds` when the change is not possible.
+        `no_such_price` or `quantity_out_of_bounds` when the change is not possible. The quote is refused with
+        `period_unpaid` when it would credit time that was not paid.
         """
         tenant_id = (await _subscription(context, subscription_id)).tenant_id
         open_changes = await context.rows(open_change_of(subscription_id))

@@ -52,6 +52,12 @@ class SubscriptionOverdueError(ConflictError):
     code = "subscription_overdue"
 
 
+class PeriodUnpaidError(ConflictError):
+    """Raised when the period that a change would credit was not paid: its invoice is void, a draft, or of nothing."""
+
+    code = "period_unpaid"
+
+
 class SubscriptionPausedError(ConflictError):
     """Raised while collection is paused: a more expensive plan would be free."""
 
@@ -153,8 +159,11 @@ def resolve(
             drop_scheduled=intent.drop_scheduled,
         )
     change = _plan_change(catalogue, subscription, intent, _requested_version(catalogue, subscription, intent))
-    if not without_proration or intent.at_period_end:
+    if while_overdue is WhileOverdue.REFUSED or intent.at_period_end:
         return change
+    if not without_proration:
+        is_cheaper = not _costs_more(catalogue, subscription, change)
+        return change.model_copy(update={"unpaid_without_proration": is_cheaper})
     if _costs_more(catalogue, subscription, change):
         raise SubscriptionOverdueError(
             f"the invoice of {subscription.subscription_id} is overdue: what is added would not be charged, and could "
@@ -192,6 +201,17 @@ def is_overdue(subscription: Subscription) -> bool:
     return subscription.access is AccessState.GRACE and subscription.provider_status in _UNPAID
 
 
+def _why_overdue(subscription: Subscription) -> str:
+    """Returns what has to happen first. Nothing is owed when the invoice that failed was voided at the provider."""
+    name = subscription.subscription_id
+    if subscription.overdue is not None:
+        return f"the invoice of {name} is overdue ({subscription.overdue.text}): it has to be paid first"
+    return (
+        f"{name} is {subscription.provider_status} at the provider, and nothing is owed: the invoice of the period was "
+        "voided or is not collected, so that the period is not paid and gives no credit"
+    )
+
+
 def check_allowed(
     subscription: Subscription, kind: Kind, *, at_period_end: bool, without_proration: bool = False
 ) -> None:
@@ -205,10 +225,8 @@ def check_allowed(
         case Kind.PLAN:
             _has_access(subscription)
             if is_overdue(subscription) and not (at_period_end or without_proration):
-                owed = f" ({subscription.overdue.text})" if subscription.overdue is not None else ""
                 raise SubscriptionOverdueError(
-                    f"the invoice of {name} is overdue{owed}: it has to be paid first; "
-                    "or request the change for the end of the period"
+                    f"{_why_overdue(subscription)}; or request the change for the end of the period"
                 )
             if subscription.cancel_at is not None:
                 raise SubscriptionCancelsError(

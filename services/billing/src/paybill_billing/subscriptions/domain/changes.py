@@ -24,8 +24,8 @@ from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 from paybill_contracts.money import Money
 
-from paybill_billing.subscriptions.domain.change_requests import SubscriptionOverdueError
-from paybill_billing.subscriptions.domain.credits import unpaid_credit
+from paybill_billing.subscriptions.domain.change_requests import PeriodUnpaidError, SubscriptionOverdueError
+from paybill_billing.subscriptions.domain.credits import credit_of, unpaid_credit
 from paybill_billing.subscriptions.domain.quotes import Quote, drops_scheduled, feature_differences, overage_after
 
 QUOTE_VALIDITY = timedelta(hours=1)
@@ -169,13 +169,19 @@ def quoted(
     that the environment has not followed.
 
     A quote expires at the latest with the period that it was computed for. An automatic change is confirmed at once. A
-    quote that credits an unpaid period is refused.
+    quote that credits unpaid time is refused; one that names unpaid time without a credit is without a proration.
     """
     if change.status is not Status.REQUESTED:
         return []
     if (credit := unpaid_credit(subscription, proration)) is not None:
         reason = f"the invoice of the period became overdue: the change would credit {credit.text} that were never paid"
         return refused(change, SubscriptionOverdueError.code, reason)
+    if (unpaid := proration.unpaid) is not None and credit_of(proration).minor:
+        reason = (
+            f"the rest of the period is not paid: {unpaid.reason}. The change would credit {unpaid.amount.text} that "
+            "were never paid; request it for the end of the period"
+        )
+        return refused(change, PeriodUnpaidError.code, reason)
     ends = subscription.period_end
     valid_until = min(now + QUOTE_VALIDITY, ends) if ends is not None and ends > now else now + QUOTE_VALIDITY
     features = feature_differences(change.wanted.kind, before, after)
@@ -331,7 +337,10 @@ def evolve(change: Change | None, event: ChangeEvent) -> Change:
                 overage=event.overage,
                 environment=event.environment,
             )
-            return replace(change, status=Status.QUOTED, quote=quote, due=event.valid_until)
+            wanted = change.wanted
+            if event.proration.unpaid is not None:
+                wanted = wanted.model_copy(update={"without_proration": True})
+            return replace(change, status=Status.QUOTED, quote=quote, due=event.valid_until, wanted=wanted)
         case ChangeConfirmed():
             return replace(change, status=Status.CONFIRMED, due=None)
         case ChangeApplied():

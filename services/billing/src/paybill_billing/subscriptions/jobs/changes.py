@@ -1,6 +1,7 @@
 """Effects of change events: get the quote of the provider, and apply the change at the provider."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -67,10 +68,12 @@ class ChangeEffects:
                 yield outcome
         desired = change_requests.desired_at_provider(known, subscription, change.wanted)
         before = catalogue.published(known, subscription.plan.plan, subscription.plan.version).plan
+        provider, target, at = providers[subscription.provider], subscription.provider_subscription, job.now()
         with provider_errors():
-            proration = await providers[subscription.provider].quote(
-                subscription.provider_subscription, desired, job.now()
-            )
+            proration = await provider.quote(target, desired, at)
+            if (unpaid := proration.unpaid) is not None and change.wanted.unpaid_without_proration:
+                proration = await provider.quote(target, replace(desired, without_proration=True), at)
+                proration = proration.model_copy(update={"unpaid": unpaid})
 
         account, currency = await job.state(ACCOUNTS, change.tenant_id), subscription.price.currency
         debts = account.debt if account is not None else ()

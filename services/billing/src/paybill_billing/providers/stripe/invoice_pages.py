@@ -1,0 +1,84 @@
+"""Fetches Stripe's invoices with all their lines, and what they show about paid time."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from fractions import Fraction
+from typing import Any
+from urllib.parse import quote as quoted
+
+import stripe
+from paybill_contracts.changes import UnpaidTime
+
+from paybill_billing.providers.stripe import paid_time
+from paybill_billing.providers.stripe.client import stripe_errors
+from paybill_billing.providers.stripe.mappers import Json, id_of
+from paybill_billing.providers.stripe.payment_mappers import refund, takes_money
+from paybill_billing.providers.stripe.previews import money
+
+PAGE = 100
+_MARGIN = timedelta(days=1)
+"""The invoice of a period may be a little older than the period."""
+
+
+class StripeInvoices:
+    """The invoices of one Stripe account."""
+
+    def __init__(self, client: stripe.StripeClient) -> None:
+        self._client = client
+
+    async def all(self, **which: Any) -> list[Json]:
+        """Returns the invoices, oldest first, each with all its lines."""
+        with stripe_errors():
+            found = [each async for each in self._pages("/v1/invoices", **which)]
+            return [await self._complete(each) for each in reversed(found)]
+
+    async def unpaid_time(
+        self, subscription: str, starts: datetime, preview: Json | None, at: datetime
+    ) -> UnpaidTime | None:
+        """Returns what the preview of a change credits from `at` on, and was not paid; None when all was paid.
+
+        starts: of the current period. What went back by a refund or a dispute is not paid either.
+        """
+        since = int(at.timestamp())
+        if preview is None or not list(paid_time.unpaid_credits(preview, [], since=since)):
+            return None
+        created = {"gte": int((starts - _MARGIN).timestamp())}
+        invoices = await self.all(subscription=subscription, created=created, expand=["data.payments"])
+        with stripe_errors():
+            shares = [(each, await self._share(each)) for each in invoices]
+        unpaid = list(paid_time.unpaid_credits(preview, shares, since=since))
+        if not unpaid:
+            return None
+        amount = money(preview, sum(each.minor for each in unpaid))
+        return UnpaidTime(amount=amount, reason=paid_time.reason_of(unpaid[0], shares))
+
+    async def _share(self, invoice: Json) -> Fraction:
+        """Returns the part of an invoice that is paid, and did not go back."""
+        if not paid_time.is_settled(invoice):
+            return Fraction(0)
+        returned = 0
+        for payment in (invoice.get("payments") or {}).get("data") or ():
+            if (intent := id_of((payment.get("payment") or {}).get("payment_intent"))) is None:
+                continue
+            refunds = [refund(each) async for each in self._pages("/v1/refunds", payment_intent=intent)]
+            returned += sum(each.amount.minor for each in refunds if each is not None)
+            disputes = [each async for each in self._pages("/v1/disputes", payment_intent=intent)]
+            returned += sum(each["amount"] for each in disputes if takes_money(each))
+        return paid_time.paid_share(invoice, returned)
+
+    async def _complete(self, invoice: dict[str, Any]) -> Json:
+        """Returns the invoice with all lines: a list shows the first ten."""
+        lines = invoice["lines"]
+        if not lines.get("has_more"):
+            return invoice
+        path = f"/v1/invoices/{quoted(str(invoice['id']), safe='')}/lines"
+        return {**invoice, "lines": {**lines, "data": [each async for each in self._pages(path)]}}
+
+    async def _pages(self, path: str, **params: Any) -> AsyncIterator[dict[str, Any]]:
+        more = True
+        while more:
+            page = (await self._client.raw_request_async("get", path, limit=PAGE, **params)).data
+            for found in page["data"]:
+                yield found
+            more = bool(page["has_more"] and page["data"])
+            params["starting_after"] = page["data"][-1]["id"] if more else None

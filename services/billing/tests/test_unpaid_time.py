@@ -1,0 +1,161 @@
+"""Time of a period that was not paid gives no credit, whatever the reason is: quotes at the fake of Stripe."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import pytest
+from billing_samples import plan
+from paybill_billing.providers.port import Order
+from paybill_billing.providers.port.desired import DesiredSubscription
+from paybill_billing.providers.stripe.provider import Stripe
+from paybill_contracts.catalogue import Interval, Price
+from paybill_contracts.changes import ChangeKind
+from paybill_contracts.money import Money
+
+TENANT = "ten_" + "1" * 32
+
+
+def priced(version, minor):
+    price = Price(amount=Money(minor=minor, currency="EUR"), interval=Interval.MONTH, provider_prices={})
+    return plan("pro", version).model_copy(update={"prices": (price,)})
+
+
+TEAM, STARTER, BUSINESS = priced(1, 19_900), priced(2, 2900), priced(3, 34_000)
+
+
+def to(target=None, quantity=None):
+    price = target.prices[0] if target else None
+    return DesiredSubscription(
+        ChangeKind.PLAN, at_period_end=False, product="shop", plan=target, price=price, quantity=quantity, pinned=TEAM
+    )
+
+
+class Bought:
+    """A subscription at the fake, with its provider and the fake's clock."""
+
+    def __init__(self, provider, fake, subscription, customer):
+        self.provider, self.fake, self.id, self.customer = provider, fake, subscription, customer
+        self.keys = count()
+
+    def now(self):
+        return datetime.fromtimestamp(self.fake.control.clock()["now"], UTC)
+
+    async def advance(self, **duration):
+        await asyncio.to_thread(self.fake.control.advance_clock, timedelta(**duration))
+
+    async def quote(self, desired):
+        return await self.provider.quote(self.id, desired, self.now())
+
+    async def change(self, desired):
+        await self.provider.change(self.id, desired, self.now(), f"key {next(self.keys)}")
+
+    def invoices(self):
+        return self.fake.stripe.invoices.list({"subscription": self.id}).data
+
+    def pause(self, behavior):
+        self.fake.stripe.subscriptions.update(self.id, {"pause_collection": {"behavior": behavior}})
+
+    def resume(self):
+        self.fake.stripe.subscriptions.update(self.id, {"pause_collection": ""})
+
+    def refund(self, **more):
+        intent = self.fake.stripe.payment_intents.list({"customer": self.customer}).data[0]
+        self.fake.stripe.refunds.create({"payment_intent": intent.id, **more})
+
+
+@pytest.fixture
+async def bought(fake):
+    async with AsyncExitStack() as stack:
+        provider = Stripe("sk_test_0123456789", fake.url, "http://127.0.0.1/back", 1000)
+        stack.push_async_callback(provider.close)
+        order = Order(tenant_id=TENANT, name="Acme", email="ada@acme.example", product="shop", plan=TEAM)
+        opened = await provider.open(order, "open")
+        paid = await asyncio.to_thread(fake.control.pay_checkout, opened.checkout)
+        yield Bought(provider, fake, paid["subscription"], opened.customer)
+
+
+@pytest.mark.parametrize(
+    ("behavior", "status"),
+    [("void", "void"), ("mark_uncollectible", "uncollectible"), ("keep_as_draft", "draft")],
+)
+@pytest.mark.parametrize("desired", [to(STARTER), to(quantity=2)], ids=["cheaper", "dearer"])
+async def test_a_period_of_a_pause_gives_no_credit_after_the_resume(bought, behavior, status, desired):
+    await asyncio.to_thread(bought.pause, behavior)
+    await bought.advance(days=31)
+    await asyncio.to_thread(bought.resume)
+
+    quote = await bought.quote(desired)
+    without = await bought.quote(replace(desired, without_proration=True))
+
+    newest = bought.invoices()[0]
+    assert quote.unpaid.reason == f"the invoice {newest.id} of 199.00 EUR is {status}"
+    assert quote.unpaid.amount.minor == -quote.lines[0].amount.minor > 19_000
+    assert (without.unpaid, without.lines, without.due_now.minor) == (None, (), 0)
+
+
+async def test_the_period_after_an_unpaid_one_gives_credit_again(bought):
+    await asyncio.to_thread(bought.pause, "void")
+    await bought.advance(days=31)
+    await asyncio.to_thread(bought.resume)
+    await bought.advance(days=31)
+
+    assert bought.invoices()[0].status == "paid"
+    assert (await bought.quote(to(STARTER))).unpaid is None
+
+
+@pytest.mark.parametrize("action", ["void_invoice", "mark_uncollectible"])
+async def test_an_invoice_that_is_written_off_gives_no_credit(bought, action):
+    await asyncio.to_thread(bought.fake.control.set_payment, bought.customer, "fail")
+    await bought.advance(days=32)
+    await asyncio.to_thread(getattr(bought.fake.stripe.invoices, action), bought.invoices()[0].id)
+
+    assert (await bought.quote(to(STARTER))).unpaid.amount.minor > 18_000
+
+
+async def test_many_changes_in_a_paid_period_give_exactly_what_is_left(bought):
+    for number, target in enumerate([BUSINESS, STARTER, TEAM, BUSINESS, TEAM, STARTER, TEAM]):
+        for desired in (to(target), to(quantity=number + 2)):
+            await bought.advance(days=2, seconds=7 * number)
+            quote = await bought.quote(desired)
+            assert quote.unpaid is None
+            await bought.change(desired)
+
+
+async def test_an_upgrade_that_was_never_paid_gives_no_credit(bought):
+    await bought.advance(days=10)
+    await asyncio.to_thread(bought.fake.control.set_payment, bought.customer, "fail")
+    [item] = bought.fake.stripe.subscriptions.retrieve(bought.id)["items"].data
+    update = {"items": [{"id": item.id, "quantity": 3}], "proration_behavior": "always_invoice"}
+    await asyncio.to_thread(bought.fake.stripe.subscriptions.update, bought.id, update)
+    upgrade = bought.invoices()[0]
+    await asyncio.to_thread(bought.fake.stripe.invoices.void_invoice, upgrade.id)
+
+    quote = await bought.quote(to(quantity=1))
+
+    # Of three seats, one is paid.
+    assert abs(quote.unpaid.amount.minor + quote.lines[0].amount.minor * 2 // 3) <= 3
+    assert f"{upgrade.id} of {upgrade.total / 100:.2f} EUR is void" in quote.unpaid.reason
+
+
+@pytest.mark.parametrize(("amount", "part"), [({}, ""), ({"amount": 9950}, " in part")], ids=["full", "half"])
+async def test_what_was_refunded_gives_no_credit(bought, amount, part):
+    await asyncio.to_thread(lambda: bought.refund(**amount))
+
+    quote = await bought.quote(to(STARTER))
+
+    credited = -quote.lines[0].amount.minor
+    assert abs(quote.unpaid.amount.minor - credited * (0.5 if part else 1)) <= 1
+    assert quote.unpaid.reason.endswith(f"was given back{part}")
+
+
+@pytest.mark.parametrize(("outcome", "credits_"), [(None, False), ("lost", False), ("won", True)])
+async def test_a_disputed_payment_gives_credit_only_when_the_dispute_was_won(bought, outcome, credits_):
+    intent = bought.fake.stripe.payment_intents.list({"customer": bought.customer}).data[0]
+    dispute = await asyncio.to_thread(bought.fake.control.dispute, intent.latest_charge)
+    if outcome is not None:
+        await asyncio.to_thread(bought.fake.control.close_dispute, dispute["id"], outcome)
+
+    assert ((await bought.quote(to(STARTER))).unpaid is None) is credits_
