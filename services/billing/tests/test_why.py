@@ -23,6 +23,18 @@ async def test_a_customer_that_was_deleted_at_the_provider_is_shown_and_gets_no_
     assert f"{customer} was deleted" in refused.json()["detail"]
 
 
+async def test_a_customer_that_cannot_be_fetched_is_no_problem_of_the_tenant(testbed) -> None:
+    await testbed.tenants.request_tenant(ID)
+    await testbed.opened(ID)
+    await asyncio.to_thread(testbed.fake.control.fail_calls, 2, path="/v1/customers")
+
+    account = (await testbed.get(f"/v1/why/{ID}"))["account"]
+    checkout = await testbed.served.client.post(f"/v1/tenants/{ID}/checkout")
+
+    assert (account["is_customer_deleted"], account["provider_problem"]) == (False, None)
+    assert checkout.status_code == 200
+
+
 async def test_a_customer_of_another_tenant_is_refused_for_good(testbed) -> None:
     await testbed.tenants.request_tenant(ID)
     await testbed.opened(ID)

@@ -24,7 +24,6 @@ from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.providers.port import (
-    CustomerLookup,
     CustomerSubscriptions,
     MalformedObjectError,
     Provider,
@@ -33,6 +32,7 @@ from paybill_billing.providers.port import (
     ProviderUnavailableError,
 )
 from paybill_billing.providers.sync_queue import NO_ACCOUNT, kind_of, provider_of
+from paybill_billing.subscriptions.api.checkouts import is_deleted
 from paybill_billing.subscriptions.domain.accounts import Account, Status
 from paybill_billing.subscriptions.tables import ACCOUNTS, LAST_FAILURE, PAYMENTS, SUBSCRIPTIONS, subscriptions_of
 from paybill_billing.webhooks.tables import REFUSED
@@ -148,7 +148,7 @@ async def _at_provider(
 
 
 async def _customer(provider: Provider, customer: str, own: Collection[str]) -> _AtProvider:
-    if isinstance(provider, CustomerLookup) and await provider.is_deleted(customer):
+    if await is_deleted(provider, customer):
         return _AtProvider(is_customer_deleted=True)
     if not isinstance(provider, CustomerSubscriptions):
         return _AtProvider()

@@ -145,12 +145,25 @@ def _purchase(known: Catalogue, account: Account, customer: str, *, is_first: bo
 
 async def _checkout(provider: CheckoutProvider, purchase: Purchase, key: str) -> OpenedCheckout:
     # Before the provider is asked for a checkout: it may still have one that nobody can pay.
-    if isinstance(provider, CustomerLookup) and await provider.is_deleted(purchase.customer):
+    if await is_deleted(provider, purchase.customer):
         raise NoCheckoutError(
             f"the customer {purchase.customer} was deleted at the provider and can buy nothing any more; "
             "it has to sign up as a new tenant"
         )
     return await provider.checkout(purchase, key)
+
+
+async def is_deleted(provider: object, customer: str) -> bool:
+    """Returns whether the provider has deleted the customer; False when it cannot tell now.
+
+    A failure of this call alone explains nothing, and prevents no checkout.
+    """
+    if not isinstance(provider, CustomerLookup):
+        return False
+    try:
+        return await provider.is_deleted(customer)
+    except (ProviderRefusedError, ProviderUnavailableError):
+        return False
 
 
 async def _subscriptions(context: ServiceContext, tenant_id: str) -> list[Subscription]:
