@@ -138,6 +138,7 @@ def test_a_stack_prints_its_addresses_and_keeps_them_over_a_restart(tmp_path):
         allowed = _status(stack, "/v1/tenants", key)
         denied = _status(stack, "/v1/tenants", key[:-1] + "~")
         code = first.end(signal.SIGINT)
+    (data_dir / "plans.yaml").write_text("not a catalogue, and not read any more")
     with up("--json", "--data-dir", data_dir) as second:
         again = second.ready()
         still_allowed = _status(again, "/v1/tenants", key)

@@ -144,9 +144,10 @@ async def up(
     from paybill_stack.servers import ExternalServers
     from paybill_stack.supervisor import Options, Supervisor
 
-    plans = catalogue or Layout(data_dir.absolute()).plans
-    if catalogue is not None or os.access(plans, os.R_OK):
-        checked(out, plans, blueprints)
+    layout = Layout(data_dir.absolute())
+    # Billing reads the file of the data directory at the first start only.
+    if catalogue is not None or (not layout.ports.exists() and os.access(layout.plans, os.R_OK)):
+        checked(out, catalogue or layout.plans, blueprints)
     external = ExternalServers(nats_url, nats_credentials_dir, database_url, database_password_file)
     if stripe_api_base and stripe_key_file is None:
         raise usage("--stripe-api-base needs --stripe-key-file", next="paybill up --stripe-key-file FILE")
