@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import orjson
 import pytest
-from paybill_contracts.accounts import DebtChanged
+from paybill_contracts.accounts import CheckoutExpired, DebtChanged, LeftoverFound
 from paybill_contracts.billing import EntitlementsSet, SubscriptionChanged, SubscriptionGraceStarted
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.entitlements import EntitlementOverridden
@@ -17,8 +17,11 @@ from paybill_contracts.tenant import (
     EntitlementNoted,
     Hold,
     HoldOrigin,
+    IncidentsNoted,
     OffboardingStarted,
     OfferingNoted,
+    OpenIncident,
+    RemainderNoted,
     RetentionNoted,
     SuspensionMode,
     TenantSuspended,
@@ -129,3 +132,29 @@ def test_a_missing_value_is_a_dash():
     unknown = known.model_copy(update={"subscription": known.subscription.model_copy(update={"grace_until": None})})
 
     assert sentence(unknown) == "payment outstanding; access stays until -"
+
+
+def test_what_can_still_charge_is_named_until_nothing_is_left():
+    found = sample(LeftoverFound).model_copy(update={"kind": "schedule", "subscription": "sub_sched_1"})
+    left, nothing = (RemainderNoted(tenant_id=TENANT, remaining=remaining) for remaining in (("sub_1", "ii_2"), ()))
+
+    assert "schedule sub_sched_1 at " in sentence(found)
+    assert sentence(left) == "what can still charge the customer of the leaving tenant: sub_1, ii_2"
+    assert sentence(nothing) == "what can still charge the customer of the leaving tenant: nothing"
+
+
+def test_open_incidents_are_named():
+    earlier = OpenIncident(incident_id=f"inc_{'0' * 32}", is_owned=False)
+    named = earlier.model_copy(update={"kind": "second_subscription", "subject": f"tenant/{TENANT}"})
+    both, none = (IncidentsNoted(tenant_id=TENANT, incidents=each) for each in ((named, earlier), ()))
+
+    assert sentence(both) == (
+        f"open incidents about the tenant: second_subscription of tenant/{TENANT}, {earlier.incident_id}"
+    )
+    assert sentence(none) == "open incidents about the tenant: none"
+
+
+def test_an_expired_checkout_promises_no_other_one():
+    expired = CheckoutExpired(tenant_id=TENANT, provider="stripe", checkout="cs_1")
+
+    assert sentence(expired) == "checkout at stripe can no longer be used"

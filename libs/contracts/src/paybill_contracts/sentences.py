@@ -9,7 +9,7 @@ from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.event import Event
 from paybill_contracts.money import Money
-from paybill_contracts.tenant import Hold
+from paybill_contracts.tenant import Hold, OpenIncident
 
 _DAY_S = 86_400
 
@@ -27,6 +27,7 @@ _SENTENCES = {
     "billing.change_quoted": "change {change_id} quoted, valid until {valid_until}",
     "billing.change_refused": "change {change_id} refused: {reason}",
     "billing.change_requested": "change {change_id} requested ({wanted.kind}): {reason}",
+    "billing.checkout_expired": "checkout at {provider} can no longer be used",
     "billing.checkout_opened": "checkout opened at {provider}, in place of an earlier one",
     "billing.contract_renewed": "contract renewed for the next period",
     "billing.debt_changed": "the customer owes {debt:nothing} at {provider}",
@@ -37,6 +38,8 @@ _SENTENCES = {
     "billing.entitlement_withdrawn": "{withdrawn_id} withdrawn by an operator: {reason}",
     "billing.entitlements_set": "{allows_access:entitled|no longer entitled} to {plan.plan}@{plan.version}, "
     "tier {tier} ({placement}), revision {set_revision}",
+    "billing.leftover_ended": "{kind} {subscription} at {provider} can no longer charge the customer",
+    "billing.leftover_found": "{kind} {subscription} at {provider} can still charge the customer; policy: {action}",
     "billing.licence_activated": "licence in use on another machine, {seats_used} seats used",
     "billing.licence_issued": "licence {licence_id} issued",
     "billing.licence_key_published": "licences are signed with the key {kid} from now on",
@@ -87,6 +90,7 @@ _SENTENCES = {
     "tenant.debt_noted": "the tenant's customer owes {debt:nothing}",
     "tenant.entitlement_noted": "{allows_access:entitled|no longer entitled} to plan {plan}, tier {tier} ({placement})",
     "tenant.holds_changed": "holds changed: {holds}",
+    "tenant.incidents_noted": "open incidents about the tenant: {incidents:none}",
     "tenant.legal_hold_placed": "legal hold for case {case}: data is kept",
     "tenant.legal_hold_released": "legal hold for case {case} released",
     "tenant.offering_noted": "sign-ups may now name these {offering}: {keys}",
@@ -94,6 +98,7 @@ _SENTENCES = {
     "tenant.offboarding_started": "offboarding ({reason}); data kept until {retain_until}",
     "tenant.provisioning_failed": "environment could not be built: {reason}",
     "tenant.provisioning_started": "environment is being built",
+    "tenant.remainder_noted": "what can still charge the customer of the leaving tenant: {remaining:nothing}",
     "tenant.retention_noted": "data is to be kept for {retention_s:days} after offboarding",
     "tenant.return_ruled_out": "its customer can no longer return: {reason}",
     "tenant.tenant_activated": "active as {slug}",
@@ -163,6 +168,8 @@ def _text(value: Any) -> str:
             return value.text
         case Hold():
             return f"{value.origin}: {value.reason}"
+        case OpenIncident():
+            return f"{value.kind} of {value.subject}" if value.kind and value.subject else value.incident_id
         case BooleanFeature() | StaticFeature() | LimitFeature() | MeteredFeature():
             return f"{value.key} {_content(value)}"
         case _:
