@@ -1,12 +1,15 @@
 """The API through the official SDK: keys, errors, idempotency, lists and expansion."""
 
+import re
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
 import stripe
 from paybill_stripe_fake.bodies import MAX_BODY_BYTES
 from paybill_stripe_fake.client import FakeControl, FakeControlError
+from paybill_stripe_fake.control import ENDPOINTS
 
 
 @pytest.fixture
@@ -351,3 +354,12 @@ def test_a_client_that_sends_garbage_does_not_stop_others(fake):
         assert connection.recv(1024).startswith(b"HTTP/1.1 400")
 
     assert httpx.get(f"{fake.url}/healthz").status_code == 200
+
+
+def test_the_readme_lists_all_control_routes_and_their_methods():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    rows = [row.split("|") for row in readme.splitlines() if row.startswith("| `") and "/fake/" in row]
+    methods = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])}
+
+    assert [path for _, path, _ in ENDPOINTS if f" {path}`" not in readme] == []
+    assert "finalize_after" in methods <= set(dir(FakeControl))
