@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from paybill_cli.commands.usage_proof import MEANINGS, Ledger
+from paybill_cli.commands.usage_proof import MEANINGS, Ledger, next_step
 from paybill_cli.exit_codes import ExitCode
 from paybill_client import publish
 from paybill_contracts.usage import Usage
@@ -103,6 +103,32 @@ def test_correct_usage_has_no_difference() -> None:
 )
 def test_each_kind_of_difference_is_found(facts, kind) -> None:
     assert kind in kinds(ledger(*facts))
+
+
+@pytest.mark.parametrize(
+    ("facts", "step"),
+    [
+        ([opened(), used(5, 5, 5), part(1, 5), fact("usage_unbilled", WINDOW, part=1, quantity=5)], "unbilled"),
+        ([*RIGHT[:-1], fact("usage_report_failed", WINDOW, reason="no meter")], "failed"),
+        (RIGHT[:-1], "due"),
+        ([*RIGHT[:-1], reported(11)], "reported"),
+    ],
+    ids=["unbilled", "refused", "not reported yet", "reported wrong"],
+)
+def test_the_next_step_lists_the_windows_of_the_difference(facts, step) -> None:
+    found = list(ledger(*facts).differences())
+
+    assert next_step(found, "acme") == f"paybill usage windows --status {step} --tenant acme"
+    assert next_step(found, None) == f"paybill usage windows --status {step}"
+
+
+def test_every_kind_of_difference_has_a_next_step() -> None:
+    differences = [{"kind": kind, "found": "not yet"} for kind in MEANINGS]
+
+    steps = [next_step([each], None) for each in differences]
+
+    assert next_step(differences, "acme") == "paybill replay --verify"
+    assert {step.split()[1] for step in steps} == {"replay", "usage", "doctor"}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -112,3 +112,14 @@ class Slugs:
 def for_reading(out: Output, stack: Stack, value: T) -> T:
     """Returns what is printed for people, with slugs in place of ids of tenants; unchanged for programs."""
     return value if out.json else Slugs(stack).within(value)
+
+
+def with_tenants(out: Output, stack: Stack, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows with slugs in place of ids, also as `tenant`; unchanged for programs."""
+    found = [dict(row) for row in rows]
+    return found if out.json else [row | {"tenant": row["tenant_id"]} for row in for_reading(out, stack, found)]
+
+
+def with_tenant(out: Output, stack: Stack, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one row of `with_tenants`."""
+    return with_tenants(out, stack, [row])[0]

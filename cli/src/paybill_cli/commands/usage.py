@@ -13,9 +13,9 @@ import typer
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import for_reading, tenant_id
 from paybill_cli.client.waiting import POLL_S
-from paybill_cli.commands.usage_proof import TYPES, Ledger, Window, windows_of
+from paybill_cli.commands.usage_proof import TYPES, Ledger, Window, next_step, windows_of
 from paybill_cli.errors import CliError
 from paybill_cli.errors import usage as usage_error
 from paybill_cli.exit_codes import ExitCode
@@ -30,7 +30,7 @@ WINDOWS = ("id", "aggregation", "value", "records", "status", "closes_at", "repo
 DIFFERENCES = ("where", "meaning", "expected", "found")
 _REPORT_EVERY = 5000
 _COMPARISONS = 8
-_WINDOW_ID = re.compile(r"ten_[0-9a-f]{32}:[a-z][a-z0-9_-]{0,62}:[0-9T-]{13}")
+_WINDOW_ID = re.compile(r"([a-z0-9_-]{1,64}):([a-z][a-z0-9_-]{0,62}:[0-9T-]{13})")
 
 Since = Annotated[
     str | None, typer.Option("--since", help="Only windows that start at this time or later, such as 2026-03-01.")
@@ -92,7 +92,8 @@ def windows(
             closed, more = billing.list_rows("/v1/usage/windows", "windows", query | {"status": status}, limit)
             # A window that is still open is listed above, unless its report has a status of interest.
             rows += [row for row in closed if row["closed"] or status is not None]
-    out.rows("usage.windows", sorted(rows, key=lambda row: row["id"])[:limit], WINDOWS)
+    rows.sort(key=lambda row: row["id"])
+    out.rows("usage.windows", for_reading(out, stack, rows[:limit]), WINDOWS)
     if more or len(rows) > limit:
         out.more(limit)
 
@@ -141,14 +142,14 @@ def report(
 
     For a value that the provider refused. Reporting is idempotent.
 
-    Example: paybill usage report ten_0123456789abcdef0123456789abcdef:calls:2026-03-01T00
+    Example: paybill usage report acme:calls:2026-03-01T00
     """
-    path = f"{_window_path(window)}/report"
+    path = f"{_window_path(_window_id(stack, window))}/report"
     with Service(stack, "billing") as billing:
         if dry_run:
             preview(out, billing, path, None)
             return
-        out.record("usage.window", billing.post(path, key=str(uuid.uuid4())))
+        out.record("usage.window", for_reading(out, stack, billing.post(path, key=str(uuid.uuid4()))))
 
 
 async def prove(
@@ -186,14 +187,14 @@ async def prove(
     if out.json:
         out.record("usage.proof", {"equal": not differences, **sums, "differences": differences})
     elif differences:
-        out.rows("usage.difference", differences, DIFFERENCES)
+        out.rows("usage.difference", for_reading(out, stack, differences), DIFFERENCES)
     else:
         out.record("usage.proof", sums)
     if differences:
         raise CliError(
             "usage_differs",
             f"recorded usage is not billed usage: {len(differences)} differences",
-            next="paybill usage windows --status failed; then paybill replay --verify",
+            next=next_step(differences, tenant),
             exit_code=ExitCode.FAILED,
         )
     out.info(f"{sums['measurements']} measurements in {sums['windows']} windows: recorded usage is billed usage")
@@ -260,10 +261,16 @@ def _fetch_invoices(billing: Service, ledger: Ledger, progress: Progress) -> Non
                 ledger.invoiced[tenant] = error.message
 
 
-def _window_path(window: str) -> str:
-    if not _WINDOW_ID.fullmatch(window):
+def _window_id(stack: Stack, window: str) -> str:
+    """Returns the id of a window, which people name by the slug of its tenant."""
+    match = _WINDOW_ID.fullmatch(window)
+    if match is None:
         raise usage_error(f"{window!r} is not an id of a window", next="paybill usage windows")
-    return f"/v1/usage/windows/{window}"
+    return f"{tenant_id(stack, match[1])}:{match[2]}"
+
+
+def _window_path(id_: str) -> str:
+    return f"/v1/usage/windows/{id_}"
 
 
 def _time(text: str | None) -> datetime | None:

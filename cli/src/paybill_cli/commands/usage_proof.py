@@ -38,6 +38,18 @@ MEANINGS = {
 """Meaning of each kind of difference."""
 
 
+NEXT_STEPS = {
+    "paybill replay --verify": ("state", "total", "value", "closed", "late"),
+    "paybill usage windows --status failed": ("refused",),
+    "paybill usage windows --status unbilled": ("unbilled",),
+    "paybill usage windows --status due": ("unreported",),
+    "paybill usage windows --status reported": ("reported", "overbilled", "provider", "invoiced", "uninvoiced"),
+    "paybill doctor": ("unanswered",),
+}
+"""Command that shows the cause of each kind of difference, the most severe kind first. refused: a report."""
+_NOT_YET = "not yet"
+
+
 @dataclass(slots=True)
 class Window:
     """A window of usage. value: sum of the measurements in the log. event_value: value in the last measurement.
@@ -169,7 +181,7 @@ class Ledger:
         if window.in_parts:
             yield from _part_differences(window)
         elif window.reported is None:
-            yield _difference("unreported", window.id, window.closed, window.failure or "not yet")
+            yield _difference("unreported", window.id, window.closed, window.failure or _NOT_YET)
         elif window.reported != window.value:
             yield _difference("reported", window.id, window.value, window.reported)
         if window.count_failure is not None:
@@ -243,13 +255,24 @@ def _part_differences(window: Window) -> Iterator[Row]:
     for number, quantity in window.parts.items():
         where = f"{window.id}#{number}"
         if number not in window.sent:
-            yield _difference("unreported", where, quantity, window.failure or "not yet")
+            yield _difference("unreported", where, quantity, window.failure or _NOT_YET)
         elif window.sent[number] != quantity:
             yield _difference("reported", where, quantity, window.sent[number])
     if window.unbilled:
         yield _difference("unbilled", window.id, 0, window.unbilled)
     if sum(window.parts.values()) + window.unbilled > window.value:
         yield _difference("overbilled", window.id, window.value, sum(window.parts.values()) + window.unbilled)
+
+
+def next_step(differences: Collection[Row], tenant: str | None) -> str:
+    """Returns the command that shows the cause of the most severe difference. tenant: the proof is only of this one."""
+    kinds = {"refused" if _is_refused(difference) else difference["kind"] for difference in differences}
+    step = next(step for step, of in NEXT_STEPS.items() if kinds.intersection(of))
+    return f"{step} --tenant {tenant}" if tenant is not None and step.startswith("paybill usage") else step
+
+
+def _is_refused(difference: Row) -> bool:
+    return difference["kind"] == "unreported" and bool(difference["found"] != _NOT_YET)
 
 
 def _text(state: tuple[int, int, bool] | None) -> str:
