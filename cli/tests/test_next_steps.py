@@ -8,9 +8,10 @@ from pathlib import Path
 from string import Formatter
 
 import pytest
-from paybill_cli.client.next_steps import NEXT_STEPS, next_step, remember_arguments
+from paybill_cli.client.next_steps import NEXT_STEPS, line_with, next_step, remember_arguments
 from paybill_cli.main import load
 from paybill_cli.tree import TREE, Branch, Leaf
+from paybill_licence import MAX_SEATS
 from typer import TyperException
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,21 @@ SAMPLES = {
     "subscription": "acme",
     "tenant": "acme",
 }
+LINES = {
+    "no_period": "paybill subscription cancel acme --reason closed --when period_end",
+    "only_now": "paybill subscription change acme --quantity 2 --reason growth --when period_end",
+    "too_many_seats": "paybill licence issue acme",
+}
+"""Lines of the commands whose refusal adds an option to them."""
+NOT_A_COMMAND = {
+    "idempotency_key_missing, no_such_route, too_large, too_slow, no_key, publisher_not_allowed, wrong_scope": "it "
+    "is about another program, an address or rights",
+    "idempotency_key_reused, outcome_unknown, invalid_idempotency_key": "only the caller knows its key",
+    "no_coupons, no_existing_customers, terms_of_existing_customer, slug_reserved, usage_of_what, "
+    "usage_too_large": "somebody has to decide on another request",
+    "drops_scheduled_phases, provider_refused": "it has to be read first",
+}
+"""Codes whose next step is an action, and the reason."""
 NOT_ANSWERED = {
     "conflict, forbidden, not_found, refused": "kinds of refusals, each of which has a code of its own",
     "account_order, billing_period_order, change_order, licence_key_order, licence_order, licence_revocations_order, "
@@ -34,7 +50,7 @@ NOT_ANSWERED = {
     "it is a bug, which the log and the retry queue show",
     "cannot_unseal, malformed_fact, invalid_event, unknown_event, fact_too_large": "events are handled, not requested",
     "broken_graph, invalid_blueprint, plan_destroys, plan_mismatch, tier_unknown, too_many_members, "
-    "usage_outside_window, usage_too_late, approval_mismatch": "raised in handlers of facts and in jobs",
+    "usage_outside_window, usage_too_late, approval_mismatch, region_unknown": "raised in handlers and in jobs",
     "no_statement": "no command requests the statement of a tenant",
     "secret_forbidden, secret_not_found, too_many_invoices, unknown_provider_status, overtaken": "raised in jobs",
 }
@@ -109,7 +125,7 @@ def test_every_code_has_a_next_step_or_a_reason_to_have_none() -> None:
 @pytest.mark.parametrize("code", NEXT_STEPS)
 def test_the_commands_of_a_next_step_exist_and_take_their_arguments(code: str) -> None:
     for step in NEXT_STEPS[code]:
-        filled = step.format_map(SAMPLES)
+        filled = step.format_map({**SAMPLES, "line": LINES.get(code, SAMPLES["line"])})
         for command in re.findall(r"paybill [a-z][^,;:`]*", filled):
             try:
                 assert parsed(re.sub(r" (shows|then) .*", "", command))
@@ -139,6 +155,32 @@ def test_the_last_alternative_needs_no_argument_of_the_command(code: str) -> Non
     assert [field for _, field, _, _ in Formatter().parse(NEXT_STEPS[code][-1]) if field] == []
 
 
+def test_the_next_step_is_a_command_unless_there_is_a_reason() -> None:
+    actions = {code for codes_ in NOT_A_COMMAND for code in codes_.split(", ")}
+
+    phrases = {code for code, steps in NEXT_STEPS.items() if not re.match(r"paybill |\{(line|command)\}", steps[0])}
+
+    assert phrases == actions
+    assert [code for code in NEXT_STEPS if "correct" in NEXT_STEPS[code][0] and code not in actions] == []
+
+
+def test_a_repeated_line_has_the_other_value() -> None:
+    remember_arguments({"line": "paybill tenant create acme --region moon --name 'Acme Inc'"})
+    assert line_with("--region", "eu-central") == "paybill tenant create acme --region eu-central --name 'Acme Inc'"
+
+    remember_arguments({"line": "paybill tenant create acme --region=moon"})
+    assert line_with("--region", "eu-central") == "paybill tenant create acme --region=eu-central"
+
+    remember_arguments({"line": "paybill subscription pause acme"})
+    assert line_with("--idempotency-key", "a") == "paybill subscription pause acme --idempotency-key a"
+
+
+def test_the_proposed_seats_are_the_most_of_a_licence() -> None:
+    remember_arguments({"line": "paybill licence issue acme"})
+
+    assert next_step("too_many_seats") == f"paybill licence issue acme --seats {MAX_SEATS}"
+
+
 def test_a_next_step_has_the_arguments_of_the_command() -> None:
     remember_arguments({"tenant": "acme", "subscription": None})
 
@@ -160,9 +202,10 @@ def test_a_missing_confirmation_names_the_same_command_with_a_dry_run(on_stack, 
 
     done = on_stack("tenant", "suspend", slug, "--reason", "abuse report 7", "--json")
 
-    first = done.error["next"].partition(", then ")[0]
-    assert first == f"paybill tenant suspend {slug} --reason 'abuse report 7' --json --dry-run"
-    assert on_stack(*shlex.split(first)[1:]).code == 0
+    next_ = done.error["next"]
+    assert next_ == f"paybill tenant suspend {slug} --reason 'abuse report 7' --json --dry-run"
+    assert "add --yes" in done.error["what"]
+    assert on_stack(*shlex.split(next_)[1:]).code == 0
 
 
 def test_a_refusal_names_the_tenant_of_the_command(on_stack, customers) -> None:
@@ -170,11 +213,15 @@ def test_a_refusal_names_the_tenant_of_the_command(on_stack, customers) -> None:
 
     taken = on_stack("tenant", "create", slug, "--plan", "team", "--region", "eu-central", "--email", "a@b.example")
     region = on_stack("tenant", "create", "moon", "--plan", "team", "--region", "moon", "--email", "a@b.example")
+    options = ("--plan", "team", "--region=eu-centrel", "--email", "a@b.example")
+    misspelt = on_stack("tenant", "create", f"near-{slug}", *options, "--json").error["next"]
     hold = on_stack("tenant", "resume", slug, "--reason", "none such", "--json")
 
     assert f"paybill tenant show {slug}" in taken.err
     assert "choose one of eu-central, us-east" in region.err
-    assert "  next  " in region.err
+    assert f"paybill tenant create near-{slug} --plan team --region=eu-central" in misspelt
+    assert on_stack(*shlex.split(misspelt)[1:]).code == 0
+    assert re.search(r"  next  paybill tenant create moon .* --region (eu-central|us-east) .* --dry-run", region.err)
     assert hold.error["next"] == f"paybill tenant show {slug}"
 
 

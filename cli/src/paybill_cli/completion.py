@@ -47,7 +47,7 @@ def plan_names(service: Any) -> Iterable[str]:
     return {plan["plan"] for plan in service.get("/v1/catalogue")["plans"]}
 
 
-def region_names(service: Any) -> Iterable[str]:
+def region_names(service: Any) -> list[str]:
     """Returns the regions of the blueprint."""
     regions: list[str] = service.get("/v1/blueprint")["content"]["regions"]
     return regions

@@ -149,7 +149,7 @@ class Output(OptionGroup):
             return
         if not sys.stdin.isatty() or self.json:
             raise usage(
-                f"{question} This needs a confirmation, and there is no terminal",
+                f"{question} This needs a confirmation, and there is no terminal: add --yes",
                 code="confirmation_needed",
                 next=next_step("confirmation_needed"),
             )

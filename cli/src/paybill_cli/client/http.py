@@ -100,9 +100,19 @@ class Service:
         """Returns the JSON of the response. Retries while the outcome is unknown."""
         return self._request("DELETE", path)
 
-    def upload(self, path: str, content: bytes, media_type: str, query: Mapping[str, Any], key: str = "") -> Any:
+    def upload(
+        self,
+        path: str,
+        content: bytes,
+        media_type: str,
+        query: Mapping[str, Any],
+        key: str = "",
+        *,
+        dry_run: bool = False,
+    ) -> Any:
         """Posts a file. With an idempotency `key`, retries like `post`."""
         headers = {"Content-Type": media_type} | ({"Idempotency-Key": key} if key else {})
+        headers |= {"Dry-Run": "true"} if dry_run else {}
         return self._request("POST", path, content=content, params=query, headers=headers, retry=bool(key))
 
     def _request(self, method: str, path: str, *, retry: bool = True, **more: Any) -> Any:

@@ -1,5 +1,6 @@
 """Next steps after a refusal: a command or an action for each problem code, with the arguments of this command."""
 
+import shlex
 from collections.abc import Mapping
 from contextvars import ContextVar
 from string import Formatter
@@ -7,7 +8,7 @@ from typing import Any
 
 _arguments: ContextVar[Mapping[str, Any]] = ContextVar("arguments", default={})  # noqa: B039  # never changed
 
-_LATER = "repeat the command in a moment"
+_LATER = ("{line}", "repeat the command in a moment")
 _SUBSCRIPTION = ("paybill subscription show {subscription}", "paybill subscription list")
 _CHANGES = ("paybill subscription changes {subscription}", "paybill subscription changes")
 _ENTITLEMENT = ("paybill entitlement show {tenant}", "paybill tenant list")
@@ -18,20 +19,20 @@ _CONTRACT = ("paybill manual show {tenant}", "paybill manual invoices")
 _LICENCE = ("paybill licence show {licence}", "paybill licence list")
 
 NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
-    "answered_before_upgrade": ("paybill events tail --since 1h, then show what it changed",),
-    "blueprint_not_published": (_LATER,),
-    "catalogue_refused": ("correct the file, then: paybill plans diff {file}", "paybill plans list"),
+    "answered_before_upgrade": ("paybill events tail --since 1h",),
+    "blueprint_not_published": _LATER,
+    "catalogue_refused": ("paybill plans diff {file}", "paybill plans list"),
     "change_confirmed": _CHANGES,
-    "change_not_quoted_yet": (_LATER,),
+    "change_not_quoted_yet": _LATER,
     "change_open": _CHANGES,
     "change_over": _CHANGES,
-    "confirmation_needed": ("{line} --dry-run, then the same command with --yes", "add --yes"),
+    "confirmation_needed": ("{line} --dry-run", "add --yes"),
     "contract_not_running": _CONTRACT,
     "contract_runs": ("paybill subscription show {tenant}", "paybill subscription list"),
     "currency_mismatch": ("paybill plans list",),
     "customer_leaves": _TENANT,
     "customer_taken": ("paybill tenant list --customer {customer}", "paybill tenant list"),
-    "database_unavailable": ("paybill doctor, then repeat the command",),
+    "database_unavailable": ("paybill doctor",),
     "dead_letter_not_found": ("paybill events quarantine",),
     "debt_open": _TENANT,
     "drops_scheduled_phases": ("read the quote, then repeat the command with --drop-scheduled",),
@@ -41,7 +42,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "idempotency_key_reused": ("repeat the command without --idempotency-key, or with a new one",),
     "impossible_terms": ("{command} --help", "choose other terms; --help describes the options"),
     "incident_not_found": ("paybill incident list",),
-    "internal_error": ("search the service's log for the trace id, or run paybill doctor",),
+    "internal_error": ("paybill doctor",),
     "invalid_idempotency_key": ("choose a key of 1 to 200 visible ASCII characters",),
     "invalid_plans": ("paybill plans lint {file}", "correct the lines that the message names"),
     "invalid_request": ("{command} --help", "correct it; --help describes the arguments"),
@@ -51,22 +52,22 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "job_ended": ("paybill jobs list --state ended",),
     "job_not_found": ("paybill jobs list",),
     "job_recurring": ("paybill jobs list",),
-    "keys_unavailable": (_LATER,),
+    "keys_unavailable": _LATER,
     "legal_hold": (*_TENANT,),
-    "licence_keys_not_ready": (_LATER,),
+    "licence_keys_not_ready": _LATER,
     "licence_not_found": ("paybill licence list",),
     "licence_not_in_force": _LICENCE,
     "licence_taken_back": _LICENCE,
     "log_and_state_disagree": ("paybill doctor",),
     "move_finished": ("paybill plans moves",),
     "move_runs": ("paybill plans moves",),
-    "no_catalogue": ("publish a catalogue; paybill plans publish --help",),
+    "no_catalogue": ("paybill plans publish --help",),
     "no_checkout": _WHY,
     "no_contract": _ORDER,
     "no_dry_run": ("{command} --help", "--help describes the command"),
     "no_invoiced_usage": ("paybill provider list",),
     "no_key": ("export PAYBILL_API_KEY, or use --api-key-file",),
-    "no_period": ("repeat the command with --when now",),
+    "no_period": ("{line} --when now", "repeat the command with --when now"),
     "no_portal": ("paybill provider list",),
     "no_seat_left": _LICENCE,
     "no_such_hold": _TENANT,
@@ -78,31 +79,30 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "nobody_to_move": ("paybill plans list",),
     "not_grantable": _ENTITLEMENT,
     "not_paused": _SUBSCRIPTION,
-    "not_ready": (_LATER,),
+    "not_ready": _LATER,
     "not_waiting": ("paybill webhook waiting",),
     "nothing_entitled": _WHY,
     "nothing_offered": _ORDER,
     "nothing_to_change": _SUBSCRIPTION,
     "nothing_to_reactivate": _SUBSCRIPTION,
-    "offerings_not_published": (_LATER,),
-    "only_now": ("repeat the command with --when now",),
+    "offerings_not_published": _LATER,
+    "only_now": ("{line} --when now", "repeat the command with --when now"),
     "other_kind_of_feature": _ENTITLEMENT,
     "outcome_unknown": ("repeat the command with the same --idempotency-key",),
     "overloaded": ("paybill doctor",),
     "pays_elsewhere": _TENANT,
     "period_unpaid": _SUBSCRIPTION,
     "plan_not_on_sale": ("paybill plans list",),
-    "provider_away": ("repeat the command in a moment; paybill doctor shows the provider's state",),
+    "provider_away": ("paybill doctor",),
     "provider_refused": ("correct what the provider names, then repeat the command",),
     "publisher_not_allowed": ("add the tenant to the publisher's credential",),
     "quantity_out_of_bounds": ("{command} --help", "choose a quantity within the limits that the message names"),
-    "quote_changed": ("repeat the command: it shows the new quote",),
-    "quote_expired": ("repeat the command: it makes another quote",),
+    "quote_changed": ("{line}", "repeat the command: it shows the new quote"),
+    "quote_expired": ("{line}", "repeat the command: it makes another quote"),
     "reconciliation_ended": ("paybill provider reconciliations",),
     "reconciliation_runs": ("paybill provider reconciliations",),
-    "region_unknown": ("choose one of the regions that the message lists",),
-    "request_in_progress": (_LATER,),
-    "retention_unknown": ("repeat the command when billing has registered the account",),
+    "request_in_progress": _LATER,
+    "retention_unknown": ("{line}", "repeat the command when billing has registered the account"),
     "same_version": ("paybill plans list",),
     "slug_reserved": ("choose another slug",),
     "slug_taken": ("paybill tenant show {slug}", "choose another slug"),
@@ -123,9 +123,9 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "too_large": ("send less at once",),
     "too_many_holds": _TENANT,
     "too_many_overrides": _ENTITLEMENT,
-    "too_many_seats": ("choose fewer seats",),
+    "too_many_seats": ("{line} --seats 10000", "paybill licence issue --help"),
     "too_slow": ("repeat the command over a faster connection",),
-    "try_again": (_LATER,),
+    "try_again": _LATER,
     "undeclared_meter": ("paybill plans list",),
     "unknown_change": ("paybill subscription changes",),
     "unknown_customer": ("paybill webhook waiting",),
@@ -137,11 +137,11 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "unknown_price": ("paybill plans list",),
     "unknown_provider": ("paybill provider list",),
     "unknown_reconciliation": ("paybill provider reconciliations",),
-    "unknown_region": ("repeat the command with one of the regions that the message lists",),
+    "unknown_region": ("{command} --help", "repeat the command with one of the regions that the message lists"),
     "unknown_subscription": ("paybill subscription list",),
-    "unknown_tenant": ("repeat the command in a moment: billing has not registered the tenant yet",),
+    "unknown_tenant": ("{line}", "repeat the command when billing has registered the tenant"),
     "unknown_window": ("paybill usage windows",),
-    "unusable_key": ("repeat the command: it creates another key",),
+    "unusable_key": ("{line}", "repeat the command: it creates another key"),
     "usage": ("{command} --help", "choose other arguments"),
     "usage_of_what": ("add --of and the object to count",),
     "usage_too_large": ("choose a smaller quantity",),
@@ -165,3 +165,18 @@ def next_step(code: str) -> str:
         if {field for _, field, _, _ in Formatter().parse(step) if field} <= known.keys():
             return step.format_map(known)
     return ""
+
+
+def line_with(option: str, value: str) -> str:
+    """Returns the line of the running command with a value of an option, in place of another one."""
+    words = shlex.split(_arguments.get()["line"])
+    for number, word in enumerate(words):
+        if word == option and number + 1 < len(words):
+            words[number + 1] = value
+            break
+        if word.startswith(f"{option}="):
+            words[number] = f"{option}={value}"
+            break
+    else:
+        words += [option, value]
+    return shlex.join(words)

@@ -53,6 +53,23 @@ def preview(
     return result
 
 
+def earlier_result(
+    out: Output, service: Service, path: str, body: Mapping[str, Any] | None, key: str | None
+) -> dict[str, Any] | None:
+    """Returns the result of the executed request with this key, and prints that there is one; otherwise None."""
+    if key is None:
+        return None
+    return executed(out, service.post(path, body, key=key, dry_run=True), key)
+
+
+def executed(out: Output, dry_run: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    """Returns the result in the response to a dry run if it was executed before, and prints that; otherwise None."""
+    if not dry_run["already_executed"]:
+        return None
+    out.info(f"the request with the key {key} was already executed, with this result; nothing was changed")
+    return dict(dry_run["result"])
+
+
 def result_preview(
     out: Output, service: Service, path: str, body: Mapping[str, Any] | None, key: str | None
 ) -> dict[str, Any]:
@@ -60,11 +77,8 @@ def result_preview(
 
     key: of a request that may be executed already; then its result.
     """
-    if key is not None:
-        earlier = service.post(path, body, key=key, dry_run=True)
-        if earlier["already_executed"]:
-            out.info(f"the request with the key {key} was already executed, with this result; nothing was changed")
-            return dict(earlier["result"])
+    if (earlier := earlier_result(out, service, path, body, key)) is not None:
+        return earlier
     found: dict[str, Any] = service.post(f"{path}?dry_run=true", body)
     out.info("nothing was changed")
     return found

@@ -131,8 +131,7 @@ class _Backfill:
         for drift in drifts_of(self._billing, run=run["id"]):
             if drift["kind"] == "unknown_customer" and drift["provider_status"] not in _ENDED:
                 subscriptions.setdefault(drift["customer"], []).append(drift)
-        plans = {plan["plan"] for plan in self._billing.get("/v1/catalogue")["plans"]}
-        return self._map("checked", rows, lambda row: self._predict(row, subscriptions.get(row.customer, []), plans))
+        return self._map("checked", rows, lambda row: self._predict(row, subscriptions.get(row.customer, [])))
 
     def execute(self, rows: "Sequence[CustomerRow]") -> list[Outcome]:
         """Adopts all customers, reconciles with the provider, and waits for the status of each tenant."""
@@ -146,18 +145,23 @@ class _Backfill:
         timeout_s = self._deadline.left_s
         return completed_reconciliation(self._out, self._billing, self._provider, repair=repair, timeout_s=timeout_s)
 
-    def _predict(self, row: "CustomerRow", subscriptions: Sequence[Mapping[str, Any]], plans: set[str]) -> Outcome:
+    def _predict(self, row: "CustomerRow", subscriptions: Sequence[Mapping[str, Any]]) -> Outcome:
+        try:
+            tenant = self._requested(row, dry_run=True)
+        except CliError as error:
+            return _refused(row, error)
         customer = quote(row.customer, safe="")
         owner = get_or_none(self._billing, f"{provider_path(self._provider)}/customers/{customer}")
-        tenant = get_or_none(self._tenants, f"/v1/tenants/{row.slug}")
+        if tenant is not None and tenant["status"] in _NEVER_ACTIVE:
+            return _outcome(
+                row, "refused", tenant_id=tenant["id"], why=tenant["failure"] or f"it is {tenant['status']}"
+            )
         if owner is not None and tenant is not None and owner["tenant_id"] == tenant["id"]:
             return _outcome(row, "done", tenant_id=tenant["id"], why=f"it is {tenant['status']}")
         if owner is not None:
             return _outcome(row, "refused", why=f"the customer is the tenant {owner['tenant_id']} already")
         if tenant is not None:
             return self._predict_existing(row, tenant)
-        if row.plan not in plans:
-            return _outcome(row, "refused", why=f"there is no plan {row.plan}; on sale are {', '.join(sorted(plans))}")
         if not subscriptions:
             return _outcome(row, "unseen", why="the customer has no running subscription at the provider")
         sold = next((f"{one['plan']}@{one['version']}" for one in subscriptions if one["plan"]), None)
@@ -175,16 +179,10 @@ class _Backfill:
 
     def _adopt(self, row: "CustomerRow") -> Outcome:
         """Requests the tenant, and waits until its account is open. A repeated request finds the existing tenant."""
-        body = {name: getattr(row, name) for name in ("slug", "name", "plan", "region", "customer")}
-        body |= {"contact_email": row.email, "payment": self._provider}
         try:
-            tenant = self._tenants.post("/v1/tenants", body, key=_key(self._provider, row))
+            tenant = self._requested(row)
         except CliError as error:
-            if error.exit_code not in {ExitCode.USAGE, ExitCode.CONFLICT}:
-                raise
-            if error.code not in _REQUESTED_BEFORE:
-                return _outcome(row, "refused", why=error.message)
-            tenant = self._tenants.get(f"/v1/tenants/{row.slug}")
+            return _refused(row, error)
         for account in self._poll(lambda: self._account(tenant["id"])):
             if account is None:
                 continue
@@ -195,6 +193,23 @@ class _Backfill:
             if account["status"] == "open":
                 break
         return _outcome(row, "waiting", tenant_id=tenant["id"], why="its account is being opened")
+
+    def _requested(self, row: "CustomerRow", *, dry_run: bool = False) -> Any:
+        """Requests the tenant of a row; returns it, or the one that was requested before.
+
+        A dry run creates none, and returns None in its place.
+        """
+        body = {name: getattr(row, name) for name in ("slug", "name", "plan", "region", "customer")}
+        body |= {"contact_email": row.email, "payment": self._provider}
+        try:
+            found = self._tenants.post("/v1/tenants", body, key=_key(self._provider, row), dry_run=dry_run)
+        except CliError as error:
+            if error.code not in _REQUESTED_BEFORE:
+                raise
+            return self._tenants.get(f"/v1/tenants/{row.slug}")
+        if dry_run:
+            return self._tenants.get(f"/v1/tenants/{found['result']['id']}") if found["already_executed"] else None
+        return found
 
     def _settle(self, one: Outcome, why: str | None, sync: Deadline) -> Outcome:
         """Returns the outcome once the status of the tenant does not change by itself any more."""
@@ -267,6 +282,13 @@ def _key(provider: str, row: "CustomerRow") -> str:
 
 def _outcome(row: "CustomerRow", state: str, **more: str | None) -> Outcome:
     return Outcome(line=row.line, customer=row.customer, slug=row.slug, state=state, **more)
+
+
+def _refused(row: "CustomerRow", error: CliError) -> Outcome:
+    """Returns the outcome of a refused request. Raises the error when it is about more than this row."""
+    if error.exit_code not in {ExitCode.USAGE, ExitCode.CONFLICT}:
+        raise error
+    return _outcome(row, "refused", why=error.message)
 
 
 def _settled(one: Outcome, state: str, plan: str | None, why: str | None = None) -> Outcome:

@@ -54,7 +54,8 @@ def list_all(
         out.more(limit)
     failed = next((row for row in rows if row["state"] == "failed"), None)
     if failed is not None:
-        out.info(f"next: correct the cause, then: paybill jobs retry {failed['id']}")
+        out.info("a retry succeeds once the cause is corrected")
+        out.info(f"next: paybill jobs retry {failed['id']}")
 
 
 def show(out: Output, stack: Stack, id: Id) -> None:

@@ -10,6 +10,7 @@ from paybill_cli import formatting
 from paybill_cli.client.http import PAGE, Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
+from paybill_cli.client.tenants import with_tenants
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import usage
 from paybill_cli.exit_codes import ExitCode
@@ -17,7 +18,7 @@ from paybill_cli.options import ConfirmedOptions, Detach, Reason, RequestOptions
 from paybill_cli.output import Output
 
 COLUMNS = ("id", "status", "from", "to", "when", "total", "asked", "moved", "refused", "left")
-REFUSED_COLUMNS = ("subscription_id", "tenant_id", "code", "refusal")
+REFUSED_COLUMNS = ("subscription_id", "tenant", "code", "refusal")
 
 _VERSION = re.compile(r"([a-z][a-z0-9_-]{0,62})@([1-9][0-9]{0,6})")
 _MIGRATION = re.compile(r"mov_[0-9a-f]{32}")
@@ -53,7 +54,7 @@ def start(
             out.info("nothing was changed")
             return ExitCode.OK
         if not reason:
-            raise usage("a migration needs a reason, which is kept in the log", next="add --reason")
+            raise usage("a migration needs a reason, which is kept in the log", next="paybill plans move --help")
         _print_preview(out, preview, from_, to)
         question = f"Migrate {preview['subscriptions']} subscriptions from {from_} to {to} ({when})?"
         out.confirm(question, yes=options.yes)
@@ -85,7 +86,7 @@ def list_all(
             return
         billing.get(f"/v1/moves/{_id(migration)}")
         refused, _ = billing.list_rows("/v1/changes", "changes", {"move_id": migration, "status": "refused"})
-        out.rows("change.list", refused, REFUSED_COLUMNS)
+        out.rows("change.list", with_tenants(out, stack, refused), REFUSED_COLUMNS)
 
 
 def pause(out: Output, stack: Stack, options: RequestOptions, migration: Id, reason: Reason) -> None:
@@ -162,7 +163,7 @@ def _versions(from_: str, to: str) -> dict[str, Any]:
     for side, text in (("from", from_), ("to", to)):
         match = _VERSION.fullmatch(text)
         if match is None:
-            raise usage(f"{text!r} is not a plan version", next="write pro@2; see: paybill plans list")
+            raise usage(f"{text!r} is not a plan version such as pro@2", next="paybill plans list")
         versions |= {f"{side}_plan": match[1], f"{side}_version": int(match[2])}
     return versions
 

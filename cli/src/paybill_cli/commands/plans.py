@@ -1,6 +1,7 @@
 """`paybill plans`: checks a catalogue file, compares it with the published catalogue, and publishes it."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ import typer
 
 from paybill_cli import formatting
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import idempotent
+from paybill_cli.client.requests import executed, idempotent
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -58,10 +59,10 @@ def checked(out: Output, file: Path, blueprint: Path | None) -> "Catalogue":
         plans = read_plans(_text(file), str(file))
         tiers = read_tiers(_text(blueprint), str(blueprint)) if blueprint is not None else None
     except PlansError as error:
-        raise _invalid(out, file, str(error).splitlines()) from None
+        raise _invalid(out, file, blueprint, str(error).splitlines()) from None
     errors = plans.report(unknown_tiers(plans.content, tiers)) if tiers is not None else []
     if errors:
-        raise _invalid(out, file, errors)
+        raise _invalid(out, file, blueprint, errors)
     return plans.content
 
 
@@ -86,6 +87,11 @@ def publish(out: Output, stack: Stack, options: ConfirmedOptions, file: File) ->
     """
     with Service(stack, "billing") as billing:
         difference = _difference(billing, file)
+        if (key := options.idempotency_key) is not None:
+            earlier = executed(out, _upload(billing, file, {}, key, dry_run=True), key)
+            if earlier is not None:
+                _show(out, earlier)
+                return
         _show(out, difference)
         if difference["refused"]:
             raise _refused(file, difference["refused"])
@@ -97,7 +103,7 @@ def publish(out: Output, stack: Stack, options: ConfirmedOptions, file: File) ->
             return
         out.confirm(f"Publish {file}? A published version cannot be changed any more.", yes=options.yes)
         with idempotent(out, options.idempotency_key) as key:
-            billing.upload("/v1/catalogue", _bytes(file), "application/yaml", {"file": _file_name(file)}, key=key)
+            _upload(billing, file, {}, key)
     out.info(f"published: {difference['content_hash']}")
 
 
@@ -165,14 +171,21 @@ def _difference(billing: Service, file: Path) -> dict[str, Any]:
     """Fetches the changes that publishing would make. Refuses an invalid file before a request is sent."""
     from paybill_definitions.plans_file import PlansError, read_plans
 
-    content = _bytes(file)
     try:
         read_plans(_text(file), str(file))
     except PlansError as error:
         raise usage(str(error), code=error.code, next=f"paybill plans lint {file}") from None
-    query = {"dry_run": "true", "file": _file_name(file)}
-    difference: dict[str, Any] = billing.upload("/v1/catalogue", content, "application/yaml", query)
-    return difference
+    return _upload(billing, file, {"dry_run": "true"})
+
+
+def _upload(
+    billing: Service, file: Path, query: Mapping[str, str], key: str = "", *, dry_run: bool = False
+) -> dict[str, Any]:
+    query = {**query, "file": _file_name(file)}
+    found: dict[str, Any] = billing.upload(
+        "/v1/catalogue", _bytes(file), "application/yaml", query, key, dry_run=dry_run
+    )
+    return found
 
 
 def _show(out: Output, difference: Mapping[str, Any]) -> None:
@@ -248,18 +261,19 @@ def _amount(money: Mapping[str, Any] | None) -> str | None:
     return None if money is None else formatting.money(money)
 
 
-def _invalid(out: Output, file: Path, errors: list[str]) -> CliError:
+def _invalid(out: Output, file: Path, blueprint: Path | None, errors: list[str]) -> CliError:
     for error in errors:
         out.line("plans.flaw", {"flaw": error}, error)
     count = f"{len(errors)} error{'s' if len(errors) > 1 else ''}"
-    return CliError("invalid_plans", f"{file} has {count}", next="correct them, then repeat the command")
+    repeated = ["paybill", "plans", "lint", str(file), *(["--blueprint", str(blueprint)] if blueprint else [])]
+    return CliError("invalid_plans", f"{file} has {count}", next=shlex.join(repeated))
 
 
 def _refused(file: Path, reasons: list[str]) -> CliError:
     return CliError(
         "catalogue_refused",
         "\n".join(reasons),
-        next=f"correct it, then: paybill plans diff {file}",
+        next=f"paybill plans diff {file}",
         exit_code=ExitCode.CONFLICT,
     )
 

@@ -11,19 +11,20 @@ import typer
 
 from paybill_cli import formatting
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import idempotent
+from paybill_cli.client.next_steps import line_with
+from paybill_cli.client.requests import earlier_result, idempotent
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import tenant_id, with_tenant, with_tenants
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import IdempotencyKey, Interval, Limit, OptionGroup, Reason, Timeout, Yes
 from paybill_cli.output import Output, Progress
 
-COLUMNS = ("subscription_id", "tenant_id", "plan", "quantity", "access", "period_end", "then")
+COLUMNS = ("subscription_id", "tenant", "plan", "quantity", "access", "period_end", "then")
 FIELDS = (
     "subscription_id",
-    "tenant_id",
+    "tenant",
     "provider",
     "provider_subscription",
     "plan",
@@ -75,7 +76,8 @@ def list_all(
     """
     with Service(stack, "billing") as billing:
         found, more = billing.list_rows("/v1/subscriptions", "subscriptions", {"access": access}, limit)
-    out.rows("subscription.list", found if out.json else [_row(one) for one in found], COLUMNS)
+    rows = with_tenants(out, stack, found if out.json else [_row(one) for one in found])
+    out.rows("subscription.list", rows, COLUMNS)
     if more:
         out.more(limit)
 
@@ -86,7 +88,7 @@ def show(out: Output, stack: Stack, subscription: Name) -> None:
     Example: paybill subscription show acme
     """
     with Service(stack, "billing") as billing:
-        _show(out, find_subscription(stack, billing, subscription))
+        _show(out, stack, find_subscription(stack, billing, subscription))
 
 
 def change(
@@ -112,7 +114,7 @@ def change(
     if plan is not None:
         match = _PLAN.fullmatch(plan)
         if match is None:
-            raise usage(f"{plan!r} is not a valid plan", next="write pro or pro@2; see: paybill plans list")
+            raise usage(f"{plan!r} is not a plan such as pro or pro@2", next="paybill plans list")
         body |= {"plan": match[1], "version": int(match[2]) if match[2] else None}
     _Change(out, stack, options).execute(subscription, body)
 
@@ -168,14 +170,22 @@ class _Change:
         self._stack = stack
         self._yes = options.yes
         self._dry_run = options.dry_run
-        self._key = options.idempotency_key or str(uuid4())
-        self._deadline = Deadline(options.timeout, next=f"the same command with --idempotency-key {self._key}")
+        self._given_key = options.idempotency_key
+        # The quote of a dry run is discarded: under the given key, the command itself would get the discarded change.
+        self._key = str(uuid4()) if options.dry_run else self._given_key or str(uuid4())
+        again = "paybill subscription changes" if options.dry_run else line_with("--idempotency-key", self._key)
+        self._deadline = Deadline(options.timeout, next=again)
 
     def execute(self, name: str, body: Mapping[str, Any]) -> None:
         """Requests the change, prints the quote, confirms it, and waits for the new state."""
         with Service(self._stack, "billing") as billing:
             before = find_subscription(self._stack, billing, name)
-            requested = self._post(billing, f"/v1/subscriptions/{before['subscription_id']}/changes", body)
+            path = f"/v1/subscriptions/{before['subscription_id']}/changes"
+            if self._dry_run and (earlier := earlier_result(self._out, billing, path, body, self._given_key)):
+                change = billing.get(f"/v1/changes/{earlier['id']}")
+                self._out.record("change", change if self._out.json else _summary(change))
+                return
+            requested = self._post(billing, path, body)
             try:
                 with self._out.progress(f"quoting {requested['id']}") as progress:
                     change = self._wait_status(billing, requested, progress, "requested")
@@ -192,9 +202,10 @@ class _Change:
                 path = f"/v1/changes/{change['id']}/confirm"
                 self._post(billing, path, {"quote_hash": change["quote"]["quote_hash"]}, "confirm")
             with self._out.progress(f"executing {change['id']}") as progress:
-                self._wait_status(billing, change, progress, "quoted", "confirmed")
+                change = self._wait_status(billing, change, progress, "quoted", "confirmed")
                 changed = self._wait_state(billing, before, change, progress)
-        _show(self._out, changed)
+            self._out.info(f"{change['id']} is {change['status']}")
+        _show(self._out, self._stack, changed)
 
     def _decide(
         self, billing: Service, change: Mapping[str, Any], before: Mapping[str, Any], body: Mapping[str, Any]
@@ -285,11 +296,13 @@ def find_subscription(stack: Stack, billing: Service, name: str) -> dict[str, An
     account = billing.get(f"/v1/tenants/{tenant_id(stack, name)}/account")
     current = [one for one in account["subscriptions"] if one["access"] != "ended"] or account["subscriptions"]
     if len(current) != 1:
-        ids = ", ".join(one["subscription_id"] for one in current)
+        ids = ", ".join(f"{one['subscription_id']} ({formatting.plan(one['plan'])})" for one in current)
         raise CliError(
             "several_subscriptions" if current else "no_subscription",
             f"{name} has several subscriptions: {ids}" if current else f"{name} has no subscription yet",
-            next="name the subscription by its id" if current else f"paybill tenant show {name}",
+            next=f"paybill subscription show {current[0]['subscription_id']}"
+            if current
+            else f"paybill tenant show {name}",
             exit_code=ExitCode.USAGE if current else ExitCode.NOT_FOUND,
         )
     one: dict[str, Any] = current[0]
@@ -348,6 +361,7 @@ def _summary(change: Mapping[str, Any]) -> dict[str, Any]:
     proration = change["quote"]["proration"] if change["quote"] is not None else None
     return {
         "change": change["id"],
+        "status": change["status"],
         "subscription_id": change["subscription_id"],
         "due_now": proration and formatting.money(proration["due_now"]),
         "next_amount": proration and proration["next_amount"] and formatting.money(proration["next_amount"]),
@@ -372,5 +386,5 @@ def _row(subscription: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _show(out: Output, subscription: Mapping[str, Any]) -> None:
-    out.record("subscription", subscription if out.json else _row(subscription), FIELDS)
+def _show(out: Output, stack: Stack, subscription: Mapping[str, Any]) -> None:
+    out.record("subscription", subscription if out.json else with_tenant(out, stack, _row(subscription)), FIELDS)

@@ -8,13 +8,13 @@ import typer
 from paybill_cli import completion, formatting
 from paybill_cli.client.filters import explain_no_match
 from paybill_cli.client.http import Service, get_or_none
-from paybill_cli.client.requests import post, preview
+from paybill_cli.client.requests import earlier_result, post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id, tenant_path, tenants_of_customer
 from paybill_cli.client.waiting import Deadline
+from paybill_cli.commands.signups import price_of, region_proposed, show_quote
 from paybill_cli.commands.why import explained
 from paybill_cli.errors import CliError, usage
-from paybill_cli.formatting import money, overage
 from paybill_cli.options import ConfirmedOptions, Interval, Limit, Reason, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output, Progress
 
@@ -80,11 +80,15 @@ def create(
     body |= {"customer": customer} if customer is not None else {}
     body |= {"interval": interval, "currency": currency, "quantity": quantity, "coupon": coupon}
     if options.dry_run:
-        with Service(stack, "tenant") as tenants:
-            _show_quote(out, slug, tenants.post("/v1/tenants/quote", body))
+        with Service(stack, "tenant") as tenants, region_proposed(stack, region):
+            if earlier := earlier_result(out, tenants, "/v1/tenants", body, options.idempotency_key):
+                _show(out, earlier)
+            else:
+                show_quote(out, slug, tenants.post("/v1/tenants/quote", body))
         return
     with Service(stack, "tenant") as tenants:
-        tenant = post(out, tenants, "/v1/tenants", body, options.idempotency_key)
+        with region_proposed(stack, region):
+            tenant = post(out, tenants, "/v1/tenants", body, options.idempotency_key)
         with out.progress(_status(tenant)) as progress:
             deadline = Deadline(timeout, next=f"paybill tenant show {slug}")
             account = _settled_account(out, stack, tenant["id"], min(timeout, CHECKOUT_WAIT_S))
@@ -96,7 +100,7 @@ def create(
                 out.info(f"waiting for {action} of {slug}")
             while wait and not refused and tenant["status"] != "active":
                 tenant = _next_status(tenants, tenant, deadline, progress)
-    price = _price(account) if account is not None else None
+    price = price_of(account) if account is not None else None
     _show(out, tenant | {"price": price, "checkout_url": checkout}, (*FIELDS, "price", "checkout_url"))
     if refused:
         out.info(f"to give it up and free the slug: paybill tenant offboard {slug} --reason refused")
@@ -315,30 +319,6 @@ def portal(out: Output, stack: Stack, tenant: TenantName) -> None:
         out.record("tenant.portal", billing.post(path))
 
 
-def _price(account: Mapping[str, Any]) -> str | None:
-    """Returns the price of the sign-up, such as `5 x 29.00 EUR per month, coupon SPRING20`."""
-    terms, price = account["terms"], account["price"]
-    if price is None or account["adopts"] is not None:
-        return None
-    return _priced(terms["quantity"], price["amount"], price["interval"], terms["coupon"])
-
-
-def _priced(quantity: int, unit: Mapping[str, Any], interval: str, coupon: str | None) -> str:
-    return f"{quantity} x {money(unit)} per {interval}" + (f", coupon {coupon}" if coupon else "")
-
-
-def _show_quote(out: Output, slug: str, quote: Mapping[str, Any]) -> None:
-    """Prints the price that a sign-up would have."""
-    if quote["unit_price"] is not None:
-        price = _priced(quote["quantity"], quote["unit_price"], quote["interval"], quote["coupon"])
-        trial = f", after {quote['trial_days']} days of trial" if quote["trial_days"] else ""
-        trial = ", without a trial, which this customer has had" if quote["had_trial"] else trial
-        out.info(f"{slug} would pay {price}: {money(quote['total'])}{trial}; nothing was changed")
-    amounts: dict[str, Any] = {name: quote[name] and money(quote[name]) for name in ("unit_price", "total")}
-    amounts["overage"] = [f"{each['feature']}: {overage(each)} beyond what is included" for each in quote["overage"]]
-    out.record("tenant.quote", quote if out.json else {**quote, **amounts})
-
-
 def _settled_account(out: Output, stack: Stack, tenant: str, wait_s: float) -> dict[str, Any] | None:
     """Returns the account once it is open or refused. The tenant exists already, so billing may be unavailable."""
     deadline = Deadline(wait_s)
@@ -373,7 +353,7 @@ def _next_status(tenants: Service, tenant: dict[str, Any], deadline: Deadline, p
 def _row(tenant: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the row of a tenant in the list for people."""
     billing = tenant["billing"]
-    debt = f", owes {', '.join(map(money, tenant['debt']))}" if tenant["debt"] else ""
+    debt = f", owes {', '.join(map(formatting.money, tenant['debt']))}" if tenant["debt"] else ""
     return {
         **tenant,
         "plan": billing["plan"],

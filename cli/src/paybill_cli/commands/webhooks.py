@@ -41,8 +41,8 @@ def waiting(
     out.rows("webhook.waiting", for_reading(out, stack, found), WAITING)
     failing = next((row for row in found if row["reason"]), None)
     if failing is not None:
-        retry_ = f"paybill webhook retry {failing['object']} --provider {failing['provider']}"
-        out.info(f"next: correct the reason, then: {retry_}")
+        out.info("a retry succeeds once the reason is corrected")
+        out.info(f"next: paybill webhook retry {failing['object']} --provider {failing['provider']}")
 
 
 def retry(
