@@ -11,7 +11,7 @@ from paybill_cli import formatting
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import for_reading, tenant_id
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, Reason, TenantName
@@ -32,7 +32,7 @@ def show(out: Output, stack: Stack, tenant: TenantName) -> None:
     Example: paybill entitlement show acme
     """
     with Service(stack, "billing") as billing:
-        _show(out, billing.get(_path(stack, tenant)))
+        _show(out, stack, billing.get(_path(stack, tenant)))
 
 
 def check(
@@ -158,17 +158,17 @@ def _decide(
             return
         out.confirm(question, yes=options.yes)
         found = post(out, billing, path, body, options.idempotency_key)
-    _show(out, found)
+    _show(out, stack, found)
 
 
-def _show(out: Output, found: Mapping[str, Any]) -> None:
+def _show(out: Output, stack: Stack, found: Mapping[str, Any]) -> None:
     """Prints a line per feature, with the plan's value where it differs; programs get all fields."""
     if out.json:
         out.record("entitlements", found)
         return
     of_plan = {feature["key"]: formatting.feature(feature) for feature in found["plan_features"]}
     fields = {
-        "tenant": found["tenant_id"],
+        "tenant": for_reading(out, stack, found["tenant_id"]),
         "plan": formatting.plan(found["plan"]),
         "tier": found["tier"],
         "placement": found["placement"],

@@ -3,11 +3,11 @@
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import tenant_id, with_tenant
 from paybill_cli.options import RequestOptions, TenantName
 from paybill_cli.output import Output
 
-FIELDS = ("tenant_id", "id", "status", "tier", "preset", "failure")
+FIELDS = ("tenant", "id", "status", "tier", "preset", "failure")
 
 
 def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName) -> None:
@@ -22,5 +22,6 @@ def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName
         if options.dry_run:
             preview(out, provisioner, path, None, options.idempotency_key)
             return
-        out.record("environment", post(out, provisioner, path, None, options.idempotency_key), FIELDS)
+        found = post(out, provisioner, path, None, options.idempotency_key)
+    out.record("environment", with_tenant(out, stack, found), FIELDS)
     out.info(f"next: paybill why {tenant}")

@@ -10,17 +10,17 @@ from paybill_cli import formatting
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, result_preview
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import tenant_id, with_tenant, with_tenants
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, DryRun, IdempotencyKey, Limit, OnlyTenant, Reason, TenantName
 from paybill_cli.output import Output
 
-COLUMNS = ("licence_id", "tenant_id", "status", "plan", "seats_used", "seats", "expires_at")
+COLUMNS = ("licence_id", "tenant", "status", "plan", "seats_used", "seats", "expires_at")
 FIELDS = (
     "licence_id",
-    "tenant_id",
+    "tenant",
     "subscription_id",
     "status",
     "revision",
@@ -75,7 +75,7 @@ def issue(
     path, body = f"/v1/tenants/{tenant_id(stack, tenant)}/licences", {"seats": seats, "valid_days": valid_days}
     with Service(stack, "billing") as billing:
         found = _post(out, billing, path, body, idempotency_key, dry_run=dry_run)
-        _show(out, found if dry_run else _signed(out, billing, found))
+        _show(out, stack, found if dry_run else _signed(out, billing, found))
     if not dry_run:
         out.info(f"next: paybill licence show {found['licence_id']} --token, and send it to the customer")
 
@@ -98,7 +98,8 @@ def list_all(
     query = {"tenant": tenant and tenant_id(stack, tenant), "status": status, "kid": kid}
     with Service(stack, "billing") as billing:
         found, more = billing.list_rows("/v1/licences", "licences", query, limit)
-    out.rows("licence.list", found if out.json else [_row(licence) for licence in found], COLUMNS)
+    rows = with_tenants(out, stack, found if out.json else [_row(licence) for licence in found])
+    out.rows("licence.list", rows, COLUMNS)
     if more:
         out.more(limit)
 
@@ -129,7 +130,7 @@ def show(
     elif out.json:
         out.record("licence", found)
     else:
-        _show(out, found["licence"])
+        _show(out, stack, found["licence"])
         for each in found["activations"]:
             out.info(f"machine {each['machine']}, last activation {formatting.readable(each['seen_at'])}")
 
@@ -144,7 +145,7 @@ def renew(
     path = _path(licence)
     with Service(stack, "billing") as billing:
         found = _post(out, billing, f"{path}/renew", None, idempotency_key, dry_run=dry_run)
-        _show(out, found if dry_run else _signed(out, billing, found))
+        _show(out, stack, found if dry_run else _signed(out, billing, found))
 
 
 def revoke(out: Output, stack: Stack, options: ConfirmedOptions, licence: Id, reason: Reason) -> None:
@@ -158,7 +159,7 @@ def revoke(out: Output, stack: Stack, options: ConfirmedOptions, licence: Id, re
     with Service(stack, "billing") as billing:
         if not dry_run:
             out.confirm(f"Revoke {licence}? The customer needs a new one.", yes=options.yes)
-        _show(out, _post(out, billing, f"{path}/revoke", body, options.idempotency_key, dry_run=dry_run))
+        _show(out, stack, _post(out, billing, f"{path}/revoke", body, options.idempotency_key, dry_run=dry_run))
 
 
 def activate(
@@ -244,7 +245,7 @@ def rotate_keys(
             )
     out.rows("licence.keys", found["keys"], KEYS)
     for kid in old if compromised and not dry_run else ():
-        out.info(f"next: renew the licences that it signed: paybill licence list --kid {kid}")
+        out.info(f"the licences that {kid} signed have to be renewed; next: paybill licence list --kid {kid}")
 
 
 def _path(licence: str) -> str:
@@ -270,7 +271,7 @@ def _change_seat(
     out: Output, stack: Stack, verb: str, licence: str, digest: str, key: str | None, *, dry_run: bool
 ) -> None:
     with Service(stack, "billing") as billing:
-        _show(out, _post(out, billing, f"{_path(licence)}/{verb}", {"machine": digest}, key, dry_run=dry_run))
+        _show(out, stack, _post(out, billing, f"{_path(licence)}/{verb}", {"machine": digest}, key, dry_run=dry_run))
 
 
 def _post(
@@ -320,5 +321,5 @@ def _row(licence: Mapping[str, Any]) -> dict[str, Any]:
     return {**licence, "plan": f"{licence['plan']['plan']} v{licence['plan']['version']}"}
 
 
-def _show(out: Output, licence: Mapping[str, Any]) -> None:
-    out.record("licence", licence if out.json else _row(licence), FIELDS)
+def _show(out: Output, stack: Stack, licence: Mapping[str, Any]) -> None:
+    out.record("licence", licence if out.json else with_tenant(out, stack, _row(licence)), FIELDS)

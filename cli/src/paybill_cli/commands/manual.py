@@ -10,15 +10,15 @@ from paybill_cli import formatting
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, result_preview
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import tenant_id, with_tenant, with_tenants
 from paybill_cli.errors import usage
 from paybill_cli.options import ConfirmedOptions, Interval, Limit, OnlyTenant, Reason, TenantName
 from paybill_cli.output import Output
 
-OFFERS = ("tenant_id", "plan", "quantity", "price", "interval", "valid_until")
-INVOICES = ("invoice_id", "status", "total", "due_at", "tenant_id", "reference")
+OFFERS = ("tenant", "plan", "quantity", "price", "interval", "valid_until")
+INVOICES = ("invoice_id", "status", "total", "due_at", "tenant", "reference")
 FIELDS = (
-    "tenant_id",
+    "tenant",
     "status",
     "order",
     "plan",
@@ -50,7 +50,7 @@ def offers(out: Output, stack: Stack, limit: Limit = 1000) -> None:
     for contract in found:
         offer = contract["offer"]
         rows.append(contract | _terms(offer["terms"]) | {"valid_until": offer["valid_until"]})
-    out.rows("manual.offers", rows, OFFERS)
+    out.rows("manual.offers", with_tenants(out, stack, rows), OFFERS)
 
 
 def offer(
@@ -81,7 +81,7 @@ def show(out: Output, stack: Stack, tenant: TenantName) -> None:
     """
     path = f"/v1/manual/contracts/{tenant_id(stack, tenant)}"
     with Service(stack, "billing") as billing:
-        _show(out, billing.get(path))
+        _show(out, stack, billing.get(path))
 
 
 def accept(
@@ -123,7 +123,7 @@ def invoices(
     with Service(stack, "billing") as billing:
         found, _ = billing.list_rows("/v1/manual/invoices", "invoices", query, limit)
     rows = found if out.json else [invoice | {"total": formatting.money(invoice["total"])} for invoice in found]
-    out.rows("manual.invoices", rows, INVOICES)
+    out.rows("manual.invoices", with_tenants(out, stack, rows), INVOICES)
 
 
 def paid(
@@ -158,7 +158,7 @@ def _change(
     """Previews the change, asks for confirmation, and executes it."""
     with Service(stack, "billing") as billing:
         if options.dry_run:
-            _show(out, result_preview(out, billing, path, body, options.idempotency_key))
+            _show(out, stack, result_preview(out, billing, path, body, options.idempotency_key))
             return
         if not options.yes:
             preview = billing.post(f"{path}?dry_run=true", body)
@@ -167,14 +167,14 @@ def _change(
                 out.info(f"  {name}: {value}")
         out.confirm(question, yes=options.yes)
         done = post(out, billing, path, body, options.idempotency_key)
-    _show(out, done)
+    _show(out, stack, done)
 
 
-def _show(out: Output, contract: Mapping[str, Any]) -> None:
+def _show(out: Output, stack: Stack, contract: Mapping[str, Any]) -> None:
     if out.json:
         out.record("manual.agreement", contract)
     else:
-        out.record("manual.agreement", _row(contract), FIELDS)
+        out.record("manual.agreement", with_tenant(out, stack, _row(contract)), FIELDS)
 
 
 def _row(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 from paybill_cli.client.http import PAGE, Service
 from paybill_cli.client.requests import post
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import tenant_id, with_tenants
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -18,7 +18,7 @@ from paybill_cli.output import Output
 
 COLUMNS = ("name", "default", "capabilities")
 RUN_COLUMNS = ("id", "provider", "status", "repair", "looked", "drifted", "started_at")
-DRIFT_COLUMNS = ("provider_object", "tenant_id", "kind", "repaired", "differs")
+DRIFT_COLUMNS = ("provider_object", "tenant", "kind", "repaired", "differs")
 
 Name = Annotated[str, typer.Argument(help="Name of the provider, such as stripe.", metavar="PROVIDER")]
 Id = Annotated[str, typer.Argument(help="Id of the reconciliation, rec_….", metavar="ID")]
@@ -57,7 +57,7 @@ def reconcile(
         left: list[dict[str, Any]] = []
         if not detach:
             run = _wait(out, billing, run, timeout)
-            left = [drift for drift in _show_drifts(out, billing, run["id"]) if not drift["repaired"]]
+            left = [drift for drift in _show_drifts(out, stack, billing, run["id"]) if not drift["repaired"]]
     if not out.json or detach:
         out.record("reconciliation", run, RUN_COLUMNS)
     return int(ExitCode.FAILED if left else ExitCode.OK)
@@ -98,13 +98,15 @@ def drifts(
     """
     id_ = tenant and tenant_id(stack, tenant)
     with Service(stack, "billing") as billing:
-        _show_drifts(out, billing, run, id_)
+        _show_drifts(out, stack, billing, run, id_)
 
 
-def _show_drifts(out: Output, billing: Service, run: str | None, tenant: str | None = None) -> list[dict[str, Any]]:
+def _show_drifts(
+    out: Output, stack: Stack, billing: Service, run: str | None, tenant: str | None = None
+) -> list[dict[str, Any]]:
     found = drifts_of(billing, run, tenant)
     rows = found if out.json else [drift | {"differs": _differences(drift)} for drift in found]
-    out.rows("drift.list", rows, DRIFT_COLUMNS)
+    out.rows("drift.list", with_tenants(out, stack, rows), DRIFT_COLUMNS)
     return found
 
 

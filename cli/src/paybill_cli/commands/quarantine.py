@@ -7,6 +7,7 @@ import typer
 
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import SERVICES, Stack
+from paybill_cli.client.tenants import for_reading
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import DryRun, Reason, Yes
@@ -39,7 +40,8 @@ def quarantine(
             rows += _retry_queue(name, service.get(f"{_OPERATIONS}/dead-letters", {"limit": limit}))
             refused = service.get(f"{_OPERATIONS}/quarantine", {"limit": limit})
             rows += [row | {"id": row["quarantine_id"], "service": name, "state": "quarantined"} for row in refused]
-    out.rows("event.quarantine", rows if out.json else [_explained(row) for row in rows], COLUMNS)
+    shown = rows if out.json else [_explained(row) for row in rows]
+    out.rows("event.quarantine", for_reading(out, stack, shown), COLUMNS)
     dead = next((row["id"] for row in rows if row["state"] == "dead"), None)
     if dead is not None:
         out.info(f"next: paybill events redrive {dead}, or paybill events skip {dead} --reason WHY")
