@@ -164,6 +164,21 @@ def test_a_subscription_of_a_stranger_explains_no_end_of_an_own_one() -> None:
     assert [cause.kind for cause in explained(situation).causes] == ["subscription_ended"]
 
 
+@pytest.mark.parametrize(("minutes", "first"), [(-1, "not_paid"), (1, "unknown_customer")])
+def test_a_subscription_of_a_stranger_from_before_the_sign_up_is_not_the_first_cause(minutes: int, first: str) -> None:
+    situation = Situation(Random(6))
+    unknown_customer(situation)
+    situation.tenant = situation.tenant.model_copy(update={"requested_at": NOW})
+    [stranger] = situation.account.strangers
+    arrived = stranger.model_copy(update={"since": NOW + timedelta(minutes=minutes)})
+    situation.account = situation.account.model_copy(update={"strangers": (arrived,)})
+
+    kinds = [cause.kind for cause in explained(situation).causes]
+
+    assert kinds[0] == first
+    assert sorted(kinds) == ["not_paid", "unknown_customer"]
+
+
 @pytest.mark.parametrize(
     ("status", "holds", "kind", "verb"),
     [("requested", (), "customer_deleted", "offboard"), ("suspended", (ENDED,), "subscription_ended", "show")],

@@ -1,6 +1,7 @@
 """Billing's part of a diagnosis, with the Stripe fake over the network."""
 
 import asyncio
+from datetime import UTC, datetime
 
 from billing_testbed import eventually
 
@@ -67,3 +68,24 @@ async def test_a_pause_at_the_provider_is_shown_while_grace_gives_access(testbed
     [subscription] = await eventually(shown)
 
     assert (subscription["access"], subscription["pause"]) == ("grace", "void")
+
+
+async def test_an_object_of_a_customer_without_a_tenant_is_shown_with_the_arrival_of_its_message(testbed) -> None:
+    stripe = testbed.fake.stripe
+    await testbed.tenants.request_tenant(ID)
+    await testbed.opened(ID)
+    began = datetime.now(UTC)
+    price = (await asyncio.to_thread(stripe.prices.list, {"lookup_keys": ["starter_v1_month_eur"]})).data[0].id
+    stranger = await asyncio.to_thread(stripe.customers.create, {"email": "else@where.example"})
+    await asyncio.to_thread(testbed.fake.control.set_payment, stranger.id, "succeed")
+    bought = {"customer": stranger.id, "items": [{"price": price}]}
+    subscription = await asyncio.to_thread(stripe.subscriptions.create, bought)
+
+    async def shown():
+        found = (await testbed.get(f"/v1/why/{ID}"))["account"]["strangers"]
+        return [each for each in found if each["object"] == subscription.id]
+
+    [found] = await eventually(shown)
+
+    assert found["customer"] == stranger.id
+    assert began <= datetime.fromisoformat(found["since"]) <= datetime.now(UTC)

@@ -45,7 +45,10 @@ class QueuedMessage(Value):
 
 
 class PendingSync(Value):
-    """An object of a provider that must be fetched. customer: of the provider, when a message named it."""
+    """An object of a provider that must be fetched. customer: of the provider, when a message named it.
+
+    since: arrival of the first message about it; None when no message requested it, and from an earlier version.
+    """
 
     provider: str
     object: str
@@ -53,6 +56,7 @@ class PendingSync(Value):
     attempts: Count
     error: Limited | None
     due: Timestamp
+    since: Timestamp | None = None
 
 
 SIGNED_REFUSALS = frozenset({"stale", "future", "quarantined"})
@@ -109,7 +113,7 @@ class HoldState(Value):
 class TenantState(Value):
     """The tenant as its service knows it. waits_for, waits_until: None in a resting state.
 
-    retain_until: of a tenant that left, and whose data is kept.
+    retain_until: of a tenant that left, and whose data is kept. requested_at: None when it is not known.
     """
 
     slug: str
@@ -121,6 +125,7 @@ class TenantState(Value):
     waits_for: Limited | None = None
     waits_until: Timestamp | None = None
     retain_until: Timestamp | None = None
+    requested_at: Timestamp | None = None
 
 
 class SubscriptionState(Value):

@@ -112,16 +112,25 @@ def _not_subscribed(case: Case, account: BillingState) -> Iterator[Cause]:
     if account.checkout_expired:
         yield Cause("checkout_expired", "billing", "the checkout expired before it was paid", _checkout(case, account))
         return
-    for stranger in account.strangers:
-        found = (
-            f"{stranger.object} of {stranger.provider} belongs to {stranger.customer}, and no tenant has this customer"
-        )
-        yield Cause("unknown_customer", "billing", found, "paybill webhook waiting")
+    # A customer that pays as another one does it after the sign-up; a subscription from before may be of anybody.
+    yield from _strangers(case, account, before_sign_up=False)
     if account.provider == "manual":
         yield Cause("not_paid", "billing", "nobody has ordered yet", f"paybill manual offer {case.name}")
     else:
         found = f"nobody has paid at {account.checkout_url or 'the checkout'} yet"
         yield Cause("not_paid", "billing", found, _checkout(case, account))
+    yield from _strangers(case, account, before_sign_up=True)
+
+
+def _strangers(case: Case, account: BillingState, *, before_sign_up: bool) -> Iterator[Cause]:
+    """Yields objects of customers without a tenant: those that arrived before the sign-up, or the others."""
+    began = case.tenant.requested_at if case.tenant else None
+    for stranger in account.strangers:
+        is_before = began is not None and stranger.since is not None and stranger.since < began
+        if is_before is before_sign_up:
+            whose = f"belongs to {stranger.customer}, and no tenant has this customer"
+            found = f"{stranger.object} of {stranger.provider} {whose}"
+            yield Cause("unknown_customer", "billing", found, "paybill webhook waiting")
 
 
 def _checkout(case: Case, account: BillingState) -> str:

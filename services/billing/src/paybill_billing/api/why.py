@@ -35,7 +35,7 @@ from paybill_billing.providers.sync_queue import NO_ACCOUNT, kind_of, provider_o
 from paybill_billing.subscriptions.api.checkouts import is_deleted
 from paybill_billing.subscriptions.domain.accounts import Account, Status
 from paybill_billing.subscriptions.tables import ACCOUNTS, LAST_FAILURE, PAYMENTS, SUBSCRIPTIONS, subscriptions_of
-from paybill_billing.webhooks.tables import REFUSED
+from paybill_billing.webhooks.tables import REFUSED, WAITING_SINCE
 
 ENTITLING = frozenset({AccessState.ACTIVE, AccessState.TRIALING, AccessState.GRACE})
 TIMEOUT_S = 2.0
@@ -58,7 +58,6 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
     own = {each.provider_subscription for each in found}
     kind = kind_of(account.provider)
     about = {"kind": kind, "detail": account.customer or "", "keys": sorted(own), "limit": MAX_SYNCS}
-    strangers = {"kind": kind, "error": NO_ACCOUNT, "limit": MAX_STRANGERS}
     at_provider = await _at_provider(connected, account, own) if not _entitling(current) else _AtProvider()
     return OwnState(
         aggregates=(
@@ -98,7 +97,7 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
             provider_problem=at_provider.problem,
             refused_webhooks=await _refused(context, account.provider),
             own_syncs=_pending(await context.rows(REQUESTS_ABOUT, about)),
-            strangers=_pending(await context.rows(REQUESTS_WITH_ERROR, strangers)),
+            strangers=await _strangers(context, account.provider),
             plan_of_built_size=await _plan_of_built_size(context, account),
         ),
     )
@@ -154,6 +153,15 @@ async def _customer(provider: Provider, customer: str, own: Collection[str]) -> 
         return _AtProvider()
     snapshots = await provider.subscriptions_of(customer)
     return _AtProvider(tuple(sorted(each.id for each in snapshots if each.is_entitling and each.id not in own)))
+
+
+async def _strangers(context: ServiceContext, provider: str) -> tuple[PendingSync, ...]:
+    """Returns the latest objects of customers without a tenant."""
+    asked = {"kind": kind_of(provider), "error": NO_ACCOUNT, "limit": MAX_STRANGERS}
+    pending = _pending(await context.rows(REQUESTS_WITH_ERROR, asked))
+    waiting = {"provider": provider, "targets": [each.object for each in pending]}
+    since = {row.target: row.since for row in await context.rows(WAITING_SINCE, waiting)}
+    return tuple(each.model_copy(update={"since": since.get(each.object)}) for each in pending)
 
 
 def _pending(rows: Sequence[Row[Any]]) -> tuple[PendingSync, ...]:

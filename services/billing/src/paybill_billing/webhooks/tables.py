@@ -124,6 +124,12 @@ STORE_MESSAGES = (
 )
 """Stores messages once each and queues their targets. Parameters: an array for each column of a message."""
 
+WAITING_SINCE = text(
+    "SELECT target, min(received_at) AS since FROM webhooks "
+    "WHERE provider = :provider AND target = ANY(:targets) AND done_at IS NULL GROUP BY target"
+)
+"""Arrival of the first message about each of some objects that must be fetched."""
+
 COUNT_REFUSED = text(
     "INSERT INTO refused_webhooks AS r (provider, reason, count, first_at, last_at, source, detail) "
     "VALUES (:provider, :reason, :count, :last_at, :last_at, :source, :detail) "

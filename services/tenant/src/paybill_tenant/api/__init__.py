@@ -277,6 +277,7 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
             waits_for=wait.reason if wait else None,
             waits_until=wait.until if wait else None,
             retain_until=tenant.retain_until,
+            requested_at=tenant.requested_at,
         ),
     )
 
