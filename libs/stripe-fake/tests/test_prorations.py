@@ -262,3 +262,12 @@ def test_a_void_invoice_returns_the_credit_that_it_used(fake):
 
     assert (amounts_due, before) == ([0, 200], 0)
     assert fake.stripe.customers.retrieve(customer.id).balance == -800
+
+
+def test_a_person_sets_the_balance_of_a_customer_and_the_next_invoice_adds_it(fake):
+    subscription = fake.subscribe()
+    fake.stripe.customers.update(subscription.customer, {"balance": 300})
+    fake.control.renew(subscription.id)
+
+    invoice = latest(fake, subscription)
+    assert (invoice.starting_balance, invoice.amount_due, invoice.ending_balance) == (300, 2300, 0)

@@ -86,7 +86,8 @@ def test_the_service_checks_the_invariants_4_and_5() -> None:
 
 def invoice(status="paid", paid=0, before=0, after_=0):
     balances = {"starting_balance": before, "ending_balance": after_}
-    return {"id": "in_1", "object": "invoice", "currency": "eur", "status": status, "amount_paid": paid} | balances
+    shown = {"id": "in_1", "object": "invoice", "currency": "eur", "status": status, "amount_paid": paid}
+    return shown | balances | {"lines": {"data": []}}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,76 @@ def test_credit_is_what_invoices_gave_and_later_ones_have_not_used_up(invoices, 
 
     assert sum(amount.minor for amount in found.received) == received
     assert [amount.minor for amount in found.credit] == credit
+
+
+MONTH = 30 * 86_400
+
+
+def line(amount, start, end=MONTH, *, proration=False, item="si_1"):
+    details = {"subscription_item": item, "proration": proration}
+    return {"amount": amount, "period": {"start": start, "end": end}, "parent": {"subscription_item_details": details}}
+
+
+def of_lines(status, *lines, created=0, **more):
+    total = sum(each["amount"] for each in lines)
+    shown = {"total": total, "created": created, "lines": {"data": list(lines)}}
+    return invoice(status, total if status == "paid" else 0) | shown | more
+
+
+PAID_BEFORE = of_lines("paid", line(19_900, -MONTH, 0), created=-MONTH)
+
+
+def downgrade(at, unused, rest):
+    return of_lines("paid", line(-unused, at, proration=True), line(rest, at, proration=True), created=at) | {
+        "amount_paid": 0,
+        "starting_balance": 0,
+        "ending_balance": rest - unused,
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "more", "unpaid"),
+    [
+        ("paid", {}, 0),
+        ("open", {}, 0),
+        ("draft", {"auto_advance": True}, 0),
+        ("void", {}, 9950),
+        ("uncollectible", {}, 9950),
+        ("draft", {"auto_advance": False}, 9950),
+    ],
+)
+def test_credit_for_a_period_that_nobody_pays_is_found_although_earlier_periods_were_paid(status, more, unpaid):
+    period = of_lines(status, line(19_900, 0), **more)
+    invoices = [PAID_BEFORE, PAID_BEFORE, period, downgrade(MONTH // 2, 9950, 1450)]
+
+    found = totals_of(invoices)
+
+    assert sum(amount.minor for amount in found.unpaid_credit) == unpaid
+    assert difference(4, after(None, found)) is None if not unpaid else difference(4, after(None, found))
+
+
+@pytest.mark.parametrize(("balance", "unpaid", "credit"), [(-8500, 9950, 8500), (-500, 1950, 500), (1450, 0, 0)])
+def test_credit_that_a_person_took_back_counts_no_more(balance, unpaid, credit):
+    invoices = [PAID_BEFORE, of_lines("void", line(19_900, 0)), downgrade(MONTH // 2, 9950, 1450)]
+
+    found = totals_of(invoices, eur(balance))
+
+    assert sum(amount.minor for amount in found.unpaid_credit) == unpaid
+    assert sum(amount.minor for amount in found.credit) == credit
+
+
+def test_the_second_change_in_a_period_credits_what_the_first_one_charged():
+    changes = [downgrade(MONTH // 2, 9950, 1450), downgrade(MONTH * 3 // 4, 725, 100)]
+
+    assert totals_of([of_lines("paid", line(19_900, 0)), *changes]).unpaid_credit == ()
+    assert totals_of([of_lines("void", line(19_900, 0)), *changes]).unpaid_credit == (eur(9950 + 725),)
+
+
+def test_an_old_credit_for_unpaid_time_counts_no_more():
+    invoices = [of_lines("void", line(19_900, 0)), downgrade(MONTH // 2, 9950, 1450)]
+    newer = of_lines("paid", line(2900, 4 * MONTH, 5 * MONTH), created=4 * MONTH)
+
+    assert totals_of([*invoices, newer]).unpaid_credit == ()
 
 
 @pytest.mark.parametrize(
@@ -178,6 +249,27 @@ async def test_credit_for_a_period_that_was_never_paid_violates_invariant_4(test
     assert violated.event.left == "received 990.00 EUR"
 
 
+async def test_credit_that_stripe_gives_for_the_period_of_a_pause_violates_invariant_4_until_it_is_taken_back(
+    testbed,
+) -> None:
+    subscription = await testbed.subscribed(ID, "business")
+    customer = (await testbed.account(ID))["customer"]
+    # A paid period hides the credit in the sums.
+    await asyncio.to_thread(_pause_renew_resume_and_downgrade, testbed.fake, subscription["provider_subscription"])
+
+    (violated,) = await testbed.log.facts("billing.invariant_violated")
+    statement = await testbed.get(f"/v1/tenants/{ID}/statement")
+    assert (violated.event.number, violated.event.left) == (4, "received 990.00 EUR")
+    assert violated.event.right == "given as credit 990.00 EUR for time that was never paid"
+    assert statement["unpaid_credit"][0]["minor"] == 99_000
+
+    # The balance is -989.00: the rest of the period on the smaller plan is owed, too.
+    await asyncio.to_thread(testbed.fake.stripe.customers.update, customer, {"balance": 100})
+    await asyncio.to_thread(testbed.fake.control.renew, subscription["provider_subscription"])
+    (restored,) = await testbed.log.facts("billing.invariant_restored")
+    assert restored.event.number == 4
+
+
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
 async def test_usage_that_is_missing_on_its_final_invoice_violates_invariant_5(testbed) -> None:
     subscription = await testbed.subscribed(ID)
@@ -235,6 +327,18 @@ def _downgrade_and_refund(fake, subscription, customer):
     )
     intent = fake.stripe.payment_intents.list({"customer": customer}).data[-1]
     fake.stripe.refunds.create({"payment_intent": intent.id})
+
+
+def _pause_renew_resume_and_downgrade(fake, subscription):
+    product = fake.stripe.products.create({"name": "Small"})
+    data = {"product": product.id, "currency": "eur", "unit_amount": 100, "recurring": {"interval": "month"}}
+    price = fake.stripe.prices.create(data)
+    fake.stripe.subscriptions.update(subscription, {"pause_collection": {"behavior": "void"}})
+    fake.control.advance_clock(timedelta(days=31))
+    fake.stripe.subscriptions.update(subscription, {"pause_collection": ""})
+    [item] = fake.stripe.subscriptions.retrieve(subscription)["items"].data
+    change = {"items": [{"id": item.id, "price": price.id}], "proration_behavior": "always_invoice"}
+    fake.stripe.subscriptions.update(subscription, change | {"proration_date": item.current_period_start})
 
 
 def _remove_metered_item(fake, subscription):

@@ -20,7 +20,8 @@ class StatementChanged(Event, type="billing.statement_changed", version=1, aggre
     """The statement of a tenant's customer changed at the provider. Each amount is a sum, one for each currency.
 
     received: payments of invoices. returned: refunds and lost disputes of these. credit: given by invoices, and not
-    used up by later ones. usage: where the invoices of the last 100 days differ from what was reported.
+    used up by later ones. usage: where the invoices of the last 100 days differ from what was reported. unpaid_credit:
+    given by invoices of the last 100 days for time of a period that was not paid.
     """
 
     tenant_id: TenantId
@@ -29,3 +30,4 @@ class StatementChanged(Event, type="billing.statement_changed", version=1, aggre
     returned: tuple[Money, ...]
     credit: tuple[Money, ...]
     usage: tuple[UsageDifference, ...]
+    unpaid_credit: tuple[Money, ...] = ()

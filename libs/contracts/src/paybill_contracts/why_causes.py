@@ -31,6 +31,11 @@ _CLOCK_REFUSALS = frozenset({"stale", "future"})
 _FULL = ("no space", "disk full", "disk is full", "storage exceeded", "insufficient storage", "insufficient resources")
 _GENERAL_JOBS = frozenset({"check_invariants", "delete_ended_jobs", "delete_webhook_bodies"})
 """Jobs that change nothing about a tenant."""
+_CREDIT = 4
+"""The invariant about credit."""
+_TAKE_BACK = (
+    "to take credit back, raise the customer's balance at the provider by it; it is checked every 10 minutes",
+)
 
 
 def explain(name: str, parts: Sequence[ServicePart], unanswered: Sequence[Unanswered], machine: Machine) -> Explanation:
@@ -256,7 +261,8 @@ def _violations(case: Case) -> Iterator[Cause]:
     for part in case.parts:
         for each in part.violations:
             found = f"invariant {each.number} ({each.statement}) does not hold: {each.left}, and {each.right}"
-            yield Cause("violation", part.service, found, DOCTOR, (f"since {time_text(each.since)}",))
+            because = (f"since {time_text(each.since)}", *(_TAKE_BACK if each.number == _CREDIT else ()))
+            yield Cause("violation", part.service, found, f"paybill tenant show {case.name}", because)
 
 
 def _pending_change(case: Case) -> Iterator[Cause]:

@@ -7,6 +7,7 @@ from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.store import Resource
 
 _TEXTS = {"description": 5000, "email": 512, "name": 256, "phone": 20}
+_MAX_BALANCE = 10**12
 _ADDRESS = ("city", "country", "line1", "line2", "postal_code", "state")
 
 
@@ -101,6 +102,8 @@ def _changes(params: Params, customer: Resource) -> Resource:
         changes["preferred_locales"] = params.texts("preferred_locales", most=20) or []
     if params.has("tax_exempt"):
         changes["tax_exempt"] = params.choice("tax_exempt", "none", "exempt", "reverse") or "none"
+    if (balance := params.integer("balance", least=-_MAX_BALANCE, most=_MAX_BALANCE)) is not None:
+        changes["balance"] = balance
     if params.has("metadata"):
         changes["metadata"] = params.metadata(customer["metadata"])
     return changes

@@ -40,6 +40,7 @@ class StatementView(BaseModel):
     received: Annotated[list[Money], Field(description="Payments of invoices.")]
     returned: Annotated[list[Money], Field(description="Refunds and lost disputes of these.")]
     credit: Annotated[list[Money], Field(description="Given by invoices, and not used up by later ones.")]
+    unpaid_credit: Annotated[list[Money], Field(description="Given for time of a period that was not paid.")]
     usage: Annotated[list[UsageDifferenceView], Field(description="Where invoices of the last 100 days differ.")]
 
 
@@ -61,6 +62,7 @@ def router(context: ServiceContext) -> APIRouter:
             received=list(found.received),
             returned=list(found.returned),
             credit=list(found.credit),
+            unpaid_credit=list(found.unpaid_credit),
             usage=[UsageDifferenceView(**each.model_dump()) for each in found.usage],
         )
 

@@ -27,6 +27,7 @@ class Statement:
     returned: tuple[Money, ...] = ()
     credit: tuple[Money, ...] = ()
     usage: tuple[UsageDifference, ...] = ()
+    unpaid_credit: tuple[Money, ...] = ()
 
 
 def subject_of(customer: str) -> str:
@@ -73,6 +74,7 @@ def on_fetched(
             for each in compared
             if each.differs
         ),
+        unpaid_credit=_sums(totals.unpaid_credit),
     )
     if after == before:
         return []
@@ -84,6 +86,7 @@ def on_fetched(
             returned=after.returned,
             credit=after.credit,
             usage=after.usage,
+            unpaid_credit=after.unpaid_credit,
         )
     ]
 
@@ -92,17 +95,24 @@ def evolve(_statement: Statement | None, event: StatementChanged) -> Statement:
     """Returns the statement after `event`, which contains all of it."""
     match event:
         case StatementChanged():
-            return Statement(event.tenant_id, event.received, event.returned, event.credit, event.usage)
+            return Statement(
+                event.tenant_id, event.received, event.returned, event.credit, event.usage, event.unpaid_credit
+            )
         case _:
             assert_never(event)
 
 
 def check_credit(states: Sequence[Any], _: datetime) -> Difference | None:
-    """Invariant 4: credit given never exceeds money received."""
+    """Invariant 4: credit given never exceeds money received, neither in all nor for any time of a period."""
     statement: Statement | None = states[0]
     if statement is None:
         return None
     excess = excess_credit(statement.received, [*statement.returned, *statement.credit])
+    if statement.unpaid_credit:
+        return Difference(
+            left=f"received {_text(statement.received)}",
+            right=f"given as credit {_text(statement.unpaid_credit)} for time that was never paid",
+        )
     if not excess:
         return None
     return Difference(

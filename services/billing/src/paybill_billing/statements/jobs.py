@@ -91,7 +91,7 @@ class StatementChecks:
         )
 
     async def _check(self, job: ClaimedJob) -> float | None:
-        """Records the current statement; returns the seconds until the next check while usage differs."""
+        """Records the current statement; returns the seconds until the next check while usage or money differs."""
         name, _, customer = job.key.partition("/")
         connection = self._connected.get(name)
         rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": job.key})
@@ -104,16 +104,17 @@ class StatementChecks:
         compared = await self._compared(connection, tenant_id, customer)
 
         incident = INCIDENTS.key_of(domain.UNKNOWN, domain.subject_of(job.key))
-        was_unknown = False
+        was_unknown = exceeds = False
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> bool:
-            nonlocal was_unknown
+            nonlocal was_unknown, exceeds
             known = unit.get(INCIDENTS, incident.id)
             was_unknown = known is not None and known.status == "open"
             INCIDENTS.close(unit, domain.UNKNOWN, domain.subject_of(job.key), "the invoices were fetched", at.now)
             before = unit.get(STATEMENTS, tenant_id)
             events = domain.on_fetched(before, tenant_id, name, totals, returned, compared)
             unit.record(STATEMENTS, tenant_id, events)
+            exceeds = domain.check_credit([unit.get(STATEMENTS, tenant_id)], at.now) is not None
             return bool(events)
 
         def discard(statement: SqlStatement) -> None:
@@ -127,9 +128,10 @@ class StatementChecks:
             extra_statements=discard,
             leases=job.leases,
         )
-        if not any(each.differs for each in compared):
-            return None
-        return AGAIN_S if has_changed else WATCH_S
+        if any(each.differs for each in compared):
+            return AGAIN_S if has_changed else WATCH_S
+        # No message reports that a person took the credit back.
+        return WATCH_S if exceeds else None
 
     async def _returned(self, tenant_id: str) -> list[Money]:
         rows = await self._context.rows(RETURNED_PAYMENTS, {"tenant_id": tenant_id})

@@ -91,10 +91,14 @@ class PendingCharge:
 
 @dataclass(frozen=True, slots=True)
 class InvoiceTotals:
-    """Amounts of a customer's invoices. received: payments. credit: given, and not used up by later invoices."""
+    """Amounts of a customer's invoices. received: payments. credit: given, and not used up or taken back later.
+
+    unpaid_credit: given for time of a period that was not paid, and not taken back.
+    """
 
     received: tuple[Money, ...]
     credit: tuple[Money, ...]
+    unpaid_credit: tuple[Money, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

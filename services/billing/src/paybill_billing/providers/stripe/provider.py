@@ -40,6 +40,7 @@ from paybill_billing.providers.stripe.charges import StripeCharges
 from paybill_billing.providers.stripe.client import MissingError, PacedClient, retry_if_changed, stripe_errors
 from paybill_billing.providers.stripe.coupons import StripeCoupons
 from paybill_billing.providers.stripe.inbound import delivery_of
+from paybill_billing.providers.stripe.invoice_pages import StripeInvoices
 from paybill_billing.providers.stripe.invoice_totals import totals_of
 from paybill_billing.providers.stripe.mappers import TENANT
 from paybill_billing.providers.stripe.meters import StripeMeters
@@ -79,6 +80,7 @@ class Stripe:
         self._meters = StripeMeters(self._client)
         self._prices = StripePrices(self._client, NAME, self._meters)
         self._charges = StripeCharges(self._client)
+        self._invoices = StripeInvoices(self._client)
         self._coupons = StripeCoupons(self._client)
         self._changes = StripeChanges(self._client, self._prices)
         self._resolver = StripeReferenceResolver(self._client)
@@ -212,13 +214,20 @@ class Stripe:
 
     async def invoice_totals(self, customer: str) -> InvoiceTotals:
         """Returns the money of all invoices of the customer."""
-        invoices: list[dict[str, Any]] = []
-        after: str | None = None
-        while True:
-            found, after = await self._page("/v1/invoices", after, customer=customer)
-            invoices += found
-            if after is None:
-                return totals_of(invoices)
+        invoices = await self._invoices.all(customer=customer)
+        totals = totals_of(invoices)
+        if not totals.credit and not totals.unpaid_credit:
+            return totals
+        return totals_of(invoices, await self._balance(customer, str(invoices[-1]["currency"])))
+
+    async def _balance(self, customer: str, currency: str) -> Money | None:
+        """Returns the customer's balance, negative for credit; None for a deleted customer."""
+        with stripe_errors():
+            path = f"/v1/customers/{quoted(customer, safe='')}"
+            found = (await self._client.raw_request_async("get", path)).data
+        if found.get("deleted"):
+            return None
+        return mappers.money_of(found.get("balance"), found.get("currency") or currency, found)
 
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Resolves an object. Raises ProviderUnavailableError, ProviderRefusedError, MalformedObjectError."""
