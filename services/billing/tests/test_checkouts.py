@@ -7,10 +7,10 @@ import pytest
 from billing_samples import ACCOUNT, NOW, TENANT
 from billing_testbed import eventually
 from entitlement_samples import ACTIVE
-from paybill_billing.providers.port.snapshots import OpenedCheckout
-from paybill_billing.subscriptions.domain import accounts
+from paybill_billing.providers.port.snapshots import OpenedCheckout, PendingCharge
+from paybill_billing.subscriptions.domain import accounts, leftovers
 from paybill_billing.subscriptions.domain.accounts import NoCheckoutError
-from paybill_contracts.accounts import CheckoutExpired, CheckoutOpened
+from paybill_contracts.accounts import CheckoutExpired, CheckoutOpened, LeftoverKind
 from paybill_contracts.billing import AccessState, CancellationRequested
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.purchases import PurchaseTerms
@@ -72,6 +72,16 @@ def test_the_checkout_of_an_abandoned_sign_up_is_closed() -> None:
     ]
 
 
+def test_the_checkout_of_a_return_is_unused_until_it_expires() -> None:
+    ended = with_access(AccessState.ENDED)
+    (opened,) = accounts.checkout_opened(OPEN, OpenedCheckout("cs_2", "https://pay.example/cs_2"), [ended])
+    returning = accounts.evolve(OPEN, opened)
+    expired = accounts.evolve(returning, accounts.checkout_expired(returning, "cs_2")[0])
+
+    assert leftovers.unused_checkout(returning) == PendingCharge(LeftoverKind.CHECKOUT, "cs_2")
+    assert leftovers.unused_checkout(expired) is leftovers.unused_checkout(OPEN) is None
+
+
 async def test_an_expired_checkout_is_a_fact_and_the_next_one_can_be_paid(testbed) -> None:
     control, stripe = testbed.fake.control, testbed.fake.stripe
     await testbed.tenants.request_tenant(ID)
@@ -125,6 +135,51 @@ async def test_no_checkout_stays_open_that_was_opened_while_its_tenant_left(test
     async def closed():
         return {each.status for each in (await asyncio.to_thread(sessions.list)).data} == {"expired"}
 
+    assert await eventually(closed)
+
+
+async def ended(testbed):
+    """Ends the only subscription of a tenant; returns a function that makes another one at the fake."""
+    stripe, first = testbed.fake.stripe, await testbed.subscribed(ID)
+    account = await testbed.account(ID)
+    await asyncio.to_thread(stripe.subscriptions.cancel, first["provider_subscription"])
+    await testbed.log.facts("billing.subscription_ended")
+    price = (await asyncio.to_thread(stripe.prices.list, {"lookup_keys": ["starter_v1_month_eur"]})).data[0].id
+    items = {"customer": account["customer"], "items": [{"price": price}], "trial_period_days": 30}
+    return lambda: asyncio.to_thread(stripe.subscriptions.create, items)
+
+
+async def test_a_return_without_the_checkout_closes_it(testbed) -> None:
+    subscribe = await ended(testbed)
+    opened = (await testbed.served.client.post(f"/v1/tenants/{ID}/checkout")).json()
+
+    await subscribe()
+    (expired,) = await testbed.log.facts("billing.checkout_expired")
+
+    assert expired.event.checkout == opened["checkout"]
+    session = await asyncio.to_thread(testbed.fake.stripe.checkout.sessions.retrieve, opened["checkout"])
+    assert session.status == "expired"
+
+
+async def test_no_checkout_stays_open_that_was_opened_while_its_tenant_returned(testbed) -> None:
+    control, sessions, subscribe = testbed.fake.control, testbed.fake.stripe.checkout.sessions, await ended(testbed)
+
+    await asyncio.to_thread(control.delay_calls, 3.0, path="/v1/checkout/sessions")
+    asked = asyncio.create_task(testbed.served.client.post(f"/v1/tenants/{ID}/checkout"))
+
+    async def is_asked():
+        calls = (await asyncio.to_thread(control.calls))["endpoints"]
+        return [each for each in calls if (each["method"], each["path"]) == ("POST", "/v1/checkout/sessions")]
+
+    await eventually(is_asked)
+    await subscribe()
+    await testbed.subscription(ID, "trialing")
+    refused = await asked
+
+    async def closed():
+        return "open" not in {each.status for each in (await asyncio.to_thread(sessions.list)).data}
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_checkout")
     assert await eventually(closed)
 
 

@@ -1,6 +1,7 @@
 """A tenant with several subscriptions has access while one of them is entitling."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 
 import pytest
@@ -211,6 +212,24 @@ async def test_a_second_subscription_is_reported_once_its_check_is_due(testbed) 
     assert retried.status_code == 200, retried.text
     assert (opened.event.kind, closed.event.incident_id) == ("second_subscription", opened.event.incident_id)
     assert {first, other} <= shown
+
+
+async def test_the_check_of_a_second_subscription_does_not_wait_for_that_of_an_earlier_end(testbed) -> None:
+    first = (await testbed.subscribed(TENANT))["provider_subscription"]
+    await ended(testbed, first, 1)
+
+    async def due_in():
+        jobs = await testbed.get("/v1/operations/jobs", kind="check_subscriptions")
+        return [datetime.fromisoformat(job["due"]) - datetime.now(UTC) for job in jobs]
+
+    (after_end,) = await eventually(due_in)
+    await bought_another(testbed, "starter")
+    await created_another(testbed, "starter")
+    await testbed.settled()
+    (after_second,) = await due_in()
+
+    assert timedelta(minutes=29) < after_end <= timedelta(minutes=30)
+    assert timedelta(minutes=14) < after_second <= timedelta(minutes=15)
 
 
 async def test_a_check_that_the_provider_refuses_ends_with_an_incident_that_a_retry_closes(testbed) -> None:

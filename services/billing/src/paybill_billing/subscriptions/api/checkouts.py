@@ -125,6 +125,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
             # Its cancellation may have passed before this checkout existed: the sync of the customer closes it.
             await _fetch(context, principal, _customer_sync(context, account.provider, customer))
             raise NoCheckoutError(f"{tenant_id} began to leave meanwhile, and the new checkout is being closed")
+        await _require_again(context, principal, account, customer)
         response.headers["Cache-Control"] = "no-store"
         return CheckoutView(checkout=checkout.id, url=checkout.url)
 
@@ -164,6 +165,15 @@ async def is_deleted(provider: object, customer: str) -> bool:
         return await provider.is_deleted(customer)
     except (ProviderRefusedError, ProviderUnavailableError):
         return False
+
+
+async def _require_again(context: ServiceContext, principal: Caller, account: Account, customer: str) -> None:
+    """Raises NoCheckoutError for a tenant that returned before its new checkout was recorded, which is then closed."""
+    try:
+        accounts.require_checkout(account, await _subscriptions(context, account.id))
+    except NoCheckoutError:
+        await _fetch(context, principal, _customer_sync(context, account.provider, customer))
+        raise
 
 
 async def _subscriptions(context: ServiceContext, tenant_id: str) -> list[Subscription]:

@@ -78,6 +78,16 @@ def on_charges_fetched(
     return [*ended, *found]
 
 
+def unused_checkout(account: Account) -> PendingCharge | None:
+    """Returns the checkout for the return of a tenant while it can be used; None for none.
+
+    Once another subscription gives access, the customer would pay twice at it.
+    """
+    if account.checkout is None or account.checkout_url is None or account.return_checkout != account.checkout:
+        return None
+    return PendingCharge(LeftoverKind.CHECKOUT, account.checkout)
+
+
 def finding_of(fact: LeftoverFound, reason: str = "") -> Finding:
     """Returns the incident about a leftover. reason: why it could not be cancelled."""
     evidence = {"customer": fact.customer, fact.kind.value: fact.subscription, "provider": fact.provider}

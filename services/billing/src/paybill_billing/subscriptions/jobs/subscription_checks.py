@@ -47,13 +47,14 @@ WATCH_S = 600.0
 
 
 def request_check(tenant_id: str, now: datetime, statement: Statement, *, is_ended: bool = False) -> None:
-    """Requests a check of a tenant's subscriptions after the delay, the latest of the requested times.
+    """Requests a check of a tenant's subscriptions after the delay.
 
-    is_ended: the last one ended. The check is then after the time at which the offboarding should have begun.
+    is_ended: the last one ended. The check is then after the time at which the offboarding should have begun. Of a
+    second one it does not wait for that: the tenant has returned.
     """
     due = now + (2 * DELAY if is_ended else DELAY)
     job = JobRequest(CHECK, tenant_id, LEASE, due, priority=Priority.BULK)
-    request_job(statement, job, "due = greatest(j.due, excluded.due)")
+    request_job(statement, job, "due = greatest(j.due, excluded.due)" if is_ended else "due = excluded.due")
 
 
 NOT_LEFT = "the tenant has no access, and its offboarding has not begun"

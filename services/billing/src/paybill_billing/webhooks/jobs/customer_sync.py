@@ -14,7 +14,9 @@ from paybill_billing.incidents import INCIDENTS
 from paybill_billing.providers.port import ChargeLister, Provider
 from paybill_billing.providers.sync_queue import CUSTOMER, enqueue_sync
 from paybill_billing.subscriptions.domain import accounts, leftovers
-from paybill_billing.subscriptions.tables import ACCOUNT_OF_CUSTOMER, ACCOUNTS
+from paybill_billing.subscriptions.domain.accounts import Account
+from paybill_billing.subscriptions.domain.entitling import ENTITLING
+from paybill_billing.subscriptions.tables import ACCOUNT_OF_CUSTOMER, ACCOUNTS, SUBSCRIPTIONS_OF_TENANT
 from paybill_billing.webhooks.tables import SyncTask, finish
 
 
@@ -29,11 +31,14 @@ class CustomerSync:
     async def run(self, task: SyncTask, customer: str, origin: Origin, leases: Mapping[str, int]) -> None:
         """Fetches what can charge the customer, and records what was found or has ended.
 
-        A customer without an account is not ours. Nothing is fetched for a tenant that has not left.
+        A customer without an account is not ours. Nothing is fetched for a tenant that has not left. The checkout for
+        the return of a tenant is closed when it has access.
         """
         end = partial(finish, task, self._context.now())
         rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": f"{self._name}/{customer}"})
         account = await load_state(self._context, ACCOUNTS, rows[0].id) if rows else None
+        if account is not None:
+            await self._close_checkout(account)
         is_concerned = account is not None and (account.is_gone or account.charges)
         if account is None or not is_concerned or not isinstance(self._provider, ChargeLister):
             await self._context.decide(origin, _no_events, extra_statements=end, leases=leases)
@@ -67,6 +72,14 @@ class CustomerSync:
             extra_statements=end,
             leases=leases,
         )
+
+    async def _close_checkout(self, account: Account) -> None:
+        unused = leftovers.unused_checkout(account)
+        if unused is None or not isinstance(self._provider, ChargeLister):
+            return
+        rows = await self._context.rows(SUBSCRIPTIONS_OF_TENANT, {"tenant_id": account.id})
+        if any(row.access in ENTITLING for row in rows):
+            await self._provider.remove_charge(unused)
 
     async def record_expired_checkout(
         self, task: SyncTask, customer: str, checkout: str, origin: Origin, leases: Mapping[str, int]

@@ -8,7 +8,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
-from paybill_contracts.billing import AccessState, SubscriptionEnded
+from paybill_contracts.billing import AccessState
 from paybill_contracts.envelope import Origin
 from paybill_contracts.money import Money
 from paybill_runtime.database.statement import ExtraStatements, Statement
@@ -20,7 +20,6 @@ from paybill_runtime.jobs.kinds import ClaimedJob
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import UnknownPriceError
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.incidents import INCIDENTS
 from paybill_billing.providers.port import (
@@ -34,11 +33,11 @@ from paybill_billing.providers.port import (
     ResolvedReference,
 )
 from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
-from paybill_billing.providers.sync_queue import CUSTOMER, NO_ACCOUNT
+from paybill_billing.providers.sync_queue import CUSTOMER, NO_ACCOUNT, enqueue_sync
 from paybill_billing.statements.tables import request_check
 from paybill_billing.subscriptions.domain import accounts, grace, leftovers, payments, second, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account
-from paybill_billing.subscriptions.domain.entitling import ENTITLING, entitling_subscriptions
+from paybill_billing.subscriptions.domain.entitling import entitling_subscriptions
 from paybill_billing.subscriptions.domain.grace import FailedCollection
 from paybill_billing.subscriptions.domain.payments import Payer
 from paybill_billing.subscriptions.domain.subscriptions import UnknownStatusError
@@ -52,6 +51,7 @@ from paybill_billing.subscriptions.tables import (
     SUBSCRIPTIONS_OF_TENANT,
 )
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError, customer_key
+from paybill_billing.webhooks.jobs.access import UNCHANGED, update_access
 from paybill_billing.webhooks.jobs.customer_sync import CustomerSync
 from paybill_billing.webhooks.jobs.sync_span import sync_span
 from paybill_billing.webhooks.tables import (
@@ -199,10 +199,10 @@ class SubscriptionSync:
         tenant_id = owner.tenant_id
         others = await self._others(tenant_id, snapshot)
         id_ = subscriptions.subscription_id(self._name, snapshot.id)
-        is_second, is_last, is_final = False, False, snapshot.has_ended
+        access, is_final = UNCHANGED, snapshot.has_ended
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
-            nonlocal is_second, is_last
+            nonlocal access
             account, current = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
             if account is None or current is None:
                 raise UnknownCustomerError(snapshot.customer, NO_ACCOUNT)
@@ -244,23 +244,15 @@ class SubscriptionSync:
                 INCIDENTS.open(unit, unserved, at.now)
             if snapshot.has_ended and len(entitling_subscriptions(alternatives)) <= 1:
                 INCIDENTS.close(unit, second.SECOND, second.subject_of(tenant_id), "one of them has ended", at.now)
-            # In the same decision, because the tenant waits for it: handling our own event would cost one more hop.
-            for event in events:
-                if account.leaving and event.subscription.access in ENTITLING:
-                    continue  # it is being cancelled
-                before = unit.get(ENTITLEMENTS, tenant_id)
-                is_last = isinstance(event, SubscriptionEnded) and not event.others
-                is_other = before is not None and before.allows_access and before.subscription_id != id_
-                is_second = is_other and event.subscription.access in ENTITLING
-                fallback = entitlements.fallback_of(alternatives, current)
-                applied = entitlements.apply_subscription(before, event.subscription, sold.plan, at.now, fallback)
-                unit.record(ENTITLEMENTS, tenant_id, applied)
+            access = update_access(unit, account, current, sold.plan, events, alternatives, at.now)
 
         def extra(statement: Statement) -> None:
             if end is not None:
                 end(statement)
-            if is_second or is_last:
-                request_subscription_check(tenant_id, self._context.now(), statement, is_ended=is_last)
+            if access.is_returning:
+                enqueue_sync(self._name, f"{CUSTOMER}/{snapshot.customer}", self._context.now(), statement)
+            if access.is_second or access.is_last:
+                request_subscription_check(tenant_id, self._context.now(), statement, is_ended=access.is_last)
 
         await self._context.decide(
             origin,
