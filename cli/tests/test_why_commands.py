@@ -71,7 +71,7 @@ ALLOWED: dict[str, Callable[[Situation], bool]] = {
     "tenant offboard": lambda at: at.tenant.status not in LEFT,
     "tenant portal": lambda at: at.account.customer is not None and at.account.provider != "manual",
     "tenant resume": lambda at: at.tenant.status not in LEFT and _is_held(at),
-    "tenant retry": lambda at: at.environment.status == "failed",
+    "tenant retry": lambda at: at.environment.status == "failed" and at.tenant.status not in LEFT,
 }
 """Commands that a service refuses in some states, each with the states in which it is accepted."""
 

@@ -165,7 +165,7 @@ def _build(case: Case) -> Iterator[Cause]:
     environment, part = case.environment, part_of(case.parts, "provisioner")
     if environment is None or part is None:
         return
-    if environment.status == "failed":
+    if environment.status == "failed" and case.status not in LEFT:
         found = f"{environment.failed_resource} could not be built: {environment.failure}"
         yield Cause("build", "provisioner", found, f"paybill tenant retry {case.name}")
         return
@@ -267,7 +267,7 @@ def _violations(case: Case) -> Iterator[Cause]:
 
 def _pending_change(case: Case) -> Iterator[Cause]:
     environment = case.environment
-    if environment is not None and environment.pending:
+    if environment is not None and environment.pending and case.status not in LEFT:
         found = f"the infrastructure has not followed a change of plan: {environment.pending}"
         because = (
             "a move between sizes is not built yet: the change stays pending, and the tenant keeps what is built",
