@@ -109,3 +109,28 @@ def test_a_trial_begins_without_a_card_where_none_is_required(fake):
     assert (begun.status, begun.default_payment_method) == ("trialing", None)
     assert fake.stripe.subscriptions.retrieve(begun.id).status == "canceled"
     assert httpx.post(f"{strict.url}/pay", json={"outcome": "no_card"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("coupon", "credit"),
+    [
+        ({"percent_off": 100, "duration": "once"}, 0),
+        ({"percent_off": 25, "duration": "once"}, -750),
+        ({"amount_off": 500, "currency": "usd", "duration": "once"}, -750),
+        ({"percent_off": 25, "duration": "forever"}, -750),
+    ],
+)
+def test_a_credit_for_unused_time_is_of_what_was_charged_after_the_coupon(fake, coupon, credit):
+    subscription = fake.subscribe(discounts=[{"coupon": fake.stripe.coupons.create(coupon).id}])
+    at = fake.middle_of(subscription)
+    [item] = subscription["items"].data
+    change = {"items": [{"id": item.id, "price": fake.price(400).id}], "proration_date": at}
+    details = change | {"proration_behavior": "always_invoice"}
+
+    preview = fake.stripe.invoices.create_preview({"subscription": subscription.id, "subscription_details": details})
+    fake.stripe.subscriptions.update(subscription.id, details)
+
+    line = preview.lines.data[0]
+    assert line.amount - sum(each.amount for each in line.discount_amounts) == credit
+    changed = fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]})
+    assert changed.latest_invoice.total == preview.total

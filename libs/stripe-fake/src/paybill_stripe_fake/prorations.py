@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
-from paybill_stripe_fake import invoice_items, prices
+from paybill_stripe_fake import coupons, invoice_items, prices
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import period_of
+from paybill_stripe_fake.subscription_state import period_of, subscription_of
 
 BEHAVIOURS = ("create_prorations", "always_invoice", "none")
 
@@ -65,6 +65,8 @@ def _add(
     at, start, end = part
     price, quantity = item["price"], item["quantity"]
     exact = Decimal(prices.amount(price, quantity)) * (end - at) / max(end - start, 1)
+    if sign < 0:
+        exact *= _paid_part(account, subscription, item, end)
     name = account.get("product", price["product"])["name"]
     day = datetime.fromtimestamp(at, tz=UTC).strftime("%d %b %Y").lstrip("0")
     invoice_items.add(
@@ -80,3 +82,33 @@ def _add(
         subscription_item=item["id"],
         proration=True,
     )
+
+
+def _paid_part(account: Account, subscription: Resource, item: Resource, end: int) -> Decimal:
+    """Returns the part of the item's price that the last charge for this period left of it, after used-up discounts.
+
+    Stripe credits what it charged, or by the last discounts
+    (https://docs.stripe.com/billing/subscriptions/billing-mode/compare). Discounts that still apply are on the line.
+    """
+    applied = {*item["discounts"], *subscription["discounts"]}
+    lines = (
+        line
+        for invoice in account.store.newest_first("invoice")
+        if subscription_of(invoice) == subscription["id"]
+        for line in reversed(invoice["lines"]["data"])
+    )
+    for line in lines:
+        of_item = (line["parent"] or {}).get("subscription_item_details")
+        if (
+            of_item
+            and of_item["subscription_item"] == item["id"]
+            and line["period"]["end"] == end
+            and line["amount"] > 0
+        ):
+            over = (
+                each["amount"]
+                for each in line["discount_amounts"]
+                if each["discount"] not in applied or coupons.is_over(account, each["discount"], "")
+            )
+            return 1 - Decimal(sum(over)) / Decimal(line["amount"])
+    return Decimal(1)
