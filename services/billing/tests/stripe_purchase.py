@@ -67,12 +67,12 @@ class Bought:
 
 
 @asynccontextmanager
-async def buying(fake, sold=MONTHLY_20):
-    """Buys a plan at the fake."""
+async def buying(fake, sold=MONTHLY_20, outcome="succeed"):
+    """Buys a plan at the fake. outcome: of the checkout; `no_card` for a trial without a card."""
     async with AsyncExitStack() as stack:
         provider = Stripe("sk_test_0123456789", fake.url, "http://127.0.0.1/back", 1000)
         stack.push_async_callback(provider.close)
         order = Order(tenant_id="ten_" + "1" * 32, name="Acme", email=EMAIL, product="shop", plan=sold)
         opened = await provider.open(order, "open")
-        paid = await asyncio.to_thread(fake.control.pay_checkout, opened.checkout)
+        paid = await asyncio.to_thread(fake.control.pay_checkout, opened.checkout, outcome)
         yield Bought(provider, fake, paid["subscription"], opened.customer)

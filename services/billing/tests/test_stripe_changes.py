@@ -266,3 +266,23 @@ async def test_a_change_during_a_trial_costs_nothing_now(fake):
 
         assert (quote.due_now.minor, quote.next_amount.minor) == (0, 5000)
         assert (bought.subscription().status, bought.item().price.unit_amount) == ("active", 5000)
+
+
+@pytest.fixture
+async def on_trial(fake):
+    """A subscription on a trial without a card, with 10 % off."""
+    trial = MONTHLY_20.model_copy(update={"trial_days": 14, "trial_without_card": True})
+    async with buying(fake, trial, "no_card") as purchase:
+        coupon = fake.stripe.coupons.create({"percent_off": 10, "duration": "forever"}).id
+        fake.stripe.subscriptions.update(purchase.id, {"discounts": [{"coupon": coupon}]})
+        yield purchase
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["now", "at the end"])
+async def test_the_quote_of_a_trial_without_a_card_has_the_price_of_later_periods(on_trial, later):
+    cards = on_trial.fake.stripe.payment_methods.list({"customer": on_trial.customer}).data
+
+    quote = await on_trial.quote(to(MONTHLY_50, later=later, quantity=3))
+
+    assert (cards, on_trial.subscription().status) == ([], "trialing")
+    assert (quote.lines, quote.due_now.minor, quote.next_amount.minor) == ((), 0, 13_500)

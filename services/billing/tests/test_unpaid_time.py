@@ -1,27 +1,14 @@
 """Time of a period that was not paid gives no credit, whatever the reason is: quotes at the fake of Stripe."""
 
 import asyncio
-from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from itertools import count
+from datetime import timedelta
 
 import pytest
-from billing_samples import plan
-from paybill_billing.providers.port import Order
+import stripe_purchase
 from paybill_billing.providers.port.desired import DesiredSubscription
-from paybill_billing.providers.stripe.provider import Stripe
-from paybill_contracts.catalogue import Interval, Price
 from paybill_contracts.changes import ChangeKind
-from paybill_contracts.money import Money
-
-TENANT = "ten_" + "1" * 32
-
-
-def priced(version, minor):
-    price = Price(amount=Money(minor=minor, currency="EUR"), interval=Interval.MONTH, provider_prices={})
-    return plan("pro", version).model_copy(update={"prices": (price,)})
-
+from stripe_purchase import buying, priced
 
 TEAM, STARTER, BUSINESS = priced(1, 19_900), priced(2, 2900), priced(3, 34_000)
 
@@ -33,27 +20,11 @@ def to(target=None, quantity=None):
     )
 
 
-class Bought:
-    """A subscription at the fake, with its provider and the fake's clock."""
-
-    def __init__(self, provider, fake, subscription, customer):
-        self.provider, self.fake, self.id, self.customer = provider, fake, subscription, customer
-        self.keys = count()
-
-    def now(self):
-        return datetime.fromtimestamp(self.fake.control.clock()["now"], UTC)
+class Bought(stripe_purchase.Bought):
+    """A subscription at the fake whose periods stay unpaid."""
 
     async def advance(self, **duration):
         await asyncio.to_thread(self.fake.control.advance_clock, timedelta(**duration))
-
-    async def quote(self, desired):
-        return await self.provider.quote(self.id, desired, self.now())
-
-    async def change(self, desired):
-        await self.provider.change(self.id, desired, self.now(), f"key {next(self.keys)}")
-
-    def invoices(self):
-        return self.fake.stripe.invoices.list({"subscription": self.id}).data
 
     def pause(self, behavior):
         self.fake.stripe.subscriptions.update(self.id, {"pause_collection": {"behavior": behavior}})
@@ -68,13 +39,8 @@ class Bought:
 
 @pytest.fixture
 async def bought(fake):
-    async with AsyncExitStack() as stack:
-        provider = Stripe("sk_test_0123456789", fake.url, "http://127.0.0.1/back", 1000)
-        stack.push_async_callback(provider.close)
-        order = Order(tenant_id=TENANT, name="Acme", email="ada@acme.example", product="shop", plan=TEAM)
-        opened = await provider.open(order, "open")
-        paid = await asyncio.to_thread(fake.control.pay_checkout, opened.checkout)
-        yield Bought(provider, fake, paid["subscription"], opened.customer)
+    async with buying(fake, TEAM) as purchase:
+        yield Bought(purchase.provider, fake, purchase.id, purchase.customer)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +87,7 @@ async def test_many_changes_in_a_paid_period_give_exactly_what_is_left(bought):
             await bought.advance(days=2, seconds=7 * number)
             quote = await bought.quote(desired)
             assert quote.unpaid is None
-            await bought.change(desired)
+            await bought.change(desired, key=f"{number}/{desired.quantity}")
 
 
 async def test_an_upgrade_that_was_never_paid_gives_no_credit(bought):
@@ -159,3 +125,22 @@ async def test_a_disputed_payment_gives_credit_only_when_the_dispute_was_won(bou
         await asyncio.to_thread(bought.fake.control.close_dispute, dispute["id"], outcome)
 
     assert ((await bought.quote(to(STARTER))).unpaid is None) is credits_
+
+
+@pytest.mark.parametrize("percent", [100, 50])
+async def test_a_coupon_for_the_first_invoice_lowers_the_credit(fake, percent):
+    coupon = fake.stripe.coupons.create({"percent_off": percent, "duration": "once"}).id
+    async with buying(fake, TEAM) as bought:
+        terms = {
+            "customer": bought.customer,
+            "default_payment_method": bought.subscription().default_payment_method,
+            "items": [{"price": bought.item().price.id}],
+            "discounts": [{"coupon": coupon}],
+        }
+        bought.id = fake.stripe.subscriptions.create(terms).id
+
+        quote = await bought.quote(to(STARTER))
+
+    credited = [line.amount.minor for line in quote.lines if "Unused" in line.text]
+    assert (quote.unpaid, credited) == (None, [-19_900 * (100 - percent) // 100])
+    assert quote.due_now.minor == (2900 if percent == 100 else 0)

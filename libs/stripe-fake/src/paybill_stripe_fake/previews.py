@@ -1,6 +1,8 @@
 """Previews of invoices: the change is simulated in a transaction that is rolled back."""
 
-from paybill_stripe_fake import periods, renewals, schedules, subscription_changes, subscriptions
+from dataclasses import replace
+
+from paybill_stripe_fake import adjustments, periods, renewals, schedules, subscription_changes, subscriptions
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.errors import ApiError, InvalidRequestError
 from paybill_stripe_fake.forms import Params
@@ -38,7 +40,9 @@ def create_preview(account: Account, params: Params) -> Resource:
     already = len(account.store.oldest_first("event"))
     with account.store.dry_run():
         if named is None:
-            subscriptions.start(account, subscriptions.read_terms(account, details, str(customer)))
+            terms = subscriptions.read_terms(account, details, str(customer))
+            discounts = adjustments.read_discounts(account, params, customer)
+            subscriptions.start(account, terms if discounts is None else replace(terms, discounts=discounts))
         else:
             if schedule and modified is not None:
                 schedules.modify(account, modified, account.get("subscription_schedule", schedule), {})

@@ -19,7 +19,7 @@ from paybill_contracts.event import digest
 from paybill_billing.providers.port import DesiredSubscription, ProviderRefusedError
 from paybill_billing.providers.stripe.client import stripe_errors
 from paybill_billing.providers.stripe.invoice_pages import StripeInvoices
-from paybill_billing.providers.stripe.items import copy_terms, item_params, phase_item
+from paybill_billing.providers.stripe.items import copy_terms, first_period, item_params, phase_item
 from paybill_billing.providers.stripe.mappers import Json, id_of, is_metered, items_of, plan_item
 from paybill_billing.providers.stripe.previews import invoiced, later_phases, money, regular_amount
 from paybill_billing.providers.stripe.prices import StripePrices
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # these parameter types take 1 MB
         InvoiceCreatePreviewParamsSubscriptionDetailsItem,
         SubscriptionScheduleUpdateParams,
         SubscriptionScheduleUpdateParamsPhase,
+        SubscriptionScheduleUpdateParamsPhaseItem,
         SubscriptionUpdateParams,
     )
 
@@ -88,6 +89,13 @@ class _DesiredItems:
         added: list[InvoiceCreatePreviewParamsSubscriptionDetailsItem] = [{"price": price} for price in self.added]
         return [self.plan, *removed, *added]
 
+    def among(self, items: list[Json]) -> list["SubscriptionScheduleUpdateParamsPhaseItem"]:
+        """Returns all items of the subscription after the change, with their terms."""
+        kept = [each for each in items if each["id"] not in self.removed]
+        after = [phase_item(self.plan if each["id"] == self.plan["id"] else item_params(each), each) for each in kept]
+        after += [{"price": price} for price in self.added]
+        return after
+
     def differs(self, found: _Current) -> bool:
         """Returns True when the subscription does not have these items."""
         return bool(self.added or self.removed) or self.plan != item_params(found.item)
@@ -119,6 +127,9 @@ class StripeChanges:
                         preview = await self._preview(found, {"items": after.all, "proration_behavior": "none"})
                     else:
                         preview = await self._preview_without(schedule, found, after, desired)
+                    if preview is None and found.field("status") == "trialing":
+                        # A trial without a card ends with nothing to pay, unless the customer adds a card.
+                        preview = await self._preview_of(first_period(found.data, after.among(found.items)))
                     regular = regular_amount(preview, {*found.metered, *after.added})
                     if desired.at_period_end:
                         return base.model_copy(update={"next_amount": regular, "effective_at": ends})
@@ -332,12 +343,6 @@ def _schedule_params(
 ) -> "SubscriptionScheduleUpdateParams":
     """Returns the phases of a schedule that brings the desired items at the end of the period."""
     now = [phase_item(item_params(each), each) for each in found.items]
-    then = [
-        phase_item(after.plan if each["id"] == after.plan["id"] else item_params(each), each)
-        for each in found.items
-        if each["id"] not in after.removed
-    ]
-    then += [{"price": price} for price in after.added]
     starts, ends = found.period
     current: SubscriptionScheduleUpdateParamsPhase = {
         "items": now,
@@ -348,7 +353,7 @@ def _schedule_params(
     if found.field("status") == "trialing":
         current["trial_end"] = found.field("trial_end")
     next_phase: SubscriptionScheduleUpdateParamsPhase = {
-        "items": then,
+        "items": after.among(found.items),
         "proration_behavior": "none",
         "duration": {"interval": _interval(found, desired), "interval_count": 1},
     }

@@ -43,6 +43,14 @@ def copy_terms(subscription: Json, phase: "SubscriptionScheduleUpdateParamsPhase
         phase["default_tax_rates"] = rates
 
 
+def first_period(subscription: Json, items: "list[SubscriptionScheduleUpdateParamsPhaseItem]") -> Json:
+    """Returns the parameters of a preview of the first paid period, as of a new subscription with the same terms."""
+    terms: SubscriptionScheduleUpdateParamsPhase = {"items": items}
+    copy_terms(subscription, terms)
+    discounts = {"discounts": terms.pop("discounts")} if "discounts" in terms else {}
+    return {"customer": id_of(subscription.get("customer")), "subscription_details": terms, **discounts}
+
+
 def _ids(references: Any) -> list[str]:
     """Returns the ids of a list of references."""
     return [id_ for each in references or () if (id_ := id_of(each)) is not None]
