@@ -237,3 +237,51 @@ async def test_changes_replay_to_the_same_tables(testbed, subscribed):
     report = await replay(running.service, running.settings, running.database)
 
     assert report.equal, report.as_dict()
+
+
+async def _unpaid_after_a_pause(testbed, subscribed):
+    """Resumes a subscription in a period whose invoice was void during a pause."""
+    for kind in ("pause", "resume"):
+        await requested(testbed, subscribed, kind, confirm=True)
+        await shows(testbed, subscribed, lambda found, kind=kind: (found["access"] == "paused") is (kind == "pause"))
+        if kind == "pause":
+            await asyncio.to_thread(testbed.fake.control.renew, subscribed["provider_subscription"])
+    customer = (await testbed.account(TENANT))["customer"]
+    return lambda: asyncio.to_thread(lambda: testbed.fake.stripe.customers.retrieve(customer).balance)
+
+
+async def test_a_change_after_an_unpaid_pause_is_refused_with_reason_and_amount(testbed, subscribed):
+    balance = await _unpaid_after_a_pause(testbed, subscribed)
+
+    for terms in ({"quantity": 2}, {"plan": "business"}):
+        change = await requested(testbed, subscribed, "plan", confirm=True, **terms)
+        refused = await at(testbed, change, "refused", "applied")
+        assert refused["code"] == "period_unpaid"
+        assert "of 29.00 EUR is void" in refused["refusal"]
+        assert "29.00 EUR that were never paid" in refused["refusal"]
+    later = await requested(testbed, subscribed, "plan", quantity=2, when="period_end", confirm=True)
+    assert (await at(testbed, later, "refused", "applied"))["status"] == "applied"
+    assert await balance() == 0
+
+
+class TestWithoutProration:
+    """The policy `without_proration`."""
+
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"changes_while_overdue": "without_proration"}
+
+    async def test_a_cheaper_change_after_an_unpaid_pause_credits_nothing(self, testbed):
+        subscribed = await testbed.subscribed(TENANT, "business")
+        balance = await _unpaid_after_a_pause(testbed, subscribed)
+
+        change = await requested(testbed, subscribed, "plan", plan="starter")
+        proration = (await confirmed(testbed, change))["quote"]["proration"]
+        await at(testbed, change, "applied")
+
+        assert (proration["lines"], proration["due_now"]["minor"], proration["next_amount"]["minor"]) == ([], 0, 2900)
+        assert proration["unpaid"]["amount"]["minor"] == 99_000
+        assert proration["unpaid"]["reason"].endswith("of 990.00 EUR is void")
+        assert await balance() == 0
+        dearer = await requested(testbed, subscribed, "plan", quantity=2, confirm=True)
+        assert (await at(testbed, dearer, "refused", "applied"))["code"] == "period_unpaid"

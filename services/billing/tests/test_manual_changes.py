@@ -55,6 +55,26 @@ def test_voiding_an_invoice_returns_its_credit():
     assert (owed.credit_used, state.contract.credit, after.contract.credit) == (423, 0, 423)
 
 
+def test_the_period_of_a_void_invoice_gives_no_credit():
+    [invoice] = ACTIVE.invoices
+    state = fold(ACTIVE, manual.void(ACTIVE, invoice.invoice_id, "mistake", NOW))
+    when = NOW + 10 * DAY
+
+    for ordered in (terms(1000), terms(6200), terms(30000, interval=Interval.YEAR)):
+        events = manual.change(state, ordered, at_period_end=False, at=when, made_for=None)
+        quote = manual.quote(state, events, when)
+        assert quote.unpaid.amount.minor == 2100
+        assert quote.unpaid.reason == f"the invoice {invoice.invoice_id} is void"
+        assert (
+            manual.quote(
+                ACTIVE, manual.change(ACTIVE, ordered, at_period_end=False, at=when, made_for=None), when
+            ).unpaid
+            is None
+        )
+    later = manual.change(state, terms(1000), at_period_end=True, at=when, made_for=None)
+    assert manual.quote(state, later, when).unpaid is None
+
+
 def test_another_interval_starts_a_new_period():
     when = NOW + 10 * DAY
     events = manual.change(ACTIVE, terms(30000, interval=Interval.YEAR), at_period_end=False, at=when, made_for=None)

@@ -78,12 +78,15 @@ def unpaid_credits(
     for (item, start, end), credit in sorted(given.items()):
         paid, rounded = Fraction(0), 1
         for source, share in [*earlier, (invoice, Fraction(1))]:
-            for line in _lines(source):
-                # Of this invoice, what an earlier change in the same period charged and credited.
-                is_before = source is not invoice or (line.is_proration and line.start < start)
-                if is_before and (line.item, line.end) == (item, end):
-                    paid += line.left(start) * share
-                    rounded += 1
+            of_period = [line for line in _lines(source) if (line.item, line.end) == (item, end)]
+            if source is invoice:
+                # What an earlier change in the same period charged and credited.
+                of_period = [line for line in of_period if line.is_proration and line.start < start]
+            elif not all(line.is_proration for line in of_period):
+                # The invoice of the whole period: what was before it belongs to another one.
+                paid = Fraction(0)
+            paid += share * sum(line.left(start) for line in of_period)
+            rounded += len(of_period)
         unpaid = credit - max(paid, Fraction(0))
         if unpaid > rounded:
             yield UnpaidCredit(int(unpaid), start, end)

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from paybill_contracts.changes import Proration, ProrationLine
+from paybill_contracts.changes import Proration, ProrationLine, UnpaidTime
 from paybill_contracts.manual import (
     Contract,
     ContractChanged,
     ContractHalted,
     ContractRenewed,
     ContractStatus,
+    Invoice,
     InvoiceIssued,
     InvoiceOverdue,
     InvoicePaid,
@@ -259,17 +260,26 @@ def on_time(state: ManualContract, now: datetime) -> list[ManualEvent]:
 
 
 def quote(state: ManualContract, events: Sequence[ManualEvent], at: datetime) -> Proration:
-    """Returns the quote for a change that consists of `events`."""
+    """Returns the quote for a change that consists of `events`.
+
+    An open invoice stays due when its period is credited; a void one is never paid, so that it gives no credit.
+    """
     contract = contract_of(state)
+    voided = _voided_invoice(state, contract)
     currency = currency_of(contract)
     lines: tuple[ProrationLine, ...] = ()
-    due = 0
+    due = credit = 0
     for event in events:
         state = evolve(state, event)
         if isinstance(event, ContractChanged):
             lines = event.lines
+            credit = -sum(line.amount.minor for line in lines if line.amount.minor < 0)
         elif isinstance(event, InvoiceIssued):
             lines, due = event.invoice.lines, event.invoice.total.minor
+    unpaid = None
+    if voided is not None and credit:
+        reason = f"the invoice {voided.invoice_id} is void"
+        unpaid = UnpaidTime(amount=Money(minor=credit, currency=currency), reason=reason)
     after = contract_of(state)
     runs = after.status in RUNNING
     next_minor = amount_of(after.next_terms or after.terms).minor
@@ -281,7 +291,14 @@ def quote(state: ManualContract, events: Sequence[ManualEvent], at: datetime) ->
         if runs and after.cancel_at is None
         else None,
         effective_at=after.period_end if runs and is_scheduled and (after.cancel_at or after.next_terms) else at,
+        unpaid=unpaid,
     )
+
+
+def _voided_invoice(state: ManualContract, contract: Contract) -> Invoice | None:
+    """Returns the invoice of the current period if it is void."""
+    of_period = [invoice for invoice in state.invoices if invoice.covers_until == contract.period_end]
+    return of_period[-1] if of_period and of_period[-1].status is InvoiceStatus.VOID else None
 
 
 def _with_period(
