@@ -29,6 +29,7 @@ SAMPLES = {
     "tenant": "acme",
 }
 LINES = {
+    "drops_scheduled_phases": "paybill subscription change acme --quantity 2 --reason growth",
     "no_period": "paybill subscription cancel acme --reason closed --when period_end",
     "only_now": "paybill subscription change acme --quantity 2 --reason growth --when period_end",
     "too_many_seats": "paybill licence issue acme",
@@ -40,7 +41,7 @@ NOT_A_COMMAND = {
     "idempotency_key_reused, outcome_unknown, invalid_idempotency_key": "only the caller knows its key",
     "no_coupons, no_existing_customers, terms_of_existing_customer, slug_reserved, usage_of_what, "
     "usage_too_large": "somebody has to decide on another request",
-    "drops_scheduled_phases, provider_refused": "it has to be read first",
+    "provider_refused": "it has to be read first",
 }
 """Codes whose next step is an action, and the reason."""
 NOT_ANSWERED = {

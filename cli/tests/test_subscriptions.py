@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import stripe
 from paybill_cli.exit_codes import ExitCode
 
 WHY = ("--reason", "requested")
@@ -115,6 +117,48 @@ def test_a_dry_run_prints_the_quote_and_discards_the_change(on_stack, subscriber
     assert "nothing was changed" in dry.err
     assert after["plan"]["plan"] == "starter"
     assert [change["status"] for change in changes] == ["discarded"]
+
+
+def schedule_seats(real_stack, subscription: str, *quantities: int) -> None:
+    """Schedules a phase at Stripe for each quantity, after the current period."""
+    key = (real_stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
+    http_client = stripe.HTTPXClient()
+    at = stripe.StripeClient(key, base_addresses={"api": real_stack.url("stripe_fake")}, http_client=http_client).v1
+    schedule = at.subscription_schedules.create({"from_subscription": subscription})
+    current = schedule.phases[0]
+    price = str(current["items"][0].price)
+    at.subscription_schedules.update(
+        schedule.id,
+        {
+            "phases": [
+                {
+                    "items": [{"price": price, "quantity": 1}],
+                    "start_date": current.start_date,
+                    "end_date": current.end_date,
+                },
+                *({"items": [{"price": price, "quantity": quantity}]} for quantity in quantities),
+            ]
+        },
+    )
+    http_client.close()
+
+
+def test_a_change_that_drops_scheduled_phases_is_refused_and_the_next_command_works(
+    on_stack, real_stack, subscriber
+) -> None:
+    shown = on_stack("subscription", "show", subscriber, "--json").data
+    schedule_seats(real_stack, shown["provider_subscription"], 3, 4)
+
+    refused = on_stack("subscription", "change", subscriber, "--quantity", 2, *WHY, "--yes", "--json")
+    changes = on_stack("subscription", "changes", subscriber, "--json").data
+    next_ = shlex.split(refused.error["next"])[1:]
+    shown = on_stack(*next_)
+    done = on_stack(*(word for word in next_ if word != "--dry-run"))
+
+    assert (refused.error["code"], refused.code) == ("drops_scheduled_phases", ExitCode.CONFLICT)
+    assert [change["status"] for change in changes] == ["discarded"]
+    assert (shown.code, shown.data["quote"]["proration"]["next_amount"]["minor"]) == (ExitCode.OK, 2 * 2900), shown.err
+    assert (done.code, done.data["quantity"], done.data["pending"]) == (ExitCode.OK, 2, None), done.err
 
 
 def test_a_change_at_the_end_of_the_period_is_scheduled_and_withdrawn(on_stack, subscriber) -> None:

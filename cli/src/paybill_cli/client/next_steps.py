@@ -35,7 +35,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "database_unavailable": ("paybill doctor",),
     "dead_letter_not_found": ("paybill events quarantine",),
     "debt_open": _TENANT,
-    "drops_scheduled_phases": ("read the quote, then repeat the command with --drop-scheduled",),
+    "drops_scheduled_phases": ("{line} --drop-scheduled --dry-run", "repeat the command with --drop-scheduled"),
     "environment_not_failed": _WHY,
     "environment_unknown": _WHY,
     "idempotency_key_missing": ("send an Idempotency-Key",),

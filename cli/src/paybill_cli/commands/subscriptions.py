@@ -11,7 +11,7 @@ import typer
 
 from paybill_cli import formatting
 from paybill_cli.client.http import Service
-from paybill_cli.client.next_steps import line_with
+from paybill_cli.client.next_steps import line_with, next_step
 from paybill_cli.client.requests import earlier_result, idempotent
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id, with_tenant, with_tenants
@@ -199,8 +199,7 @@ class _Change:
                 self._out.info("nothing was changed")
                 return
             if change["status"] == "quoted":
-                path = f"/v1/changes/{change['id']}/confirm"
-                self._post(billing, path, {"quote_hash": change["quote"]["quote_hash"]}, "confirm")
+                self._confirm(billing, change)
             with self._out.progress(f"executing {change['id']}") as progress:
                 change = self._wait_status(billing, change, progress, "quoted", "confirmed")
                 changed = self._wait_state(billing, before, change, progress)
@@ -224,6 +223,17 @@ class _Change:
         if self._dry_run:
             self._discard(billing, change)
 
+    def _confirm(self, billing: Service, change: Mapping[str, Any]) -> None:
+        """Confirms the quote; discards it when that is refused, because it cannot be confirmed later either."""
+        try:
+            body = {"quote_hash": change["quote"]["quote_hash"]}
+            self._post(billing, f"/v1/changes/{change['id']}/confirm", body, "confirm")
+        except CliError as error:
+            if error.exit_code is not ExitCode.UNREACHABLE:  # then it may be confirmed
+                with suppress(CliError):  # it may be over
+                    self._discard(billing, change)
+            raise
+
     def _discard(self, billing: Service, change: Mapping[str, Any]) -> None:
         """Discards the quote, so that another change can start; without this it expires within an hour."""
         billing.post(f"/v1/changes/{change['id']}/discard", None, key=f"{self._key}/discard")
@@ -243,7 +253,7 @@ class _Change:
                 raise CliError(
                     found["code"] or f"change_{found['status']}",
                     found["refusal"] or f"{found['id']} is {found['status']}",
-                    next=f"paybill subscription show {found['subscription_id']}",
+                    next=next_step(found["code"] or "") or f"paybill subscription show {found['subscription_id']}",
                     exit_code=ExitCode.CONFLICT,
                 )
             if found["status"] not in pending:
