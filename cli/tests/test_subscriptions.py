@@ -122,7 +122,7 @@ def test_a_dry_run_prints_the_quote_and_discards_the_change(on_stack, subscriber
 def schedule_seats(real_stack, subscription: str, *quantities: int) -> None:
     """Schedules a phase at Stripe for each quantity, after the current period."""
     key = (real_stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
-    http_client = stripe.HTTPXClient()
+    http_client = stripe.RequestsClient()
     at = stripe.StripeClient(key, base_addresses={"api": real_stack.url("stripe_fake")}, http_client=http_client).v1
     schedule = at.subscription_schedules.create({"from_subscription": subscription})
     current = schedule.phases[0]
