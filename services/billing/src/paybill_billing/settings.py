@@ -42,7 +42,7 @@ class Settings(ServiceSettings):
     publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids; without it no usage is accepted.
     licence_valid_s: default validity of a licence; it is renewed when a third is left.
     checkout_return_url: page that the provider opens after the checkout.
-    changes_while_overdue: policy for a change of plan or quantity now while the invoice of the period is unpaid:
+    changes_while_overdue: policy for a change of plan or quantity now while the period is not paid, for any reason:
     `refused`, or `without_proration`.
     sales_with_debt: whether a customer that owes something gets another checkout.
     leftovers: what happens to objects that could charge the customer of a tenant that left.
