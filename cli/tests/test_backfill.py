@@ -200,6 +200,18 @@ def test_a_taken_slug_or_customer_is_refused(on_stack, at_stripe, customers, tmp
     assert "another tenant" in done.data[1]["why"]
 
 
+def test_a_dry_run_finds_a_tenant_that_was_requested_and_has_left(on_stack, at_stripe, tmp_path) -> None:
+    row = at_stripe(subscribed=False)
+    path = written(tmp_path, row)
+    backfill(on_stack, path, "--yes")
+    on_stack("tenant", "offboard", row[1], "--reason", "mistake", "--yes")
+
+    dry, done = backfill(on_stack, path, "--dry-run"), backfill(on_stack, path, "--yes")
+
+    assert [(one["state"], one["why"]) for one in dry.data] == [("refused", "it is cancelled")]
+    assert (dry.data[0]["state"], dry.data[0]["tenant_id"]) == (done.data[0]["state"], done.data[0]["tenant_id"])
+
+
 def test_an_interrupted_backfill_continues(on_stack, real_stack, at_stripe, tmp_path) -> None:
     rows = [at_stripe() for _ in range(5)]
     path = written(tmp_path, *rows)

@@ -136,8 +136,10 @@ def test_a_new_version_is_previewed_and_published_once(on_stack, sold: Path) -> 
     dry = on_stack("plans", "publish", sold, "--dry-run")
     unconfirmed = on_stack("plans", "publish", sold, "--json")
     before = on_stack("plans", "show", name)
-    done = on_stack("plans", "publish", sold, "--yes", "--json")
+    keyed = ("plans", "publish", sold, "--idempotency-key", f"publish-{name}")
+    done = on_stack(*keyed, "--yes", "--json")
     again = on_stack("plans", "publish", sold, "--yes")
+    repeated = [on_stack(*keyed, option) for option in ("--dry-run", "--yes")]
 
     assert diff.code == dry.code == done.code == again.code == ExitCode.OK, done.err
     assert ["feature projects", name, "at most 50", "at most 77"] in diff.rows
@@ -146,6 +148,7 @@ def test_a_new_version_is_previewed_and_published_once(on_stack, sold: Path) -> 
     assert before.code == ExitCode.NOT_FOUND
     assert done.data["added"] == [name]
     assert "this catalogue is on sale already" in again.err
+    assert all(each.code == ExitCode.OK and "was already executed" in each.err for each in repeated)
     assert on_stack("plans", "show", newer["plan"], "--json").data["version"] == 7
     assert "feature projects: at most 77" in on_stack("plans", "show", name).out
 

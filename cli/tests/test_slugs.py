@@ -15,6 +15,7 @@ import pytest
 from fault_injection import Bed
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import Slugs
+from paybill_cli.client.waiting import Deadline
 from paybill_cli.commands.why import DEADLINE_S
 from paybill_cli.exit_codes import ExitCode
 
@@ -95,6 +96,32 @@ def test_people_read_slugs_and_programs_ids(on_stack, real_stack, customers) -> 
     on_stack("jobs", "cancel", "--kind", kind, "--reason", "test", "--yes")
 
     assert (people.rows[0][3], programs.data[0]["key"]) == (tenant["slug"], tenant["id"])
+
+
+def test_lists_of_billing_have_slugs(on_stack, customers) -> None:
+    tenant = customers.sign_up()
+    slug, id_ = tenant["slug"], tenant["id"]
+    customers.pay(tenant["checkout_url"])
+    deadline = Deadline(60)
+    while (shown := on_stack("subscription", "show", slug)).code != ExitCode.OK:
+        deadline.pause(shown.err)
+    on_stack("usage", "consume", slug, "calls", "--quantity", 5)
+
+    listed = on_stack("subscription", "list", "--limit", 10_000)
+    windows = on_stack("usage", "windows", "--tenant", slug)
+    licence = on_stack("licence", "issue", slug)
+    licences = on_stack("licence", "list", "--tenant", slug)
+    entitlements = on_stack("entitlement", "show", slug)
+    by_id = on_stack("subscription", "show", id_, "--json").data
+
+    assert slug in [row[1] for row in listed.rows]
+    assert windows.rows[0][0].startswith(f"{slug}:calls:")
+    assert licences.rows[0][1] == slug
+    assert all(f"tenant: {slug}" in done.out.splitlines() for done in (shown, licence, entitlements))
+    assert all(id_ not in done.out for done in (shown, listed, windows, licence, licences, entitlements))
+    assert by_id["tenant_id"] == id_
+    report = on_stack("usage", "report", windows.rows[0][0], "--json")
+    assert report.error["code"] in {"window_not_reported", "unknown_window"}
 
 
 def test_a_refusal_has_the_slug_that_the_command_named(on_stack, customers) -> None:

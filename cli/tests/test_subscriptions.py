@@ -209,6 +209,28 @@ def test_a_repeated_request_with_the_same_key_is_one_change(on_stack, subscriber
     assert [change["status"] for change in changes] == ["applied"]
 
 
+def test_a_change_ends_with_its_status(on_stack, subscriber) -> None:
+    done = on_stack("subscription", "change", subscriber, "--quantity", 3, *WHY, "--yes")
+
+    (change,) = on_stack("subscription", "changes", subscriber, "--json").data
+    assert done.code == ExitCode.OK
+    assert done.err.splitlines()[-1] == f"{change['id']} is applied"
+
+
+def test_a_dry_run_leaves_its_key_to_the_command_and_finds_the_executed_one(on_stack, subscriber) -> None:
+    command = ("subscription", "change", subscriber, "--quantity", 3, *WHY, "--idempotency-key", str(uuid.uuid4()))
+
+    before = on_stack(*command, "--dry-run", "--json").data
+    done = on_stack(*command, "--yes", "--json")
+    after = on_stack(*command, "--dry-run", "--json")
+
+    assert (before["status"], done.code) == ("quoted", ExitCode.OK)
+    assert (after.data["status"], after.data["id"] != before["id"]) == ("applied", True)
+    assert "was already executed" in after.err
+    statuses = [change["status"] for change in on_stack("subscription", "changes", subscriber, "--json").data]
+    assert sorted(statuses) == ["applied", "discarded"]
+
+
 def test_a_timeout_has_its_own_exit_code(on_stack, subscriber) -> None:
     done = on_stack("subscription", "change", subscriber, "--quantity", 4, *WHY, "--yes", "--timeout", 0, "--json")
 
@@ -224,7 +246,7 @@ def test_subscriptions_are_listed_and_shown_by_id_and_by_tenant(on_stack, subscr
 
     assert by_id["subscription_id"] == by_tenant["subscription_id"]
     assert by_tenant["subscription_id"] in [row[0] for row in rows.rows]
-    assert rows.out.splitlines()[0] == "subscription_id\ttenant_id\tplan\tquantity\taccess\tperiod_end\tthen"
+    assert rows.out.splitlines()[0] == "subscription_id\ttenant\tplan\tquantity\taccess\tperiod_end\tthen"
     assert len(few.rows) == 1
 
 

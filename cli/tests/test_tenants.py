@@ -124,8 +124,12 @@ def test_a_repeated_request_with_the_same_key_is_executed_once(on_stack) -> None
     key = str(uuid.uuid4())
     first, again = (on_stack(*create("once", "--idempotency-key", key, "--json")).data for _ in range(2))
     other = on_stack(*create("twice", "--idempotency-key", key, "--json"))
+    dry_run = on_stack(*create("once", "--idempotency-key", key, "--dry-run", "--json"))
+    new = on_stack(*create("once", "--idempotency-key", str(uuid.uuid4()), "--dry-run", "--json"))
 
-    assert first["id"] == again["id"]
+    assert first["id"] == again["id"] == dry_run.data["id"]
+    assert "was already executed" in dry_run.err
+    assert new.error["code"] == "slug_taken"
     assert (other.code, other.error["code"]) == (ExitCode.USAGE, "idempotency_key_reused")
 
 

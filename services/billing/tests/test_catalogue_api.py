@@ -45,10 +45,20 @@ def blueprint(*tiers):
     return BlueprintPublished(blueprint="main", content=content, content_hash=f"{len(tiers):064x}")
 
 
-async def send(testbed, text, *, key=None, **query):
+async def send(testbed, text, *, key=None, rolled_back=False, **query):
     headers = {"content-type": "application/yaml"} | ({"Idempotency-Key": key} if key else {})
+    headers |= {"Dry-Run": "true"} if rolled_back else {}
     content = text if isinstance(text, bytes) else text.encode()
     return await testbed.served.client.post("/v1/catalogue", content=content, params=query, headers=headers)
+
+
+async def test_a_dry_run_finds_the_executed_publication(testbed):
+    before = (await send(testbed, FIRST, key="publish-1", rolled_back=True)).json()
+    published = await send(testbed, FIRST, key="publish-1")
+    after = (await send(testbed, FIRST, key="publish-1", rolled_back=True)).json()
+
+    assert (before["already_executed"], len(before["would_record"])) == (False, 1)
+    assert (after["already_executed"], after["result"]) == (True, published.json())
 
 
 async def test_the_catalogue_on_sale_is_shown_with_its_hash(testbed):

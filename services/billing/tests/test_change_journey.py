@@ -143,9 +143,11 @@ async def test_a_request_is_idempotent_by_its_key(testbed, subscribed):
     responses = [
         await testbed.served.client.post(path, json=body, headers={"Idempotency-Key": "once"}) for _ in range(2)
     ]
+    dry_run = await testbed.served.client.post(path, json=body, headers={"Idempotency-Key": "once", "Dry-Run": "true"})
 
     assert [response.status_code for response in responses] == [202, 202]
     assert responses[0].json()["id"] == responses[1].json()["id"]
+    assert (dry_run.json()["already_executed"], dry_run.json()["result"]) == (True, responses[0].json())
 
 
 async def test_a_confirmation_with_another_hash_is_refused(testbed, subscribed):

@@ -335,6 +335,24 @@ async def test_a_quote_is_refused_as_the_request_would_be_and_changes_nothing(te
     assert await quoted() == (409, "slug_taken")
 
 
+async def test_a_dry_run_of_a_sign_up_finds_the_executed_request(tenant, log, sign_up) -> None:
+    async def dry_run(key):
+        headers = {"Idempotency-Key": key, "Dry-Run": "true"}
+        return (await tenant.client.post("/v1/tenants", json=sign_up, headers=headers)).json()
+
+    before = await dry_run("sign-up-2")
+    done = await tenant.client.post("/v1/tenants", json=sign_up, headers={"Idempotency-Key": "sign-up-2"})
+    after, other = await dry_run("sign-up-2"), await dry_run("sign-up-3")
+
+    assert (before["already_executed"], [each["type"] for each in before["would_record"]]) == (
+        False,
+        ["tenant.tenant_requested"],
+    )
+    assert (after["already_executed"], after["result"]) == (True, done.json())
+    assert other["code"] == "slug_taken"
+    assert len(await log.facts("tenant.tenant_requested")) == 1
+
+
 @pytest.mark.parametrize("slug", ["a", "a-b", "a1"])
 async def test_short_slugs_are_valid(tenant, sign_up, slug) -> None:
     assert (await tenant.client.post("/v1/tenants", json=sign_up | {"slug": slug})).status_code == 202
