@@ -250,6 +250,26 @@ def test_subscriptions_are_listed_and_shown_by_id_and_by_tenant(on_stack, subscr
     assert len(few.rows) == 1
 
 
+def test_of_several_subscriptions_one_has_to_be_named(on_stack, real_stack, subscriber) -> None:
+    first = on_stack("subscription", "show", subscriber, "--json").data
+    key = (real_stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
+    http_client = stripe.RequestsClient()
+    at = stripe.StripeClient(key, base_addresses={"api": real_stack.url("stripe_fake")}, http_client=http_client).v1
+    known = at.subscriptions.retrieve(first["provider_subscription"])
+    second = at.subscriptions.create(
+        {"customer": known.customer, "items": [{"price": known["items"].data[0].price.id}]}
+    )
+    http_client.close()
+
+    until(lambda: on_stack("subscription", "show", subscriber, "--json").code == ExitCode.USAGE)
+    refused = on_stack("subscription", "pause", subscriber, *WHY, "--json")
+    shown = on_stack(*shlex.split(refused.error["next"])[1:], "--json")
+
+    assert refused.error["code"] == "several_subscriptions"
+    assert f"{first['subscription_id']} (starter@1)" in refused.error["what"]
+    assert shown.data["provider_subscription"] in {first["provider_subscription"], second.id}
+
+
 REFUSALS = [
     (("change", "--plan", "starter"), "nothing_to_change", ExitCode.CONFLICT),
     (("change", "--plan", "gold"), "unknown_plan", ExitCode.NOT_FOUND),
