@@ -75,7 +75,7 @@ def test_all_jobs_of_a_kind_are_cancelled_after_their_number_is_confirmed(on_sta
 
     number = f"503 jobs of the kind {kind} (tenant 2, billing 501)"
     assert (asked.code, asked.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
-    assert asked.error["what"] == f"Cancel {number}? This needs a confirmation, and there is no terminal"
+    assert asked.error["what"] == f"Cancel {number}? This needs a confirmation, and there is no terminal: add --yes"
     assert f"would cancel {number}; nothing was changed" in preview.err
     assert len(preview.rows) == len(before) == 503
     assert (done.code, len(done.rows), after) == (ExitCode.OK, 503, [])

@@ -257,7 +257,7 @@ def test_of_several_subscriptions_one_has_to_be_named(on_stack, real_stack, subs
     at = stripe.StripeClient(key, base_addresses={"api": real_stack.url("stripe_fake")}, http_client=http_client).v1
     known = at.subscriptions.retrieve(first["provider_subscription"])
     second = at.subscriptions.create(
-        {"customer": known.customer, "items": [{"price": known["items"].data[0].price.id}]}
+        {"customer": known.customer, "items": [{"price": known["items"].data[0].price.id}], "trial_period_days": 30}
     )
     http_client.close()
 
