@@ -12,7 +12,7 @@ from paybill_contracts.changes import UnpaidTime
 from paybill_billing.providers.stripe import paid_time
 from paybill_billing.providers.stripe.client import stripe_errors
 from paybill_billing.providers.stripe.mappers import Json, id_of
-from paybill_billing.providers.stripe.payment_mappers import refund, takes_money
+from paybill_billing.providers.stripe.payment_mappers import takes_money
 from paybill_billing.providers.stripe.previews import money
 
 PAGE = 100
@@ -60,10 +60,13 @@ class StripeInvoices:
         for payment in (invoice.get("payments") or {}).get("data") or ():
             if (intent := id_of((payment.get("payment") or {}).get("payment_intent"))) is None:
                 continue
-            refunds = [refund(each) async for each in self._pages("/v1/refunds", payment_intent=intent)]
-            returned += sum(each.amount.minor for each in refunds if each is not None)
-            disputes = [each async for each in self._pages("/v1/disputes", payment_intent=intent)]
-            returned += sum(each["amount"] for each in disputes if takes_money(each))
+            path = f"/v1/payment_intents/{quoted(intent, safe='')}"
+            found = await self._client.raw_request_async("get", path, expand=["latest_charge"])
+            charge = found.data.get("latest_charge") or {}
+            returned += charge.get("amount_refunded") or 0
+            if charge.get("disputed"):
+                disputes = [each async for each in self._pages("/v1/disputes", payment_intent=intent)]
+                returned += sum(each["amount"] for each in disputes if takes_money(each))
         return paid_time.paid_share(invoice, returned)
 
     async def _complete(self, invoice: dict[str, Any]) -> Json:
