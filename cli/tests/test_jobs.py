@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 from fault_injection import Bed
+from paybill_cli.client.waiting import Deadline
 from paybill_cli.exit_codes import ExitCode
 
 
@@ -46,7 +47,9 @@ def test_a_job_is_retried_and_a_recurring_one_cannot_be_cancelled(on_stack) -> N
 
 @pytest.mark.parametrize("command", [["retry"], ["cancel", "--reason", "no longer needed"]], ids=str)
 def test_a_preview_is_refused_as_the_command_would_be(on_stack, command: list[str]) -> None:
-    ended = on_stack("jobs", "list", "--state", "ended", "--kind", "make_key", "--json").data
+    deadline = Deadline(60)
+    while not (ended := on_stack("jobs", "list", "--state", "ended", "--kind", "make_key", "--json").data):
+        deadline.pause("the first licence key is being made")
 
     preview = on_stack("jobs", *command, ended[0]["id"], "--dry-run", "--json")
 
