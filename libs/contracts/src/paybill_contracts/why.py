@@ -63,6 +63,14 @@ SIGNED_REFUSALS = frozenset({"stale", "future", "quarantined"})
 """Reasons for which a message with a right signature is refused."""
 
 
+def may_be_of_strangers(reason: str, undelivered_at: datetime | None) -> bool:
+    """Returns whether anybody may have sent messages that are refused for this reason.
+
+    The signed reasons follow a right signature. A message that the provider could not deliver shows who sent them, too.
+    """
+    return reason not in SIGNED_REFUSALS and undelivered_at is None
+
+
 class RefusedWebhooks(Value):
     """Webhooks that were refused for one reason. accepted_at: of the last one that was accepted."""
 
@@ -75,11 +83,8 @@ class RefusedWebhooks(Value):
 
     @property
     def may_be_of_strangers(self) -> bool:
-        """True when nothing shows that the provider sent them: anybody can send a message without a right signature.
-
-        The other reasons follow a right signature. A message that the provider could not deliver shows it, too.
-        """
-        return self.reason not in SIGNED_REFUSALS and self.undelivered_at is None
+        """True when nothing shows that the provider sent them."""
+        return may_be_of_strangers(self.reason, self.undelivered_at)
 
 
 class OpenIncident(Value):

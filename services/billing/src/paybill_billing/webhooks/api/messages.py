@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
 from paybill_contracts.values import Key, ProviderId, Text
-from paybill_contracts.why import SIGNED_REFUSALS
+from paybill_contracts.why import may_be_of_strangers
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import REQUESTED, REQUESTS, RETRY_REQUEST
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -106,7 +106,7 @@ class RefusedView(BaseModel):
     @property
     def may_be_of_strangers(self) -> bool:
         """True when nothing shows that the provider sent them: anybody can send a wrong signature."""
-        return self.reason not in SIGNED_REFUSALS and self.undelivered_at is None
+        return may_be_of_strangers(self.reason, self.undelivered_at)
 
 
 class DismissBody(BaseModel):
