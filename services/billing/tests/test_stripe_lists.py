@@ -17,7 +17,7 @@ from paybill_billing.providers.port import (
     SubscriptionLister,
     UsageReporter,
 )
-from paybill_billing.providers.stripe import provider as at_stripe
+from paybill_billing.providers.stripe import pages as stripe_pages
 from paybill_billing.providers.stripe.provider import Stripe
 
 EMAIL = "ada@acme.example"
@@ -51,7 +51,7 @@ def test_stripe_has_all_optional_capabilities():
 
 
 async def test_all_pages_of_subscriptions_are_listed_with_ended_ones(provider, fake, monkeypatch):
-    monkeypatch.setattr(at_stripe, "PAGE", 2)
+    monkeypatch.setattr(stripe_pages, "PAGE", 2)
     bought = [(await buy(provider, fake, number))[1] for number in range(5)]
     fake.stripe.subscriptions.cancel(bought[0])
 
@@ -86,7 +86,7 @@ async def test_undelivered_events_are_listed_with_their_bodies(provider, fake):
 
 
 async def test_all_pages_of_undelivered_events_are_listed_the_oldest_last(provider, fake, monkeypatch):
-    monkeypatch.setattr(at_stripe, "PAGE", 3)
+    monkeypatch.setattr(stripe_pages, "PAGE", 3)
     began = now(fake)
     await buy(provider, fake, 1)
 

@@ -1,6 +1,5 @@
 """Fetches Stripe's invoices with all their lines, and what they show about paid time."""
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
@@ -12,10 +11,10 @@ from paybill_contracts.changes import UnpaidTime
 from paybill_billing.providers.stripe import paid_time
 from paybill_billing.providers.stripe.client import stripe_errors
 from paybill_billing.providers.stripe.mappers import Json, id_of
+from paybill_billing.providers.stripe.pages import all_of, lines_of
 from paybill_billing.providers.stripe.payment_mappers import takes_money
 from paybill_billing.providers.stripe.previews import money
 
-PAGE = 100
 _MARGIN = timedelta(days=1)
 """The invoice of a period may be a little older than the period."""
 
@@ -29,7 +28,7 @@ class StripeInvoices:
     async def all(self, **which: Any) -> list[Json]:
         """Returns the invoices, oldest first, each with all its lines."""
         with stripe_errors():
-            found = [each async for each in self._pages("/v1/invoices", **which)]
+            found = [each async for each in all_of(self._client, "/v1/invoices", **which)]
             return [await self._complete(each) for each in reversed(found)]
 
     async def unpaid_time(
@@ -65,23 +64,11 @@ class StripeInvoices:
             charge = found.data.get("latest_charge") or {}
             returned += charge.get("amount_refunded") or 0
             if charge.get("disputed"):
-                disputes = [each async for each in self._pages("/v1/disputes", payment_intent=intent)]
+                disputes = [each async for each in all_of(self._client, "/v1/disputes", payment_intent=intent)]
                 returned += sum(each["amount"] for each in disputes if takes_money(each))
         return paid_time.paid_share(invoice, returned)
 
-    async def _complete(self, invoice: dict[str, Any]) -> Json:
-        """Returns the invoice with all lines: a list shows the first ten."""
-        lines = invoice["lines"]
-        if not lines.get("has_more"):
-            return invoice
-        path = f"/v1/invoices/{quoted(str(invoice['id']), safe='')}/lines"
-        return {**invoice, "lines": {**lines, "data": [each async for each in self._pages(path)]}}
-
-    async def _pages(self, path: str, **params: Any) -> AsyncIterator[dict[str, Any]]:
-        more = True
-        while more:
-            page = (await self._client.raw_request_async("get", path, limit=PAGE, **params)).data
-            for found in page["data"]:
-                yield found
-            more = bool(page["has_more"] and page["data"])
-            params["starting_after"] = page["data"][-1]["id"] if more else None
+    async def _complete(self, invoice: Json) -> Json:
+        """Returns the invoice with all lines."""
+        lines = [each async for each in lines_of(self._client, invoice)]
+        return {**invoice, "lines": {**invoice["lines"], "data": lines}}

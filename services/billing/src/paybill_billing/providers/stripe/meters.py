@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 from urllib.parse import quote as quoted
 
 import stripe
@@ -16,8 +15,8 @@ import stripe
 from paybill_billing.providers.port import InvoicedUsage, MeterReading, ProviderRefusedError
 from paybill_billing.providers.stripe.client import stripe_errors
 from paybill_billing.providers.stripe.mappers import Json, price_of_line
+from paybill_billing.providers.stripe.pages import PAGE, all_of, lines_of
 
-PAGE = 100
 MINUTE_S = 60
 
 
@@ -81,40 +80,30 @@ class StripeMeters:
 
     async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:
         """Returns Stripe's total from the minute of `since` to the end of the minute of `until`; it lags a little."""
-        params: dict[str, Any] = {
-            "customer": customer,
+        minutes = {
             "start_time": int(since.timestamp()) // MINUTE_S * MINUTE_S,
             "end_time": -(-int(until.timestamp()) // MINUTE_S) * MINUTE_S,
-            "limit": PAGE,
         }
         total = Decimal(0)
         with stripe_errors():
             id_ = (await self._meter(meter)).id
-            more = True
-            while more:
-                response = await self._client.raw_request_async(
-                    "get", f"/v1/billing/meters/{id_}/event_summaries", **params
-                )
-                page = response.data
-                total += sum(Decimal(str(summary["aggregated_value"])) for summary in page["data"])
-                more = bool(page["has_more"] and page["data"])
-                params["starting_after"] = page["data"][-1]["id"] if more else None
+            path = f"/v1/billing/meters/{id_}/event_summaries"
+            async for summary in all_of(self._client, path, customer=customer, **minutes):
+                total += Decimal(str(summary["aggregated_value"]))
         return int(total)
 
     async def invoiced(self, customer: str, since: datetime) -> tuple[InvoicedUsage, ...]:
         """Returns the lines of metered prices on the customer's invoices since then, drafts included."""
         found: list[InvoicedUsage] = []
         with stripe_errors():
-            invoices = self._pages("/v1/invoices", customer=customer, created={"gte": int(since.timestamp())})
+            invoices = all_of(self._client, "/v1/invoices", customer=customer, created={"gte": int(since.timestamp())})
             async for invoice in invoices:
                 if invoice["status"] != "void":
                     found += [line async for line in self._usage_lines(invoice)]
         return tuple(found)
 
     async def _usage_lines(self, invoice: Json) -> AsyncIterator[InvoicedUsage]:
-        lines = invoice["lines"]
-        more = self._pages(f"/v1/invoices/{invoice['id']}/lines") if lines["has_more"] else _each(lines["data"])
-        async for line in more:
+        async for line in lines_of(self._client, invoice):
             meter = await self._meter_of_price(price_of_line(line))
             if meter is not None:
                 yield InvoicedUsage(
@@ -140,16 +129,6 @@ class StripeMeters:
             self._metered_prices[price] = name
         return self._metered_prices[price]
 
-    async def _pages(self, path: str, **params: Any) -> AsyncIterator[Json]:
-        """Yields all objects of a list."""
-        more = True
-        while more:
-            page = (await self._client.raw_request_async("get", path, limit=PAGE, **params)).data
-            for found in page["data"]:
-                yield found
-            more = bool(page["has_more"] and page["data"])
-            params["starting_after"] = page["data"][-1]["id"] if more else None
-
     async def _load(self, name: str) -> None:
         if name not in self._known:
             meters = await self._client.v1.billing.meters.list_async({"status": "active", "limit": PAGE})
@@ -166,8 +145,3 @@ class StripeMeters:
         if name not in self._known:
             raise ProviderRefusedError(f"Stripe has no active meter with the event name {name}; create it at Stripe")
         return self._known[name]
-
-
-async def _each(lines: list[Json]) -> AsyncIterator[Json]:
-    for line in lines:
-        yield line

@@ -5,7 +5,7 @@ import logging
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote as quoted
 
 import stripe
@@ -44,6 +44,7 @@ from paybill_billing.providers.stripe.invoice_pages import StripeInvoices
 from paybill_billing.providers.stripe.invoice_totals import totals_of
 from paybill_billing.providers.stripe.mappers import TENANT
 from paybill_billing.providers.stripe.meters import StripeMeters
+from paybill_billing.providers.stripe.pages import PAGE, all_of, page_of
 from paybill_billing.providers.stripe.prices import StripePrices
 from paybill_billing.providers.stripe.resolver import StripeReferenceResolver
 
@@ -57,7 +58,6 @@ if TYPE_CHECKING:  # these parameter types take 1 MB
 log = logging.getLogger(__name__)
 
 NAME = "stripe"
-PAGE = 100
 
 
 class Stripe:
@@ -159,16 +159,8 @@ class Stripe:
 
     async def subscriptions_of(self, customer: str) -> tuple[ProviderSnapshot, ...]:
         """Returns all subscriptions of the customer that have not ended."""
-        snapshots: list[ProviderSnapshot] = []
-        after: str | None = None
-        while True:
-            found, after = await self._page(
-                "/v1/subscriptions", after, customer=customer, expand=["data.latest_invoice"]
-            )
-            complete = [await self._resolver.complete(subscription) for subscription in found]
-            snapshots += map(mappers.subscription_snapshot, complete)
-            if after is None:
-                return tuple(snapshots)
+        found = all_of(self._client, "/v1/subscriptions", customer=customer, expand=["data.latest_invoice"])
+        return tuple([mappers.subscription_snapshot(await self._resolver.complete(each)) async for each in found])
 
     async def is_deleted(self, customer: str) -> bool:
         """Returns whether the customer was deleted: Stripe still returns its id."""
@@ -180,13 +172,10 @@ class Stripe:
 
     async def has_begun_trial(self, customer: str) -> bool:
         """Returns whether a subscription of the customer, which may have ended, had or has a trial."""
-        after: str | None = None
-        while True:
-            found, after = await self._page("/v1/subscriptions", after, customer=customer, status="all")
-            if any(each.get("trial_start") is not None for each in found):
+        async for found in all_of(self._client, "/v1/subscriptions", customer=customer, status="all"):
+            if found.get("trial_start") is not None:
                 return True
-            if after is None:
-                return False
+        return False
 
     async def cancel(self, subscription: str) -> None:
         """Cancels one subscription at once. Idempotent: Stripe answers 404 for one that has ended."""
@@ -195,14 +184,9 @@ class Stripe:
 
     async def debt_of(self, customer: str) -> tuple[Money, ...]:
         """Returns the unpaid amount of each invoice of the customer that could not be collected."""
-        owed: list[Money] = []
-        after: str | None = None
-        while True:
-            # Not by `status`: that would be a request for each of two.
-            found, after = await self._page("/v1/invoices", after, customer=customer)
-            owed += [amount for invoice in found if (amount := mappers.unpaid_amount(invoice)) is not None]
-            if after is None:
-                return tuple(owed)
+        # Not by `status`: that would be a request for each of two.
+        invoices = all_of(self._client, "/v1/invoices", customer=customer)
+        return tuple([amount async for each in invoices if (amount := mappers.unpaid_amount(each)) is not None])
 
     async def charges_of(self, customer: str) -> tuple[PendingCharge, ...]:
         """Returns what can charge the customer without a subscription."""
@@ -272,7 +256,7 @@ class Stripe:
 
     async def _events(self, since: datetime, after: str | None, **which: str) -> UndeliveredPage:
         created = {"gte": int(since.timestamp())}
-        found, next_ = await self._page("/v1/events", after, created=created, **which)
+        found, next_ = await page_of(self._client, "/v1/events", after, created=created, **which)
         messages = []
         for event in found:
             try:
@@ -285,7 +269,9 @@ class Stripe:
 
     async def subscriptions(self, after: str | None) -> SnapshotPage:
         """Returns a page of all subscriptions, ended ones too; `after`: `next` of the page before."""
-        found, next_ = await self._page("/v1/subscriptions", after, status="all", expand=["data.latest_invoice"])
+        found, next_ = await page_of(
+            self._client, "/v1/subscriptions", after, status="all", expand=["data.latest_invoice"]
+        )
         snapshots = []
         for subscription in found:
             try:
@@ -314,15 +300,6 @@ class Stripe:
                 {"customer": customer, "return_url": return_url}
             )
         return session.url
-
-    async def _page(self, path: str, after: str | None, **params: Any) -> tuple[list[dict[str, Any]], str | None]:
-        """Returns a page of a list as raw JSON, and the cursor of the next page."""
-        if after is not None:
-            params["starting_after"] = after
-        with stripe_errors():
-            page = (await self._client.raw_request_async("get", path, limit=PAGE, **params)).data
-        found: list[dict[str, Any]] = page["data"]
-        return found, found[-1]["id"] if found and page["has_more"] else None
 
     async def _customer(self, order: Order, key: str) -> str:
         """Finds or creates the customer: Stripe keeps an idempotency key for a day, and a retry may come later."""
