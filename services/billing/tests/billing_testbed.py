@@ -20,10 +20,14 @@ from paybill_runtime.clock import new_id
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.telemetry import child
 from paybill_stripe_fake.client import FakeControl
+from sqlalchemy import text
 
 API_KEY = "sk_test_0123456789"
 SECRETS = ("whsec_first", "whsec_second")
 EMAIL = "ada.lovelace@acme.example"
+
+
+JOBS = "/v1/operations/jobs"
 
 
 async def eventually(probe: Callable[[], Awaitable[Any]], timeout_s: float = 15) -> Any:
@@ -116,6 +120,33 @@ class BillingTestbed:
         answer = await self.served.client.get(path, params=query)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    async def jobs(self, kind: str, state: str) -> list[Any]:
+        """Returns the jobs of a kind in a state."""
+        return await self.get(JOBS, kind=kind, state=state)
+
+    async def retry(self, job: Any) -> None:
+        """Makes a job due now."""
+        await self.served.client.post(f"{JOBS}/{job['id']}/retry")
+
+    async def given_up_and_retried(self, kind: str) -> tuple[Any, Any, Any]:
+        """Awaits the end of a failing job, then ends the faults of the fake and retries it.
+
+        Returns the fact of its incident, the failed job, and the fact of the incident's end.
+        """
+
+        async def failing():
+            return [each for each in await self.jobs(kind, "pending") if each["error"]]
+
+        await eventually(failing)
+        async with self.served.running.database.engine.begin() as connection:
+            await connection.execute(text("UPDATE chassis.job SET attempts = 7 WHERE kind = :kind"), {"kind": kind})
+        (opened,) = await self.log.facts("billing.incident_opened")
+        (failed,) = await eventually(lambda: self.jobs(kind, "failed"))
+        await asyncio.to_thread(self.fake.control.fail_calls, 0)
+        await self.retry(failed)
+        (closed,) = await self.log.facts("billing.incident_closed")
+        return opened, failed, closed
 
     async def account(self, tenant_id: str) -> Any:
         answer = await self.served.client.get(f"/v1/tenants/{tenant_id}/account")

@@ -236,27 +236,12 @@ async def test_a_check_that_the_provider_refuses_ends_with_an_incident_that_a_re
     await testbed.subscribed(TENANT)
     await bought_another(testbed, "starter")
     await testbed.settled()
-    operations = "/v1/operations/jobs"
     await asyncio.to_thread(testbed.fake.control.fail_calls, 1_000_000, status=400, path="/v1/subscriptions")
-
-    async def jobs(state):
-        return await testbed.get(operations, kind="check_subscriptions", state=state)
-
-    async def failing():
-        return [each for each in await jobs("pending") if each["error"]]
-
-    (job,) = await jobs("pending")
-    await testbed.served.client.post(f"{operations}/{job['id']}/retry")
-    await eventually(failing)
-    async with testbed.served.running.database.engine.begin() as connection:
-        await connection.exec_driver_sql("UPDATE chassis.job SET attempts = 7 WHERE kind = 'check_subscriptions'")
-    (opened,) = await testbed.log.facts("billing.incident_opened")
-    (failed,) = await eventually(lambda: jobs("failed"))
-    await asyncio.to_thread(testbed.fake.control.fail_calls, 0)
-    await testbed.served.client.post(f"{operations}/{failed['id']}/retry")
-    (closed,) = await testbed.log.facts("billing.incident_closed")
+    (job,) = await testbed.jobs("check_subscriptions", "pending")
+    await testbed.retry(job)
+    opened, failed, closed = await testbed.given_up_and_retried("check_subscriptions")
 
     assert (opened.event.kind, opened.event.tenant_id) == ("subscriptions_unknown", TENANT)
     assert opened.event.command == f"paybill jobs retry {failed['id']}"
     assert closed.event.incident_id == opened.event.incident_id
-    assert await jobs("failed") == []
+    assert await testbed.jobs("check_subscriptions", "failed") == []

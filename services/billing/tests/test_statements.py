@@ -293,28 +293,13 @@ async def test_a_check_that_the_provider_refuses_ends_with_an_incident_that_a_re
     checkout = (await testbed.opened(ID))["checkout_url"].rpartition("/")[2]
     await asyncio.to_thread(testbed.fake.control.fail_calls, 1_000_000, status=400, path="/v1/invoices")
     await asyncio.to_thread(testbed.fake.control.pay_checkout, checkout)
-    operations = "/v1/operations/jobs"
-
-    async def jobs(state):
-        return await testbed.get(operations, kind="check_statement", state=state)
-
-    async def failing():
-        return [each for each in await jobs("pending") if each["error"]]
-
-    await eventually(failing)
-    async with testbed.served.running.database.engine.begin() as connection:
-        await connection.exec_driver_sql("UPDATE chassis.job SET attempts = 7 WHERE kind = 'check_statement'")
-    (opened,) = await testbed.log.facts("billing.incident_opened")
-    (failed,) = await eventually(lambda: jobs("failed"))
-    await asyncio.to_thread(testbed.fake.control.fail_calls, 0)
-    await testbed.served.client.post(f"{operations}/{failed['id']}/retry")
-    (closed,) = await testbed.log.facts("billing.incident_closed")
+    opened, failed, closed = await testbed.given_up_and_retried("check_statement")
     await eventually(lambda: _statement(testbed, received=2900))
 
     assert (opened.event.kind, opened.event.tenant_id) == ("statement_unknown", ID)
     assert opened.event.command == f"paybill jobs retry {failed['id']}"
     assert closed.event.incident_id == opened.event.incident_id
-    assert await jobs("failed") == []
+    assert await testbed.jobs("check_statement", "failed") == []
 
 
 def _downgrade_and_refund(fake, subscription, customer):

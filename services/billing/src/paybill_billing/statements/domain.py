@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
 
-from paybill_contracts.incidents import Evidence, Finding
 from paybill_contracts.invariants import Difference, Invariant
 from paybill_contracts.money import Money
 from paybill_contracts.statements import StatementChanged, UsageDifference
@@ -35,16 +34,9 @@ def subject_of(customer: str) -> str:
     return f"customer/{customer}"
 
 
-def unknown_finding(customer: str, tenant_id: str | None, job_id: str, reason: str) -> Finding:
-    """Returns the incident about invoices that cannot be fetched. job_id: of the job that failed."""
-    return Finding(
-        kind=UNKNOWN,
-        subject=subject_of(customer),
-        summary=f"the invoices of {customer} cannot be fetched, so that money and usage on them are not checked",
-        evidence=(Evidence(name="reason", value=reason),),
-        tenant_id=tenant_id,
-        command=f"paybill jobs retry {job_id}",
-    )
+def unknown_summary(customer: str) -> str:
+    """Returns the summary of that incident."""
+    return f"the invoices of {customer} cannot be fetched, so that money and usage on them are not checked"
 
 
 def on_fetched(

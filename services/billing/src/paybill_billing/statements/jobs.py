@@ -5,23 +5,19 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from paybill_contracts.billing import AccessState
-from paybill_contracts.envelope import Origin
 from paybill_contracts.money import Money
 from paybill_runtime.database.statement import Statement as SqlStatement
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import Priority, discard_failed
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.errors import single_line
 from paybill_runtime.http.listing import load_state
-from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind
 
 from paybill_billing.incidents import INCIDENTS
+from paybill_billing.providers.checks import GivenUpError, attempt, close_unknown, give_up, origin_of
 from paybill_billing.providers.port import (
     InvoiceLister,
-    MalformedObjectError,
     ProviderConnection,
-    ProviderRefusedError,
-    ProviderUnavailableError,
     UsageInvoices,
 )
 from paybill_billing.statements import domain
@@ -49,8 +45,6 @@ HISTORY = timedelta(days=500)
 MAX_WINDOWS = 10_000
 AGAIN_S = 30.0
 """Time until a new difference is checked again: it may be one between two requests to the provider."""
-MAX_ATTEMPTS = 8
-"""Attempts to fetch invoices that the provider refuses, or that are malformed."""
 WATCH_S = 600.0
 """Interval at which a known difference is checked again."""
 
@@ -68,27 +62,20 @@ class StatementChecks:
 
     async def _run(self, job: ClaimedJob) -> float | None:
         try:
-            return await self._check(job)
-        except ProviderUnavailableError as error:
-            raise RetryAfter(error.after_s, str(error)) from error
-        except (ProviderRefusedError, MalformedObjectError) as error:
-            reason = f"{type(error).__name__}: {error}"[:400]
-            if job.attempts + 1 < MAX_ATTEMPTS:
-                raise AttemptFailedError(reason) from error
-            await self._give_up(job, reason)
+            with attempt(job):
+                return await self._check(job)
+        except GivenUpError as error:
+            rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": job.key})
+            await give_up(
+                self._context,
+                job,
+                error,
+                kind=domain.UNKNOWN,
+                subject=domain.subject_of(job.key),
+                summary=domain.unknown_summary(job.key),
+                tenant_id=rows[0].id if rows else None,
+            )
             return None
-
-    async def _give_up(self, job: ClaimedJob, reason: str) -> None:
-        """Ends the job as failed, with an incident: what the invoices show is unknown until it is retried."""
-        rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": job.key})
-        finding = domain.unknown_finding(job.key, rows[0].id if rows else None, str(job.id), single_line(reason))
-        await self._context.decide(
-            _origin(job),
-            lambda unit, at: INCIDENTS.open(unit, finding, at.now),
-            writes=[INCIDENTS.key_of(domain.UNKNOWN, finding.subject)],
-            extra_statements=lambda statement: job.fail(statement, reason),
-            leases=job.leases,
-        )
 
     async def _check(self, job: ClaimedJob) -> float | None:
         """Records the current statement; returns the seconds until the next check while usage or money differs."""
@@ -103,14 +90,12 @@ class StatementChecks:
         totals = await connection.provider.invoice_totals(customer)
         compared = await self._compared(connection, tenant_id, customer)
 
-        incident = INCIDENTS.key_of(domain.UNKNOWN, domain.subject_of(job.key))
+        subject = domain.subject_of(job.key)
         was_unknown = exceeds = False
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> bool:
             nonlocal was_unknown, exceeds
-            known = unit.get(INCIDENTS, incident.id)
-            was_unknown = known is not None and known.status == "open"
-            INCIDENTS.close(unit, domain.UNKNOWN, domain.subject_of(job.key), "the invoices were fetched", at.now)
+            was_unknown = close_unknown(unit, domain.UNKNOWN, subject, "the invoices were fetched", at.now)
             before = unit.get(STATEMENTS, tenant_id)
             events = domain.on_fetched(before, tenant_id, name, totals, returned, compared)
             unit.record(STATEMENTS, tenant_id, events)
@@ -122,9 +107,9 @@ class StatementChecks:
                 discard_failed(statement, CHECK, job.key)
 
         has_changed = await self._context.decide(
-            _origin(job),
+            origin_of(job),
             decide,
-            writes=[STATEMENTS.key(tenant_id), incident],
+            writes=[STATEMENTS.key(tenant_id), INCIDENTS.key_of(domain.UNKNOWN, subject)],
             extra_statements=discard,
             leases=job.leases,
         )
@@ -161,8 +146,3 @@ class StatementChecks:
         since = self._context.now() - HISTORY
         rows = await self._context.rows(windows_in_parts(tenant_id, since, MAX_WINDOWS))
         return [CLOSED_WINDOWS.load(row.state) for row in rows]
-
-
-def _origin(job: ClaimedJob) -> Origin:
-    cause = f"job:{CHECK}/{job.key}"
-    return Origin(cause, cause, "service:billing", "")

@@ -12,6 +12,7 @@ SECOND = "second_subscription"
 """Kind of the incident."""
 UNKNOWN = "subscriptions_unknown"
 """Kind of the incident about a customer whose subscriptions cannot be listed."""
+UNKNOWN_SUMMARY = "the subscriptions of the customer cannot be listed, so that what it pays for by mistake is not found"
 MAX_SHOWN = 10
 """Subscriptions that the evidence shows."""
 
@@ -42,16 +43,4 @@ def finding_of(tenant_id: str, held: Iterable[Subscription]) -> Finding | None:
         evidence=tuple(evidence),
         tenant_id=tenant_id,
         command=f"paybill tenant portal {tenant_id}",
-    )
-
-
-def unknown_finding(tenant_id: str, job_id: str, reason: str) -> Finding:
-    """Returns the incident about subscriptions that cannot be listed. job_id: of the job that failed."""
-    return Finding(
-        kind=UNKNOWN,
-        subject=subject_of(tenant_id),
-        summary="the subscriptions of the customer cannot be listed, so that what it pays for by mistake is not found",
-        evidence=(Evidence(name="reason", value=reason),),
-        tenant_id=tenant_id,
-        command=f"paybill jobs retry {job_id}",
     )

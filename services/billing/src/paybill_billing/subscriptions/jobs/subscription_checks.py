@@ -1,28 +1,24 @@
 """Job that reports what a customer pays for by mistake: a second subscription, or one without access to its tenant."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from paybill_contracts.accounts import LeftoverAction, LeftoverFound
-from paybill_contracts.envelope import Origin
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import JobRequest, Priority, discard_failed, request_job
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.errors import single_line
 from paybill_runtime.http.listing import load_state, state_column
-from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind
 from sqlmodel import col, select
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.incidents import INCIDENTS, IncidentRow
+from paybill_billing.providers.checks import GivenUpError, attempt, close_unknown, give_up, origin_of
 from paybill_billing.providers.port import (
     CustomerSubscriptions,
-    MalformedObjectError,
     ProviderConnection,
-    ProviderRefusedError,
-    ProviderUnavailableError,
 )
 from paybill_billing.providers.port.snapshots import ProviderSnapshot
 from paybill_billing.providers.sync_queue import LEASE
@@ -40,8 +36,6 @@ CHECK = "check_subscriptions"
 """Kind of the jobs. The key is the id of the tenant."""
 DELAY = timedelta(minutes=15)
 """Time that a customer has to replace one subscription by another, as before an offboarding."""
-MAX_ATTEMPTS = 8
-"""Attempts to list subscriptions that the provider refuses, or that are malformed."""
 WATCH_S = 600.0
 """Interval at which a known second subscription is checked again: it may end by time alone."""
 
@@ -77,26 +71,27 @@ class SubscriptionChecks:
         rows = await self._context.rows(SUBSCRIPTIONS_OF_TENANT, {"tenant_id": tenant_id})
         ids = [row.id for row in rows if row.access in ENTITLING]
         try:
-            running = await self._running(tenant_id) if len(ids) > 1 else None
-            unserved = [] if ids or not rows else await self._unserved(tenant_id)
-        except ProviderUnavailableError as error:
-            raise RetryAfter(error.after_s, str(error)) from error
-        except (ProviderRefusedError, MalformedObjectError) as error:
-            reason = f"{type(error).__name__}: {error}"[:400]
-            if job.attempts + 1 < MAX_ATTEMPTS:
-                raise AttemptFailedError(reason) from error
-            await self._give_up(job, reason)
+            with attempt(job):
+                running = await self._running(tenant_id) if len(ids) > 1 else None
+                unserved = [] if ids or not rows else await self._unserved(tenant_id)
+        except GivenUpError as error:
+            await give_up(
+                self._context,
+                job,
+                error,
+                kind=second.UNKNOWN,
+                subject=subject,
+                summary=second.UNKNOWN_SUMMARY,
+                tenant_id=tenant_id,
+            )
             return None
         open_ = await self._open_leftovers(tenant_id)
         subjects = {leftovers.subject_of(each.id) for each in unserved}
-        unknown = INCIDENTS.key_of(second.UNKNOWN, subject)
         is_stale = was_unknown = False
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> bool:
             nonlocal is_stale, was_unknown
-            failed = unit.get(INCIDENTS, unknown.id)
-            was_unknown = failed is not None and failed.status == "open"
-            INCIDENTS.close(unit, second.UNKNOWN, subject, "the subscriptions were listed", at.now)
+            was_unknown = close_unknown(unit, second.UNKNOWN, subject, "the subscriptions were listed", at.now)
             account = unit.get(ACCOUNTS, tenant_id)
             if account is not None and not account.is_gone:
                 for each in unserved:
@@ -121,10 +116,10 @@ class SubscriptionChecks:
                 discard_failed(statement, CHECK, tenant_id)
 
         is_again = await self._context.decide(
-            _origin(job),
+            origin_of(job),
             decide,
             writes=[
-                unknown,
+                INCIDENTS.key_of(second.UNKNOWN, subject),
                 INCIDENTS.key_of(second.SECOND, subject),
                 *(INCIDENTS.key_of(leftovers.LEFTOVER, each) for each in sorted(open_ | subjects)),
             ],
@@ -134,28 +129,13 @@ class SubscriptionChecks:
         )
         return WATCH_S if is_again else None
 
-    async def _give_up(self, job: ClaimedJob, reason: str) -> None:
-        """Ends the job as failed, with an incident: what the customer pays for is unknown until it is retried."""
-        finding = second.unknown_finding(job.key, str(job.id), single_line(reason))
-        await self._context.decide(
-            _origin(job),
-            lambda unit, at: INCIDENTS.open(unit, finding, at.now),
-            writes=[INCIDENTS.key_of(second.UNKNOWN, finding.subject)],
-            extra_statements=lambda statement: job.fail(statement, reason),
-            leases=job.leases,
-        )
-
     async def _unserved(self, tenant_id: str) -> list[ProviderSnapshot]:
         """Returns the subscriptions to no plan of a customer whose tenant has no access and has not left."""
         account = await load_state(self._context, ACCOUNTS, tenant_id)
         known = await load_state(self._context, CATALOGUES, catalogue.CATALOGUE)
-        connection = self._connected.get(account.provider) if account is not None else None
-        if account is None or known is None or connection is None or account.customer is None or account.is_gone:
+        if account is None or known is None or account.is_gone:
             return []
-        if not isinstance(connection.provider, CustomerSubscriptions):
-            return []
-        there = await connection.provider.subscriptions_of(account.customer)
-        begun = [each for each in there if each.status != "incomplete"]
+        begun = [each for each in await self._listed(account) or () if each.status != "incomplete"]
         return [each for each in begun if subscriptions.running_plan(known, account, [each]) is None]
 
     async def _open_leftovers(self, tenant_id: str) -> set[str]:
@@ -171,12 +151,17 @@ class SubscriptionChecks:
     async def _running(self, tenant_id: str) -> set[str] | None:
         """Returns the subscriptions that the provider shows: the webhook about the end of one may be lost."""
         account = await load_state(self._context, ACCOUNTS, tenant_id)
-        connection = self._connected.get(account.provider) if account is not None else None
-        if account is None or account.customer is None or connection is None:
+        listed = await self._listed(account) if account is not None else None
+        return None if listed is None else {each.id for each in listed}
+
+    async def _listed(self, account: Account) -> Sequence[ProviderSnapshot] | None:
+        """Returns the customer's subscriptions at the provider; None when it has no customer, or cannot list them."""
+        connection = self._connected.get(account.provider)
+        if account.customer is None or connection is None:
             return None
         if not isinstance(connection.provider, CustomerSubscriptions):
             return None
-        return {each.id for each in await connection.provider.subscriptions_of(account.customer)}
+        return await connection.provider.subscriptions_of(account.customer)
 
 
 def _found(account: Account, snapshot: ProviderSnapshot) -> LeftoverFound:
@@ -187,8 +172,3 @@ def _found(account: Account, snapshot: ProviderSnapshot) -> LeftoverFound:
         subscription=snapshot.id,
         action=LeftoverAction.REPORT,
     )
-
-
-def _origin(job: ClaimedJob) -> Origin:
-    cause = f"job:{CHECK}/{job.key}"
-    return Origin(cause, cause, "service:billing", "")
