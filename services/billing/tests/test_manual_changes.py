@@ -6,7 +6,7 @@ import pytest
 from billing_samples import DAY, NOW
 from hypothesis import given
 from hypothesis import strategies as st
-from manual_samples import ACTIVE, ID, accepted, at, fold, statuses, terms
+from manual_samples import ACTIVE, ID, accepted, at, fold, paid, statuses, terms
 from paybill_billing.providers.manual.domain import manual
 from paybill_billing.providers.manual.domain.contracts import (
     ContractNotRunningError,
@@ -16,7 +16,7 @@ from paybill_billing.providers.manual.domain.contracts import (
     amount_of,
 )
 from paybill_contracts.catalogue import Interval
-from paybill_contracts.manual import InvoiceStatus
+from paybill_contracts.manual import InvoicePaid, InvoiceStatus
 from paybill_contracts.money import CurrencyMismatchError
 
 
@@ -55,24 +55,55 @@ def test_voiding_an_invoice_returns_its_credit():
     assert (owed.credit_used, state.contract.credit, after.contract.credit) == (423, 0, 423)
 
 
-def test_the_period_of_a_void_invoice_gives_no_credit():
-    [invoice] = ACTIVE.invoices
-    state = fold(ACTIVE, manual.void(ACTIVE, invoice.invoice_id, "mistake", NOW))
-    when = NOW + 10 * DAY
+def _change_now(state, desired, when):
+    events = manual.change(state, desired, at_period_end=False, at=when, made_for=None)
+    return events, manual.quote(state, events, when)
 
-    for ordered in (terms(1000), terms(6200), terms(30000, interval=Interval.YEAR)):
-        events = manual.change(state, ordered, at_period_end=False, at=when, made_for=None)
-        quote = manual.quote(state, events, when)
-        assert quote.unpaid.amount.minor == 2100
-        assert quote.unpaid.reason == f"the invoice {invoice.invoice_id} is void"
-        assert (
-            manual.quote(
-                ACTIVE, manual.change(ACTIVE, ordered, at_period_end=False, at=when, made_for=None), when
-            ).unpaid
-            is None
-        )
-    later = manual.change(state, terms(1000), at_period_end=True, at=when, made_for=None)
+
+@pytest.mark.parametrize("status", ["open", "overdue", "void"])
+@pytest.mark.parametrize("ordered", [terms(1000), terms(6200), terms(30000, interval=Interval.YEAR)])
+def test_a_period_whose_invoice_is_not_paid_gives_no_credit(status, ordered):
+    [invoice] = ACTIVE.invoices
+    when = NOW + 10 * DAY
+    state = accepted(payment_days=5)
+    if status == "void":
+        state = fold(state, manual.void(state, invoice.invoice_id, "mistake", NOW))
+    if status == "overdue":
+        state = at(state, when)
+
+    _, quote = _change_now(state, ordered, when)
+    _, of_paid = _change_now(paid(ACTIVE), ordered, when)
+    later = manual.change(state, ordered, at_period_end=True, at=when, made_for=None)
+
+    assert (quote.unpaid.amount.minor, quote.unpaid.reason) == (2100, f"the invoice {invoice.invoice_id} is {status}")
+    assert of_paid.unpaid is None
     assert manual.quote(state, later, when).unpaid is None
+
+
+def test_five_seats_that_were_not_paid_cannot_become_credit_for_one():
+    state = accepted(terms(19900, quantity=5))
+
+    _, quote = _change_now(state, terms(19900), NOW)
+
+    assert [line.amount.minor for line in quote.lines] == [-99500, 19900]
+    assert quote.unpaid.amount.minor == 99500
+
+
+def test_seats_are_added_before_the_invoice_of_the_period_is_paid_and_removed_when_both_are():
+    state, when = accepted(terms(3100, quantity=5)), NOW + 10 * DAY
+
+    events, quote = _change_now(state, terms(3100, quantity=7), when)
+    more = fold(state, events)
+    _, first_paid = _change_now(paid(more, 0), terms(3100, quantity=5), when)
+    _, both_paid = _change_now(paid(paid(more, 0)), terms(3100, quantity=5), when)
+
+    assert [(line.text, line.amount.minor) for line in quote.lines] == [("pro version 1 x 2 more, 21 of 31 days", 4200)]
+    assert (quote.due_now.minor, quote.next_amount.minor, quote.unpaid) == (4200, 21700, None)
+    assert (first_paid.unpaid.amount.minor, first_paid.unpaid.reason) == (
+        4200,
+        f"the invoice {more.invoices[1].invoice_id} is open",
+    )
+    assert both_paid.unpaid is None
 
 
 def test_another_interval_starts_a_new_period():
@@ -145,7 +176,8 @@ def test_an_upgrade_costs_what_the_downgrade_credits_and_never_more_than_the_ful
     up, down = lines(accepted(low), high), lines(accepted(high), low)
 
     assert sum(line.amount.minor for line in up) == -sum(line.amount.minor for line in down)
-    for line, full in zip(up, (low, high), strict=bool(up)):
+    # Added seats are one line; everything else is a credit and a charge.
+    for line, full in zip(up, (high,) if len(up) == 1 else (low, high), strict=bool(up)):
         assert abs(line.amount.minor) <= amount_of(full).minor
 
 
@@ -161,14 +193,18 @@ steps = st.lists(
 
 @given(steps)
 def test_amounts_add_up_and_every_due_time_advances_in_any_order_of_commands(commands):
-    """Invoice lines add up to the total, nothing is negative, and no due time stays in the past."""
+    """Invoice lines add up to the total, nothing is negative, credit was paid, and no due time stays in the past."""
     state, now = ACTIVE, NOW
+    received = 0
     for step, number, interval in commands:
         try:
             match step:
                 case "terms" | "later":
-                    desired = terms(number, interval=interval)
+                    price, seats = (3100, number % 9 + 1) if number % 2 else (number, 1)
+                    desired = terms(price, quantity=seats, interval=interval)
                     events = manual.change(state, desired, at_period_end=step == "later", at=now, made_for=None)
+                    if manual.quote(state, events, now).unpaid is not None:
+                        events = []  # billing refuses the quote
                 case "cancel" | "end":
                     events = manual.cancel(state, at_period_end=step == "end", at=now, made_for=None)
                 case "reactivate":
@@ -185,8 +221,9 @@ def test_amounts_add_up_and_every_due_time_advances_in_any_order_of_commands(com
                     events = []
         except (ContractNotRunningError, InvoiceSettledError, TooManyInvoicesError):
             events = []
+        received += sum(event.invoice.total.minor for event in events if isinstance(event, InvoicePaid))
         state = at(fold(state, events), now)
-        assert state.contract.credit >= 0
+        assert 0 <= state.contract.credit <= received
         assert all(invoice.total.minor >= 0 for invoice in state.invoices)
         for invoice in state.invoices:
             assert sum(line.amount.minor for line in invoice.lines) == invoice.total.minor

@@ -185,7 +185,7 @@ def _decide_change(
     match desired.kind:
         case ChangeKind.PLAN if desired.without_proration and not desired.at_period_end:
             raise ContractNotRunningError(
-                "an invoice of the contract is overdue; settle it, or change at the period end"
+                "an invoice of the contract is not paid; settle it, or change at the period end"
             )
         case ChangeKind.PLAN:
             terms = _terms(contract_of(state).terms, desired)

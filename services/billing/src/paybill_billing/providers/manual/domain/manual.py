@@ -172,7 +172,13 @@ def change(
         }
         return _with_period(state, after.model_copy(update=new_period), (unused,), made_for, at)
     owed = prorated(amount_of(terms).minor, left, days)
-    lines = (unused, line_of(f"{description_of(terms)}, {remainder}", owed, contract))
+    added = terms.quantity - contract.terms.quantity
+    if added > 0 and terms == contract.terms.model_copy(update={"quantity": terms.quantity}):
+        # Nothing is unused, so that nothing is credited: seats can be added before the invoice of the period is paid.
+        text = f"{description_of(contract.terms.model_copy(update={'quantity': added}))} more, {remainder}"
+        lines: tuple[ProrationLine, ...] = (line_of(text, owed - before, contract),)
+    else:
+        lines = (unused, line_of(f"{description_of(terms)}, {remainder}", owed, contract))
     if owed <= before:
         more = {"credit": contract.credit + before - owed}
         return changed(state, after.model_copy(update=more), lines, made_for)
@@ -262,10 +268,10 @@ def on_time(state: ManualContract, now: datetime) -> list[ManualEvent]:
 def quote(state: ManualContract, events: Sequence[ManualEvent], at: datetime) -> Proration:
     """Returns the quote for a change that consists of `events`.
 
-    An open invoice stays due when its period is credited; a void one is never paid, so that it gives no credit.
+    Only time that was paid gives credit: an invoice that is not paid yet can still be voided.
     """
     contract = contract_of(state)
-    voided = _voided_invoice(state, contract)
+    not_paid = _not_paid(state, contract)
     currency = currency_of(contract)
     lines: tuple[ProrationLine, ...] = ()
     due = credit = 0
@@ -277,9 +283,10 @@ def quote(state: ManualContract, events: Sequence[ManualEvent], at: datetime) ->
         elif isinstance(event, InvoiceIssued):
             lines, due = event.invoice.lines, event.invoice.total.minor
     unpaid = None
-    if voided is not None and credit:
-        reason = f"the invoice {voided.invoice_id} is void"
-        unpaid = UnpaidTime(amount=Money(minor=credit, currency=currency), reason=reason)
+    if not_paid and credit:
+        reason = f"the invoice {not_paid[-1].invoice_id} is {not_paid[-1].status}"
+        charged = sum(invoice.total.minor + invoice.credit_used for invoice in not_paid)
+        unpaid = UnpaidTime(amount=Money(minor=min(credit, charged), currency=currency), reason=reason)
     after = contract_of(state)
     runs = after.status in RUNNING
     next_minor = amount_of(after.next_terms or after.terms).minor
@@ -295,10 +302,10 @@ def quote(state: ManualContract, events: Sequence[ManualEvent], at: datetime) ->
     )
 
 
-def _voided_invoice(state: ManualContract, contract: Contract) -> Invoice | None:
-    """Returns the invoice of the current period if it is void."""
-    of_period = [invoice for invoice in state.invoices if invoice.covers_until == contract.period_end]
-    return of_period[-1] if of_period and of_period[-1].status is InvoiceStatus.VOID else None
+def _not_paid(state: ManualContract, contract: Contract) -> list[Invoice]:
+    """Returns the invoices of the current period that are not paid: of the period, and of changes in it."""
+    of_period = [invoice for invoice in state.invoices if invoice.issued_at >= contract.period_start]
+    return [invoice for invoice in of_period if invoice.status is not InvoiceStatus.PAID]
 
 
 def _with_period(
