@@ -69,7 +69,7 @@ STATIC_PARTS = ("importlib.metadata.version", "importlib.resources.files", "impo
 DYNAMIC_USERS = {
     "paybill_bench.figures": "imports the chosen benchmark",
     "paybill_billing.providers.registry": "loads providers that other packages install",
-    "paybill_cli.main": "imports the chosen command",
+    "paybill_cli.command": "imports the chosen command",
     "paybill_contracts.schemas": "imports every module with events",
     "paybill_runtime.app": "imports the module with the events of the service",
     "paybill_runtime.database.alembic_runner": "finds the folder of the migrations",

@@ -12,7 +12,7 @@ from pathlib import Path
 import laptop_stack
 import pytest
 import stripe
-from paybill_cli.main import load
+from paybill_cli.command import load
 from paybill_cli.tree import TREE, Branch
 from paybill_stripe_fake.client import FakeControl
 

@@ -9,8 +9,8 @@ from paybill_billing.licences.domain import licences
 from paybill_billing.subscriptions.domain import changes
 from paybill_billing.usage.domain import closed_windows
 from paybill_billing.webhooks.domain import MessageState
+from paybill_cli.command import load
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.main import load
 from paybill_cli.tree import TREE, Branch
 from paybill_contracts.billing import AccessState
 from paybill_contracts.incidents import IncidentStatus

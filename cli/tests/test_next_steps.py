@@ -9,7 +9,8 @@ from string import Formatter
 
 import pytest
 from paybill_cli.client.next_steps import NEXT_STEPS, line_with, next_step, remember_arguments
-from paybill_cli.main import load
+from paybill_cli.command import load
+from paybill_cli.stack_options import on_this_stack, remember_stack
 from paybill_cli.tree import TREE, Branch, Leaf
 from paybill_licence import MAX_SEATS
 from typer import TyperException
@@ -243,3 +244,49 @@ def test_messages_name_commands_and_not_paths_of_the_api() -> None:
     found = [f"{file}: {text}" for file, text in messages() if re.search(r"\b(GET|POST|PUT|DELETE) /v1", text)]
 
     assert [each for each in found if not each.startswith(("cli/src/paybill_cli/demo/", "libs/stripe-fake/"))] == []
+
+
+def test_a_printed_command_names_the_stack_as_the_running_command_did() -> None:
+    remember_stack({"--data-dir": "/tmp/my stack"})
+    named = "--data-dir '/tmp/my stack'"
+
+    assert on_this_stack("paybill tenant portal acme") == f"paybill tenant portal acme {named}"
+    assert (
+        on_this_stack("next: pay, then: paybill tenant show acme")
+        == f"next: pay, then: paybill tenant show acme {named}"
+    )
+    assert (
+        on_this_stack("paybill licence show l --token, and send it")
+        == f"paybill licence show l --token {named}, and send it"
+    )
+    assert on_this_stack("find it (paybill jobs list)") == f"find it (paybill jobs list {named})"
+    resume = 'paybill subscription resume sub_1 --reason "over; it, (really) is"'
+    assert on_this_stack(resume) == f"{resume} {named}"
+    unchanged = (
+        "paybill up --data-dir /tmp/x",
+        "paybill tenant create --help",
+        "paybill plans lint plans.yaml",
+        "`paybill tenant resume` reverses it",
+        "paybill context list",
+        "it's not a paybill thing",
+    )
+    assert [on_this_stack(text) for text in unchanged] == list(unchanged)
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_the_next_command_runs_as_printed_on_a_stack_that_an_option_names(
+    paybill, customers, real_stack, as_json: list[str]
+) -> None:
+    slug = customers.sign_up()["slug"]
+    key = {"PAYBILL_API_KEY": real_stack.key}
+    assert paybill("context", "add", "there", "--data-dir", real_stack.data_dir).code == 0
+
+    for option in (["--data-dir", str(real_stack.data_dir)], ["--context", "there"]):
+        why = paybill("why", slug, *option, *as_json, **key)
+        printed = why.data["next"] if as_json else why.err.splitlines()[-1].removeprefix("next: ")
+        assert printed == shlex.join(["paybill", "tenant", "checkout", slug, *option])
+        assert paybill(*shlex.split(printed)[1:], **key).code == 0
+
+        missing = paybill("tenant", "show", "none-such", *option, "--json", **key).error["next"]
+        assert missing == shlex.join(["paybill", "tenant", "list", *option])
+        assert paybill(*shlex.split(missing)[1:], **key).code == 0

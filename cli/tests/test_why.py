@@ -69,7 +69,7 @@ def test_an_unknown_tenant_is_not_found_and_a_service_that_is_away_is_the_cause(
     assert away.code == ExitCode.FAILED
     assert kinds(away)[0] == "service"
     assert [each["service"] for each in away.data["unanswered"]] == ["billing"]
-    assert away.data["next"] == "paybill doctor"
+    assert away.data["next"] == "paybill doctor --billing-url http://127.0.0.1:9"
 
 
 def test_billing_answers_in_time_when_the_provider_does_not(on_stack, real_stack, customers) -> None:

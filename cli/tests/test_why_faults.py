@@ -5,7 +5,7 @@ from datetime import timedelta
 from random import Random
 
 import pytest
-from paybill_cli.main import load
+from paybill_cli.command import load
 from paybill_cli.tree import TREE, Branch, Leaf
 from paybill_contracts.why import Explanation, HoldState, RecentFact
 from paybill_contracts.why_causes import explain

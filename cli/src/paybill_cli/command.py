@@ -3,15 +3,19 @@
 import inspect
 import shlex
 from collections.abc import Callable, Coroutine
+from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 from typing_extensions import override
 
+from paybill_cli.client.contexts import FIELDS
 from paybill_cli.client.next_steps import remember_arguments
 from paybill_cli.entry import raise_interrupts
 from paybill_cli.options import OptionGroup
+from paybill_cli.stack_options import remember_stack
+from paybill_cli.tree import Leaf
 
 
 class LazyCommand(TyperCommand):
@@ -23,6 +27,12 @@ class LazyCommand(TyperCommand):
         return convert_lazily(super().get_params(ctx))
 
 
+def load(leaf: Leaf, name: str) -> Any:
+    """Imports the command of a leaf."""
+    module, _, function = leaf.target.partition(":")
+    return command_of(getattr(import_module(module), function), name, passes_on=leaf.passes_on)
+
+
 def command_of(function: Callable[..., Any], name: str, *, passes_on: bool = False) -> Any:
     """Returns the typer command that calls `function`; a coroutine function is run to its end."""
     own = inspect.signature(function, eval_str=True).parameters
@@ -32,6 +42,7 @@ def command_of(function: Callable[..., Any], name: str, *, passes_on: bool = Fal
     def call(typer_context: typer.Context, **values: Any) -> Any:
         raise_interrupts()
         remember_arguments({**values, "command": typer_context.command_path, "line": _line(typer_context)})
+        remember_stack(_stack_options(typer_context))
         given = {name for name in values if is_given(typer_context, name)}
         built = {
             key: group.of({field: values.pop(field) for field in fields[key]}, given) for key, group in groups.items()
@@ -57,6 +68,17 @@ def _line(context: typer.Context) -> str:
     return shlex.join(["paybill", *context.find_root().obj])
 
 
+def _stack_options(context: typer.Context) -> dict[str, str]:
+    """Returns the options that name the stack; those of the environment and of the current context stay in force."""
+    parameters = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    names = (*FIELDS, "context") if "context" in parameters else ("data_dir",)
+    return {
+        parameters[name]: str(context.params[name])
+        for name in names
+        if name in parameters and is_given(context, name, "COMMANDLINE")
+    }
+
+
 def convert_lazily(parameters: list[Any]) -> list[Any]:
     """Skips conversions whose result is not used: typer imports pydantic to convert even a missing value."""
 
@@ -75,10 +97,10 @@ def convert_lazily(parameters: list[Any]) -> list[Any]:
     return parameters
 
 
-def is_given(context: typer.Context, name: str) -> bool:
-    """Returns whether the command line or the environment sets the parameter `name`."""
+def is_given(context: typer.Context, name: str, *sources: str) -> bool:
+    """Returns whether the parameter `name` is set, by one of `sources`: by default the command line or environment."""
     source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
+    return source is not None and (source.name in sources if sources else source.name != "DEFAULT")
 
 
 def _is_group(annotation: Any) -> bool:

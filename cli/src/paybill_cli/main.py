@@ -5,7 +5,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import typer
@@ -15,7 +14,7 @@ from typer.core import MarkupMode, TyperCommand, TyperGroup
 from typer.main import get_install_completion_arguments
 from typing_extensions import override
 
-from paybill_cli.command import command_of, convert_lazily
+from paybill_cli.command import convert_lazily, load
 from paybill_cli.errors import CliError, cli_error, usage
 from paybill_cli.exit_codes import ExitCode, table
 from paybill_cli.output import Output, OutputClosedError, is_plain
@@ -55,12 +54,6 @@ class LazyGroup(TyperGroup):
         node = self._branch.commands[name or ""]
         command = LazyGroup(node, name or "") if isinstance(node, Branch) else load(node, name or "")
         return name, command, rest
-
-
-def load(leaf: Leaf, name: str) -> Any:
-    """Imports the command of a leaf."""
-    module, _, function = leaf.target.partition(":")
-    return command_of(getattr(import_module(module), function), name, passes_on=leaf.passes_on)
 
 
 def program() -> LazyGroup:

@@ -14,6 +14,7 @@ from paybill_cli.client.next_steps import next_step
 from paybill_cli.errors import CliError, usage
 from paybill_cli.formatting import readable
 from paybill_cli.options import OptionGroup
+from paybill_cli.stack_options import on_this_stack, with_stack
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,8 +74,9 @@ class Output(OptionGroup):
 
     def rows(self, kind: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
         """Prints a list; people get the fields of `columns`, programs all fields."""
+        rows = [with_stack(dict(row)) for row in rows]
         if self.json:
-            self._envelope(kind, list(rows))
+            self._envelope(kind, rows)
         elif sys.stdout.isatty():
             self._table(rows, columns)
         else:
@@ -84,8 +86,9 @@ class Output(OptionGroup):
 
     def record(self, kind: str, data: Row, fields: Sequence[str] = ()) -> None:
         """Prints one object; people get `fields`, or all when none is named."""
+        data = with_stack(dict(data))
         if self.json:
-            self._envelope(kind, dict(data))
+            self._envelope(kind, data)
             return
         names = list(fields) or list(data)
         width = max(map(len, names), default=0) if sys.stdout.isatty() else 0
@@ -119,7 +122,7 @@ class Output(OptionGroup):
 
     def info(self, text: str) -> None:
         """Prints a message on stderr: progress, hints, next steps. Never data."""
-        print(_CONTROL.sub(" ", text), file=sys.stderr, flush=True)
+        print(_CONTROL.sub(" ", on_this_stack(text)), file=sys.stderr, flush=True)
 
     def more(self, limit: int) -> None:
         """Prints that a list was cut at `limit`."""
@@ -127,6 +130,7 @@ class Output(OptionGroup):
 
     def error(self, error: CliError) -> None:
         """Prints the error that ends the command."""
+        error.next = on_this_stack(error.next)
         if self.json:
             envelope = {"version": VERSION, "kind": "error", "data": error.data()}
             print(as_json(envelope), file=sys.stderr, flush=True)
