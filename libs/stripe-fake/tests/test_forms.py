@@ -46,7 +46,7 @@ def test_list_elements_are_ordered_by_their_indices():
         "a[b=1",
         "a]b[=1",
         "=1",
-        "a[b][c][d][e][f][g][h]=1",
+        "a[b][c][d][e][f][g][h][i]=1",
         "a=%00",
         b"a=\xff",
         "a=%ff",

@@ -75,6 +75,23 @@ async def test_a_change_at_period_end_keeps_discounts_and_tax_rates(bought):
     assert (bought.item().price.unit_amount, newest.total, quote.next_amount.minor) == (5000, 5087, 5087)
 
 
+@pytest.mark.parametrize("later", [True, False], ids=["period end", "now"])
+async def test_a_second_change_after_a_scheduled_one_keeps_discounts_and_tax_rates(bought, later):
+    await asyncio.to_thread(_discounted, bought)
+    before = _adjustments(bought)
+    await bought.change(to(None, quantity=4, later=True), key="first")
+    desired = to(None, quantity=6, later=later)
+
+    quote = await bought.quote(desired)
+    await bought.change(desired, at=quote.effective_at, key="second")
+    await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=32))
+
+    assert all(before)
+    assert _adjustments(bought) == before
+    # 6 x 20.00 less 5 % and 10 %, plus 19 %
+    assert (bought.item().quantity, bought.invoices()[0].total, quote.next_amount.minor) == (6, 12_209, 12_209)
+
+
 async def test_a_change_while_the_invoice_is_unpaid_credits_nothing_and_keeps_the_debt(bought):
     await bought.change(to(MONTHLY_50), key="up")
     bought.fake.control.set_payment(bought.customer, "fail")

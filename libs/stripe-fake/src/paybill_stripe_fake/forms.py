@@ -12,7 +12,8 @@ from paybill_stripe_fake.errors import InvalidRequestError
 Value: TypeAlias = "str | dict[str, Value]"
 
 _MAX_FIELDS = 1000
-_MAX_DEPTH = 7
+_MAX_DEPTH = 8
+"""Levels of the deepest parameter at Stripe: `schedule_details[phases][0][items][0][discounts][0][discount]`."""
 _MAX_TEXT = 5000
 _MAX_INTEGER = 2**53
 _MAX_METADATA_KEYS = 50
