@@ -113,18 +113,22 @@ def test_a_port_without_postgres_is_found(on_stack, real_stack, tmp_path: Path) 
         assert (row["state"], word in row["found"]) == ("failed", True)
 
 
-def test_a_paused_bus_is_found_by_doctor_and_by_the_services(real_stack, on_stack) -> None:
+def test_a_paused_bus_is_found_by_doctor_and_by_the_services(real_stack, on_stack, customers) -> None:
     """A paused NATS keeps its connections open, so only timeouts find it."""
+    slug = customers.sign_up()["slug"]
     lock = (real_stack.data_dir / "nats.lock").read_text().split()
     pid = int(lock[0])
     os.kill(pid, signal.SIGSTOP)
     try:
         done = on_stack("doctor", "--json")
+        why = on_stack("why", slug, "--json")
     finally:
         os.kill(pid, signal.SIGCONT)
 
     assert done.code == ExitCode.FAILED
     assert ("nats", "answers") in {(row["part"], row["check"]) for row in done.data if row["state"] == "failed"}
+    assert why.data["causes"][0]["kind"] == "bus"
+    assert "NATS does not answer" in why.data["headline"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 
 import pytest
 from faststream.specification import AsyncAPI
@@ -143,3 +145,18 @@ async def test_closing_during_a_nats_outage_is_no_error(broker, nats) -> None:
     await broker.close()
 
     assert not broker.connected.is_set()
+
+
+@pytest.mark.own_nats
+async def test_a_hung_nats_does_not_answer_although_it_is_connected(broker, nats) -> None:
+    assert not await broker.answers(), "it is not connected yet"
+    await broker.run()
+    await until(broker.answers)
+
+    os.kill(nats.pid, signal.SIGSTOP)
+    try:
+        answers, connected = await broker.answers(), broker.connected.is_set()
+    finally:
+        os.kill(nats.pid, signal.SIGCONT)
+
+    assert (answers, connected) == (False, True)

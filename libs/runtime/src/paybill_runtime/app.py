@@ -280,13 +280,10 @@ class Running:
             job_routes.routes(self.service.name, self.jobs, self.worker.kept),
             self.service.router(self.context),
         ]
+        incidents, violations = self.service.incidents, self.invariant_checks.violations
+        read_state, bus_answers = self.service.read_state, self.broker.answers
         routers += diagnosis.routes(
-            self.context,
-            self.service.incidents,
-            self.invariant_checks.violations,
-            self.service.read_state,
-            self.health,
-            self._lag,
+            self.context, incidents, violations, read_state, self.health, self._lag, bus_answers
         )
         if self.service.name in RECIPIENTS:
             recipients = KeyRecipients(self.service.name, self.database, self.store, self._on_commit)

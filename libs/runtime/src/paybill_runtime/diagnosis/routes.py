@@ -18,6 +18,7 @@ def routes(
     read_state: ReadState | None,
     health: Callable[[], dict[str, str]],
     lag: Callable[[], Awaitable[dict[str, int | None]]],
+    bus_answers: Callable[[], Awaitable[bool]],
 ) -> list[APIRouter]:
     """Returns the routes of the parts that the service declares."""
     routers = []
@@ -26,5 +27,5 @@ def routes(
     if violations is not None:
         routers.append(violation_routes.routes(context, violations))
     if read_state is not None:
-        routers.append(why_routes.routes(context, read_state, health, lag, incidents, violations))
+        routers.append(why_routes.routes(context, read_state, health, lag, bus_answers, incidents, violations))
     return routers

@@ -1,5 +1,6 @@
 """Route for operators: the part of a service in the diagnosis of one tenant."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -21,6 +22,7 @@ def routes(
     read_state: ReadState,
     health: Callable[[], dict[str, str]],
     lag: Callable[[], Awaitable[dict[str, int | None]]],
+    bus_answers: Callable[[], Awaitable[bool]],
     incidents: Incidents | None,
     violations: Violations | None,
 ) -> APIRouter:
@@ -35,7 +37,11 @@ def routes(
         `paybill why` asks every service and merges the parts. A service that does not know the tenant returns no state.
         """
         own = await read_state(context, tenant)
-        behind = (await lag()).get("reader")
-        return await tenant_part(context, tenant, own, health(), behind, incidents, violations)
+        checks = health()
+        # An idle service notices only after a minute that NATS is hung.
+        behind, answers = await asyncio.gather(lag(), bus_answers())
+        if not answers and checks.get("bus") == "ok":
+            checks["bus"] = "away"
+        return await tenant_part(context, tenant, own, checks, behind.get("reader"), incidents, violations)
 
     return router

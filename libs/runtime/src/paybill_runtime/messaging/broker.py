@@ -17,12 +17,16 @@ from faststream.nats.security import NatsUserPassword
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js.errors import APIError
 
 from paybill_runtime.errors import reason
 from paybill_runtime.messaging.nats_patches import tolerate_malformed_messages
+from paybill_runtime.messaging.streams import EVENTS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+ANSWER_TIMEOUT_S = 2.0
+"""Time for an answer of NATS: a diagnosis of one that is hung must not wait for it."""
 
 
 class Broker:
@@ -71,6 +75,16 @@ class Broker:
                 tolerate_malformed_messages(self._client)
                 self._set_connected()
                 return
+
+    async def answers(self) -> bool:
+        """Returns whether NATS answers a request now: the connections of one that is hung stay open for a minute."""
+        try:
+            await self.client.jetstream(timeout=ANSWER_TIMEOUT_S).stream_info(EVENTS)
+        except APIError:
+            return True
+        except (NatsError, OSError, TimeoutError):
+            return False
+        return True
 
     async def close(self) -> None:
         """Flushes and closes. Nothing is lost when NATS is unavailable: unconfirmed facts are still in the outbox."""
