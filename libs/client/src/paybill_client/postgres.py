@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS paybill_position (
 
 _CLAIM = """
 INSERT INTO paybill_inbox (subscriber, id, sequence)
-SELECT $1, claimed.id, claimed.sequence FROM unnest($2::uuid[], $3::bigint[]) AS claimed (id, sequence)
+SELECT $1, claimed.id, claimed.sequence FROM unnest($2::text[]::uuid[], $3::text[]::bigint[]) AS claimed (id, sequence)
 ON CONFLICT DO NOTHING RETURNING id
 """
 _ADVANCE = """
@@ -85,7 +85,7 @@ class PostgresInbox:
 
     async def _claim(self, connection: Any, facts: "tuple[Fact, ...] | list[Fact]") -> list[Fact]:
         """Records the facts' ids; returns the facts whose id was not recorded, each id once."""
-        ids, sequences = [fact.id for fact in facts], [fact.sequence for fact in facts]
+        ids, sequences = [fact.id for fact in facts], [str(fact.sequence) for fact in facts]
         claimed = {str(row["id"]) for row in await connection.fetch(_CLAIM, self._name, ids, sequences)}
         new = []
         for fact in facts:

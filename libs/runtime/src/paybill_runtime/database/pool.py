@@ -10,7 +10,6 @@ import asyncpg
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from paybill_runtime.database.builtin_types import TypedConnection
 from paybill_runtime.database.dry_run import forbid_in_dry_run
 from paybill_runtime.errors import (
     LEASE_LOST,
@@ -50,7 +49,6 @@ class Database:
         connect_args: dict[str, Any] = {
             "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": STATEMENT_TIMEOUT_S,
-            "connection_class": TypedConnection,
             "server_settings": {"application_name": owner, "timezone": "UTC"},
         }
         address = engine_url(url, password)

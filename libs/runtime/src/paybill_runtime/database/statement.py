@@ -1,9 +1,10 @@
 """Builder of one SQL statement that checks preconditions and changes many rows, atomically and in one round trip."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from paybill_runtime.database.arrays import texts
 from paybill_runtime.database.pool import Connection, fetch_rows
 from paybill_runtime.errors import LEASE_LOST
 
@@ -28,8 +29,12 @@ class Statement:
 
     def columns(self, **columns: tuple[str, Sequence[Any]]) -> str:
         """Returns `unnest` of these columns, each a type and its values, as the table `n`, with the row's `place`."""
-        arrays = ", ".join(f"{self.value(values)}::{type_}[]" for type_, values in columns.values())
+        arrays = ", ".join(f"{self.texts(values)}::{type_}[]" for type_, values in columns.values())
         return f"unnest({arrays}) WITH ORDINALITY AS n ({', '.join(columns)}, place)"
+
+    def texts(self, values: Iterable[Any]) -> str:
+        """Returns the placeholder of an array of texts, which PostgreSQL casts to the type that a statement names."""
+        return f"{self.value(texts(values))}::text[]"
 
     def value(self, value: Any) -> str:
         """Returns the placeholder of one value."""

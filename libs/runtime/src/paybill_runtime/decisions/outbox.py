@@ -10,6 +10,7 @@ from paybill_contracts.event import encode
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from paybill_runtime.database.arrays import texts
 from paybill_runtime.database.pool import Connection, fetch_rows
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.outbox_headers import FactColumns, compact, complete
@@ -35,13 +36,14 @@ _LAST = text(
 )
 _BY_ID = text(
     "SELECT position, event_id, sequence FROM chassis.outbox JOIN chassis.publication USING (position) "
-    "WHERE event_id = ANY(:ids)"
+    "WHERE event_id = ANY(CAST(:ids AS text[])::uuid[])"
 )
 
 _FIRST = (
     "SELECT event_id::text, aggregate, revision, tenant, subject, recorded_at, headers FROM chassis.outbox "
-    "WHERE aggregate = ANY($1) AND revision = 1"
+    "WHERE aggregate = ANY($1::text[]) AND revision = 1"
 )
+_BYTES = "convert_to(payload, 'UTF8')"
 _IS_FIRST_OF_TYPE = (
     "SELECT NOT EXISTS (SELECT FROM chassis.outbox AS e WHERE e.aggregate = o.aggregate "
     "AND e.revision < o.revision AND e.subject = o.subject) FROM chassis.outbox AS o WHERE position = $1"
@@ -85,11 +87,12 @@ def append(statement: Statement, facts: Sequence[Fact]) -> None:
         tenant=("text", [fact.event.tenant for fact in facts]),
         subject=("text", [subject_of(fact.event) for fact in facts]),
         headers=("text", [compact(headers_of(fact)) for fact in facts]),
-        payload=("bytea", payloads),
+        payload=("text", [payload.decode() for payload in payloads]),
         recorded_at=("timestamptz", [fact.time for fact in facts]),
     )
     added = statement.add(
-        f"INSERT INTO chassis.outbox ({columns}) SELECT {columns} FROM {rows} ORDER BY place RETURNING position"  # noqa: S608
+        f"INSERT INTO chassis.outbox ({columns}) SELECT {columns.replace('payload', _BYTES)} FROM {rows} "  # noqa: S608
+        "ORDER BY place RETURNING position"
     )
     statement.add(f"INSERT INTO chassis.publication (position) SELECT position FROM {added}")  # noqa: S608
 
@@ -127,7 +130,7 @@ async def last_published(connection: AsyncConnection) -> Row[Any] | None:
 
 async def rows_by_id(connection: AsyncConnection, ids: Sequence[UUID]) -> Sequence[Row[Any]]:
     """Returns position, event_id and sequence of those of these events that the outbox holds."""
-    return (await connection.execute(_BY_ID, {"ids": ids})).all()
+    return (await connection.execute(_BY_ID, {"ids": texts(ids)})).all()
 
 
 async def first_facts(connection: Connection, aggregates: Sequence[str]) -> dict[str, FirstFact]:

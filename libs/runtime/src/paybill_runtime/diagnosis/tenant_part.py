@@ -21,6 +21,7 @@ from paybill_contracts.why import (
 )
 from sqlalchemy import text
 
+from paybill_runtime.database.arrays import texts
 from paybill_runtime.database.leases import OWNED, partition_lease
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.incidents import Incidents
@@ -44,7 +45,7 @@ _JOB = (
 _JOBS = text(f"{_JOB.format(state='failed')} UNION ALL {_JOB.format(state='pending')}")
 _MESSAGES = text(
     "SELECT event_id, subject, attempts, dead, reason FROM chassis.parked "
-    "WHERE partition = ANY(CAST(:partitions AS smallint[])) AND tenant = :tenant ORDER BY sequence LIMIT :limit"
+    "WHERE partition = ANY(CAST(:partitions AS text[])::smallint[]) AND tenant = :tenant ORDER BY sequence LIMIT :limit"
 )
 _OUTBOX = text(
     "SELECT (SELECT count(*) FROM chassis.publication WHERE sequence IS NULL) AS waiting, "
@@ -154,7 +155,11 @@ async def _jobs(context: ServiceContext, tenant_id: str) -> tuple[OpenJob, ...]:
 
 
 async def _messages(context: ServiceContext, tenant_id: str, partition: int) -> tuple[QueuedMessage, ...]:
-    values: dict[str, Any] = {"partitions": [partition, INTAKE_PARTITION], "tenant": tenant_id, "limit": MAX_ROWS}
+    values: dict[str, Any] = {
+        "partitions": texts([partition, INTAKE_PARTITION]),
+        "tenant": tenant_id,
+        "limit": MAX_ROWS,
+    }
     return tuple(
         QueuedMessage(
             id=str(row.event_id),

@@ -13,6 +13,7 @@ from paybill_contracts.operations import JobCancelled, JobRetried, service_event
 from sqlalchemy import Row, text
 
 from paybill_runtime import clock
+from paybill_runtime.database.arrays import texts
 from paybill_runtime.database.leases import RELAY
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import Statement
@@ -45,7 +46,7 @@ _NEXT_QUEUE = (
     "AND due <= $5 ORDER BY queue LIMIT 1"
 )
 _CLAIM = (
-    "SELECT job.* FROM (SELECT * FROM unnest($1::smallint[], $2::text[]) AS u (priority, after) WHERE EXISTS "  # noqa: S608
+    "SELECT job.* FROM (SELECT * FROM unnest($1::text[]::smallint[], $2::text[]) AS u (priority, after) WHERE EXISTS "  # noqa: S608
     "(SELECT FROM chassis.job WHERE state = 'pending' AND priority = u.priority AND due <= $5)) AS c "
     "CROSS JOIN LATERAL ("
     "WITH RECURSIVE "
@@ -58,14 +59,14 @@ _CLAIM = (
     "CROSS JOIN LATERAL (SELECT j.job_id, j.kind, j.key, j.queue, j.locks, j.priority, j.lease, l.epoch, j.attempts, "
     "j.requests, j.detail, j.deadline, j.event_id FROM (SELECT * FROM chassis.job WHERE state = 'pending' "
     f"AND priority = c.priority AND queue = q.queue AND due <= $5 ORDER BY position LIMIT {CANDIDATES}) AS j "
-    "JOIN unnest($3::text[], $4::bigint[]) AS l (name, epoch) ON l.name = j.lease "
+    "JOIN unnest($3::text[], $4::text[]::bigint[]) AS l (name, epoch) ON l.name = j.lease "
     "WHERE NOT j.kind = ANY($6::text[]) AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS r (queue, held) "
     "WHERE r.queue = j.queue AND r.held = ANY(j.locks)) "
     "AND NOT EXISTS (SELECT FROM chassis.job AS e WHERE e.state = 'pending' AND e.queue = j.queue "
     "AND e.position < j.position AND e.locks && j.locks) "
     "AND EXISTS (SELECT FROM chassis.lease AS held WHERE held.name = l.name AND held.epoch = l.epoch) "
     "ORDER BY j.position LIMIT 1) AS first "
-    "WHERE NOT EXISTS (SELECT FROM unnest($10::smallint[], $11::text[]) AS b (priority, queue) "
+    "WHERE NOT EXISTS (SELECT FROM unnest($10::text[]::smallint[], $11::text[]) AS b (priority, queue) "
     "WHERE b.priority = c.priority AND b.queue = q.queue) LIMIT $7) AS job"
 )
 _NEXT_DUE = (
@@ -76,8 +77,8 @@ _NEXT_DUE = (
 _DUE = (
     "SELECT count(*) FROM generate_series(0, 2) AS c (priority) CROSS JOIN LATERAL (SELECT FROM chassis.job AS j "
     "WHERE state = 'pending' AND priority = c.priority AND due <= $5 AND NOT EXISTS (SELECT FROM "
-    "unnest($12::uuid[], $13::bigint[]) AS r (job_id, requests) WHERE r.job_id = j.job_id AND r.requests = j.requests) "
-    "LIMIT $7 + 1) AS n"
+    "unnest($12::text[]::uuid[], $13::text[]::bigint[]) AS r (job_id, requests) "
+    "WHERE r.job_id = j.job_id AND r.requests = j.requests) LIMIT $7 + 1) AS n"
 )
 _CLAIM_AND_COUNT = (
     f"SELECT n.next_due, n.amount, job.* FROM (SELECT ({_NEXT_DUE}) AS next_due, ({_DUE}) AS amount) AS n "  # noqa: S608  # only our own text
@@ -85,7 +86,7 @@ _CLAIM_AND_COUNT = (
 )
 _FACTS = (
     "SELECT event_id, headers, payload, event_id::text, aggregate, revision, tenant, subject, recorded_at "
-    "FROM chassis.outbox WHERE event_id = ANY($1::uuid[])"
+    "FROM chassis.outbox WHERE event_id = ANY($1::text[]::uuid[])"
 )
 _ONE = text(f"SELECT {COLUMNS}, revision FROM chassis.job WHERE job_id = :id")  # noqa: S608  # columns of the list
 
@@ -148,15 +149,15 @@ class JobQueue:
         async with self._database.direct() as connection:
             rows = await connection.fetch(
                 _CLAIM_AND_COUNT,
-                *(list(after), list(after.values()), list(leases), list(leases.values()), now, list(full), limit),
+                *(texts(after), list(after.values()), list(leases), texts(leases.values()), now, list(full), limit),
                 *([queue for queue, _ in held], [lock for _, lock in held]),
-                *([job.priority for job in running], [job.queue for job in running]),
-                *([job.id for job in running], [job.requests for job in running]),
+                *(texts(job.priority for job in running), [job.queue for job in running]),
+                *(texts(job.id for job in running), texts(job.requests for job in running)),
             )
             due, amount = rows[0]["next_due"], rows[0]["amount"]
             rows = [row for row in rows if row["job_id"] is not None]
             ids = [row["event_id"] for row in rows if row["event_id"] is not None]
-            found = await connection.fetch(_FACTS, ids) if ids else []
+            found = await connection.fetch(_FACTS, texts(ids)) if ids else []
         facts = {row[0]: StoredFact(row[1], row[2], FactColumns._make(row[3:])) for row in map(tuple, found)}
         jobs = [
             ClaimedJob(

@@ -9,6 +9,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from paybill_contracts.event import PARTITIONS, Event
 
+from paybill_runtime.database.arrays import texts
 from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.restore_guard import LogStateMismatchError
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_transaction_conflict, reason
@@ -180,8 +181,8 @@ class Consumer:
             self._processor.restore_guard.clear(self._name)
             return
         async with self._processor.database.transaction() as connection:
-            await connection.execute(SEED_POSITIONS, {"stream": stream, "partitions": owned})
-            rows = (await connection.execute(POSITIONS, {"stream": stream, "partitions": owned})).all()
+            await connection.execute(SEED_POSITIONS, {"stream": stream, "partitions": texts(owned)})
+            rows = (await connection.execute(POSITIONS, {"stream": stream, "partitions": texts(owned)})).all()
         self._reconnects = self._broker.reconnects
         last = max(rows, key=lambda row: row.sequence)
         last_id = str(last.message) if last.message else None

@@ -13,10 +13,11 @@ from paybill_runtime.errors import LEASE_LOST
 
 SEED_POSITIONS = text(
     "INSERT INTO chassis.position (stream, partition, sequence) "
-    "SELECT :stream, unnest(CAST(:partitions AS smallint[])), 0 ON CONFLICT DO NOTHING"
+    "SELECT :stream, unnest(CAST(:partitions AS text[])::smallint[]), 0 ON CONFLICT DO NOTHING"
 )
 POSITIONS = text(
-    "SELECT partition, sequence, message FROM chassis.position WHERE stream = :stream AND partition = ANY(:partitions)"
+    "SELECT partition, sequence, message FROM chassis.position "
+    "WHERE stream = :stream AND partition = ANY(CAST(:partitions AS text[])::smallint[])"
 )
 LAST_POSITION = text("SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = :stream")
 
@@ -70,15 +71,15 @@ class Lookup:
 
     def queries(self, statement: Statement) -> Sequence[str]:
         """Returns the SELECTs, for `Store.load`."""
-        ids = statement.value(list(self.messages))
-        partitions, tenants = map(statement.value, map(list, zip(*self.queues, strict=True)))
+        ids = statement.texts(self.messages)
+        partitions, tenants = map(statement.texts, zip(*self.queues, strict=True))
         handled = (
             f"SELECT {_HANDLED}, event_id::text, 0::bigint, NULL FROM chassis.inbox "  # noqa: S608
             f"WHERE event_id = ANY({ids}::uuid[])"
         )
         blocked = (
             f"SELECT {_BLOCKED}, n.tenant, n.partition::bigint, NULL "  # noqa: S608
-            f"FROM unnest({partitions}::smallint[], {tenants}::text[]) AS n (partition, tenant) WHERE EXISTS "
+            f"FROM unnest({partitions}::smallint[], {tenants}) AS n (partition, tenant) WHERE EXISTS "
             "(SELECT FROM chassis.parked AS p WHERE p.partition = n.partition AND p.tenant = n.tenant)"
         )
         return handled, blocked

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from paybill_runtime.database.arrays import texts
 from paybill_runtime.database.pool import fetch_rows
 from paybill_runtime.decisions.outbox_headers import FactColumns, complete
 
@@ -24,7 +25,7 @@ _BY_SEQUENCE = (
     f"AND (sequence, position) > ($1::bigint, $2::bigint) ORDER BY sequence, position LIMIT {PAGE}"
 )
 _OUTBOX = f"{_COLUMNS} FROM chassis.outbox LEFT JOIN chassis.publication USING (position)"
-_BY_ID = f"{_OUTBOX} WHERE event_id = ANY($1::uuid[])"
+_BY_ID = f"{_OUTBOX} WHERE event_id = ANY($1::text[]::uuid[])"
 _AFTER = f"(aggregate, revision) > ($1::text, $2::bigint) ORDER BY aggregate, revision LIMIT {PAGE}"
 _BY_REVISION = f"{_OUTBOX} WHERE {_AFTER}"
 _OF_AGGREGATES = f"{_OUTBOX} WHERE aggregate = ANY($3::text[]) AND {_AFTER}"
@@ -113,7 +114,7 @@ class OutboxSnapshot:
     async def by_id(self, ids: Iterable[str]) -> dict[str, OutboxRow]:
         """Returns the rows of these events, by id."""
         uuids = [id_ for id_ in map(_uuid, ids) if id_ is not None]
-        return {row.id: row for row in await _page(self._connection, _BY_ID, uuids)} if uuids else {}
+        return {row.id: row for row in await _page(self._connection, _BY_ID, texts(uuids))} if uuids else {}
 
     async def unconfirmed(self) -> AsyncIterator[str]:
         """Yields the ids of the rows that are not confirmed yet, in the order of their positions."""

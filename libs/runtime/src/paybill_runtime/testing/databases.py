@@ -13,7 +13,6 @@ import asyncpg
 import pytest
 from paybill_embedded.postgres import PostgresServer
 
-from paybill_runtime.database.builtin_types import TypedConnection
 from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
 
@@ -101,9 +100,7 @@ class Databases:
 
     async def execute(self, url: str, service: str, statement: str) -> list[asyncpg.Record]:
         """Runs SQL in one of the databases, as its service."""
-        connection = await asyncpg.connect(
-            url, password=self._server.password(service), connection_class=TypedConnection
-        )
+        connection = await asyncpg.connect(url, password=self._server.password(service))
         try:
             return await connection.fetch(statement)  # type: ignore[no-any-return]  # asyncpg has no types
         finally:
@@ -152,7 +149,6 @@ class Databases:
         connection = await asyncpg.connect(
             self._server.url("postgres", database),
             password=self._server.password("postgres"),
-            connection_class=TypedConnection,
         )
         try:
             yield connection
