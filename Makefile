@@ -24,7 +24,7 @@ test: .venv/.stamp-dev ## tests of every package, on a real NATS and a real Post
 	@$(PYTEST) -n 4 --dist worksteal -m "not e2e" libs services cli $(ARGS)
 
 test-e2e: .venv/.stamp-dev ## tests on a whole stack: customer journeys, commands, faults, kills and load; takes longer
-	@$(PYTEST) -m e2e tests-e2e libs services cli $(addprefix --ignore=,$(STRUCTURE)) $(ARGS)
+	@$(PYTEST) -n 2 --dist loadfile -m e2e tests-e2e libs services cli $(addprefix --ignore=,$(STRUCTURE)) $(ARGS)
 
 bench: .venv/.stamp-dev ## compare throughput and latency with other implementations; takes minutes; ARGS="pipeline --json" runs one
 	@$(BIN)/paybill bench $(ARGS)
