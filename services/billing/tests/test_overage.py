@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -180,14 +181,17 @@ async def test_another_interval_invoices_the_usage_so_far_once_and_as_quoted(fak
     used = MeterReading(opened.customer, "api_calls", 30, now - timedelta(days=1))
     await provider.report(used, "use")
 
+    before = await provider.quote(bought, replace(desired, unreported={"api_calls": 12}), now)
+    await provider.report(replace(used, quantity=12), "rest")
     quote = await provider.quote(bought, desired, now)
     await provider.change(bought, desired, now, "change")
     await provider.change(bought, desired, now, "again")
     invoices = await asyncio.to_thread(_invoices, fake, bought)
 
     assert len(invoices) == 2
-    assert invoices[0].total == quote.due_now.minor
-    assert _usage_lines(invoices[0]) == [("30 x Starter calls", 210)]
+    assert invoices[0].total == quote.due_now.minor == before.due_now.minor
+    assert [line.amount.minor for line in before.lines if "not reported yet" in line.text] == [84]
+    assert _usage_lines(invoices[0]) == [("42 x Starter calls", 294)]
     assert quote.next_amount == yearly.amount
     assert await asyncio.to_thread(_metered_amounts, fake, bought) == [6]
 

@@ -91,6 +91,34 @@ async def test_a_cancellation_now_invoices_all_usage_so_far(testbed):
 
 
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
+async def test_a_quote_reports_no_usage_so_that_a_later_grant_still_counts_for_it(testbed):
+    subscription = await _metered(testbed)
+    used = Usage(tenant_id=TENANT, meter="calls", quantity=1047, occurred_at=datetime.now(UTC))
+    await testbed.metering.submit(used)
+    await testbed.log.facts("billing.usage_recorded", at_least=1)
+    cancellation = {"kind": "cancel", "reason": "asked for"}
+
+    first = await _quoted(testbed, await _request(testbed, subscription, cancellation))
+    calls = await asyncio.to_thread(testbed.fake.control.calls)
+    unreported = [await _window(testbed, status) for status in ("due", "reported")]
+    await testbed.served.client.post(f"/v1/changes/{first['id']}/discard", json={"reason": "dry run"})
+    grant = {"feature": "calls", "amount": 1000, "reason": "promised"}
+    granted = await testbed.served.client.post(f"/v1/tenants/{TENANT}/entitlements/grants", json=grant)
+    second = await _quoted(testbed, await _request(testbed, subscription, cancellation))
+    confirmation = {"quote_hash": second["quote"]["quote_hash"]}
+    await testbed.served.client.post(f"/v1/changes/{second['id']}/confirm", json=confirmation)
+    await testbed.subscription(TENANT, "ended")
+
+    due = [change["quote"]["proration"]["due_now"]["minor"] for change in (first, second)]
+    (last, *_) = await asyncio.to_thread(_invoices, testbed, subscription)
+    assert granted.status_code == 201, granted.text
+    assert (due, last.amount_due) == ([10_470, 470], 470)
+    assert unreported == [None, None]
+    assert not any("meter_events" in call["path"] for call in calls["endpoints"])
+    assert await _reported_units(testbed, 47)
+
+
+@pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
 async def test_usage_is_on_the_invoice_of_its_period_which_stripe_finalises_an_hour_later(testbed):
     await asyncio.to_thread(testbed.fake.control.finalize_after, timedelta(hours=1))
     subscription = await _metered(testbed)
@@ -201,6 +229,14 @@ async def _request(testbed, subscription, body):
     answer = await testbed.served.client.post(path, json=body)
     assert answer.status_code == 202, answer.text
     return answer.json()
+
+
+async def _quoted(testbed, change):
+    async def found():
+        found = await testbed.get(f"/v1/changes/{change['id']}")
+        return found if found["status"] == "quoted" else None
+
+    return await eventually(found)
 
 
 async def _entitled(testbed):

@@ -57,12 +57,12 @@ from paybill_billing.subscriptions.tables import (
 from paybill_billing.tables import STATES
 from paybill_billing.usage import jobs as usage_jobs
 from paybill_billing.usage.jobs import CUTOFF_DUE, WINDOWS_DUE, WindowCloser, configure_publishers
-from paybill_billing.usage.jobs.waiting import usage_reported
+from paybill_billing.usage.jobs.waiting import unreported_usage, usage_reported
 from paybill_billing.webhooks.jobs import ProviderSync, cleanup
 
 OVERDUE_PAUSE_S = 300.0
 """Time until an overdue subscription is fetched again."""
-JOBS = JobRegistry(subscription_jobs.jobs(usage_reported), usage_jobs.JOBS, licence_jobs.JOBS)
+JOBS = JobRegistry(subscription_jobs.jobs(usage_reported, unreported_usage), usage_jobs.JOBS, licence_jobs.JOBS)
 """Effects of all contexts."""
 TIMERS = (
     Timer(SUBSCRIPTIONS, "due", subscriptions.on_time, owner="tenant_id"),

@@ -1,6 +1,7 @@
 """Desired state of a subscription, as providers get it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from paybill_contracts.catalogue import OveragePrice, PlanVersion, Price
 from paybill_contracts.changes import ChangeKind
@@ -21,7 +22,7 @@ class DesiredSubscription:
     at_period_end: True for a change at the end of the paid period. pinned: the current plan version, which identifies
     the item of the plan among other items. without_proration: nothing is credited or charged for the current period.
     metered: the overage prices of `price`, which replace those of the pinned plan; they have no quantity and are not
-    prorated.
+    prorated. unreported: for a quote, the units that are reported before the change is made, by the provider's meter.
     """
 
     kind: ChangeKind
@@ -33,3 +34,4 @@ class DesiredSubscription:
     pinned: PlanVersion | None = None
     without_proration: bool = False
     metered: tuple[MeteredPrice, ...] = ()
+    unreported: Mapping[str, int] = field(default_factory=dict)

@@ -7,6 +7,7 @@ Stripe forgets an idempotency key after a day, and an effect may be retried late
 subscription, and applies only the missing part.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, assert_never
@@ -19,9 +20,17 @@ from paybill_contracts.event import digest
 from paybill_billing.providers.port import DesiredSubscription, ProviderRefusedError
 from paybill_billing.providers.stripe.client import stripe_errors
 from paybill_billing.providers.stripe.invoice_pages import StripeInvoices
-from paybill_billing.providers.stripe.items import copy_terms, first_period, item_params, phase_item
+from paybill_billing.providers.stripe.items import (
+    copy_terms,
+    first_period,
+    item_params,
+    phase_item,
+    reactivation_details,
+    without_cancellation,
+)
 from paybill_billing.providers.stripe.mappers import Json, id_of, is_metered, items_of, plan_item
-from paybill_billing.providers.stripe.previews import invoiced, later_phases, money, regular_amount
+from paybill_billing.providers.stripe.meters import StripeMeters
+from paybill_billing.providers.stripe.previews import invoiced, later_phases, money, regular_amount, with_usage
 from paybill_billing.providers.stripe.prices import StripePrices
 
 if TYPE_CHECKING:  # these parameter types take 1 MB
@@ -104,9 +113,10 @@ class _DesiredItems:
 class StripeChanges:
     """Quotes and applies changes in one Stripe account."""
 
-    def __init__(self, client: stripe.StripeClient, prices: StripePrices) -> None:
+    def __init__(self, client: stripe.StripeClient, prices: StripePrices, meters: StripeMeters) -> None:
         self._client = client
         self._prices = prices
+        self._meters = meters
         self._invoices = StripeInvoices(client)
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
@@ -145,15 +155,17 @@ class StripeChanges:
                         },
                     )
                     unpaid = await self._invoices.unpaid_time(found.id, found.period[0], invoice, now)
+                    invoice = await self._with_unreported(invoice, found, desired, after.removed)
                     return invoiced(base, invoice, regular).model_copy(update={"unpaid": unpaid})
                 case ChangeKind.CANCEL if desired.at_period_end:
                     return base.model_copy(update={"effective_at": ends})
                 case ChangeKind.CANCEL:
                     last = await self._preview(found, {"cancel_now": True, "proration_behavior": "none"})
+                    last = await self._with_unreported(last, found, desired, [each["id"] for each in found.items])
                     return invoiced(base, last, None)
                 case ChangeKind.REACTIVATE:
                     if schedule is None:
-                        preview = await self._preview(found, _reactivation_details(found))
+                        preview = await self._preview(found, reactivation_details(found.data, found.item))
                     else:
                         kept = _DesiredItems(item_params(found.item))
                         preview = await self._preview_without(schedule, found, kept, desired)
@@ -193,7 +205,7 @@ class StripeChanges:
                     )
                 case ChangeKind.REACTIVATE:
                     await self._release(found, key)
-                    if undo := _without_cancellation(found):
+                    if undo := without_cancellation(found.data):
                         await self._update(found, undo, key)
                 case ChangeKind.PAUSE:
                     if not found.field("pause_collection"):
@@ -238,6 +250,16 @@ class StripeChanges:
             added=[price for price in metered if price not in current],
             removed=[id_ for price, id_ in current.items() if price not in metered],
         )
+
+    async def _with_unreported(
+        self, invoice: Json | None, found: _Current, desired: DesiredSubscription, ended: Collection[str]
+    ) -> Json | None:
+        """Adds the usage of ended items that is reported before the change to the preview of its invoice."""
+        for item in found.items if desired.unreported else ():
+            if item["id"] in ended and is_metered(item["price"]):
+                meter = await self._meters.of_price(item["price"]["id"])
+                invoice = with_usage(invoice, found.data, item, desired.unreported.get(meter or "", 0))
+        return invoice
 
     async def _preview(self, found: _Current, details: "InvoiceCreatePreviewParamsSubscriptionDetails") -> Json | None:
         """Returns the preview of the invoice; None when there would be none."""
@@ -372,24 +394,3 @@ def _interval(found: _Current, desired: DesiredSubscription) -> str:
     if desired.price is not None:
         return desired.price.interval.value
     return str(found.item["price"]["recurring"]["interval"])
-
-
-def _without_cancellation(found: _Current) -> "SubscriptionUpdateParams":
-    """Returns the parameters that remove a cancellation; empty when there is none."""
-    if found.field("cancel_at_period_end"):
-        return {"cancel_at_period_end": False}
-    return {"cancel_at": ""} if found.field("cancel_at") else {}
-
-
-def _reactivation_details(found: _Current) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
-    """Returns the subscription details without a scheduled change or cancellation."""
-    details: InvoiceCreatePreviewParamsSubscriptionDetails = {
-        "items": [item_params(found.item)],
-        "proration_behavior": "none",
-    }
-    undo = _without_cancellation(found)
-    if "cancel_at_period_end" in undo:
-        details["cancel_at_period_end"] = False
-    if "cancel_at" in undo:
-        details["cancel_at"] = ""
-    return details

@@ -6,9 +6,11 @@ from paybill_billing.providers.stripe.mappers import Json, id_of
 
 if TYPE_CHECKING:  # these parameter types take 1 MB
     from stripe.params import (
+        InvoiceCreatePreviewParamsSubscriptionDetails,
         InvoiceCreatePreviewParamsSubscriptionDetailsItem,
         SubscriptionScheduleUpdateParamsPhase,
         SubscriptionScheduleUpdateParamsPhaseItem,
+        SubscriptionUpdateParams,
     )
 
 
@@ -49,6 +51,27 @@ def first_period(subscription: Json, items: "list[SubscriptionScheduleUpdatePara
     copy_terms(subscription, terms)
     discounts = {"discounts": terms.pop("discounts")} if "discounts" in terms else {}
     return {"customer": id_of(subscription.get("customer")), "subscription_details": terms, **discounts}
+
+
+def without_cancellation(subscription: Json) -> "SubscriptionUpdateParams":
+    """Returns the parameters that remove a cancellation; empty when there is none."""
+    if subscription.get("cancel_at_period_end"):
+        return {"cancel_at_period_end": False}
+    return {"cancel_at": ""} if subscription.get("cancel_at") else {}
+
+
+def reactivation_details(subscription: Json, item: Json) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
+    """Returns the subscription details without a scheduled change or cancellation. item: of the plan."""
+    details: InvoiceCreatePreviewParamsSubscriptionDetails = {
+        "items": [item_params(item)],
+        "proration_behavior": "none",
+    }
+    undo = without_cancellation(subscription)
+    if "cancel_at_period_end" in undo:
+        details["cancel_at_period_end"] = False
+    if "cancel_at" in undo:
+        details["cancel_at"] = ""
+    return details
 
 
 def _ids(references: Any) -> list[str]:

@@ -104,7 +104,7 @@ class StripeMeters:
 
     async def _usage_lines(self, invoice: Json) -> AsyncIterator[InvoicedUsage]:
         async for line in lines_of(self._client, invoice):
-            meter = await self._meter_of_price(price_of_line(line))
+            meter = await self.of_price(price_of_line(line))
             if meter is not None:
                 yield InvoicedUsage(
                     meter=meter,
@@ -115,7 +115,7 @@ class StripeMeters:
                     final=invoice["status"] != "draft",
                 )
 
-    async def _meter_of_price(self, price: str | None) -> str | None:
+    async def of_price(self, price: str | None) -> str | None:
         """Returns the event name of a metered price's meter; None for another price."""
         if price is None:
             return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from typing import Any
 
 from paybill_contracts.changes import Proration, ProrationLine, ScheduledPhase
@@ -36,6 +37,43 @@ def _lines(invoice: Json) -> tuple[ProrationLine, ...]:
     if rest:
         lines.append(ProrationLine(text="taxes, discounts and other lines", amount=money(invoice, rest)))
     return tuple(lines)
+
+
+def with_usage(invoice: Json | None, subscription: Json, item: Json, units: int) -> Json | None:
+    """Adds usage of a metered item that Stripe does not know yet to a preview, with its taxes and before discounts.
+
+    Only prices per unit are known: usage of a price with tiers is a line without an amount.
+    """
+    if not units:
+        return invoice
+    before: Json = invoice or {"currency": subscription["currency"], "total": 0, "amount_due": 0, "lines": {"data": []}}
+    price, lines = item["price"], before["lines"]["data"]
+    known = sum(line.get("quantity") or 0 for line in lines if price_of_line(line) == price["id"])
+    amount = _amount(price, known + units) - _amount(price, known)
+    rates = item.get("tax_rates") or subscription.get("default_tax_rates") or ()
+    taxes = sum(_rounded(amount * Decimal(str(rate["percentage"])) / 100) for rate in rates if not rate["inclusive"])
+    name = price.get("nickname") or price.get("lookup_key") or price["id"]
+    line = {"description": f"{units} x {name}, not reported yet", "amount": amount}
+    total = before["total"] + amount + taxes
+    return {
+        **before,
+        "lines": {**before["lines"], "data": [*lines, line]},
+        "total": total,
+        "amount_due": max(total + (before.get("starting_balance") or 0), 0),
+    }
+
+
+def _amount(price: Json, units: int) -> int:
+    """Returns the amount of this number of units in minor units, rounded as Stripe does."""
+    quantity = Decimal(units)
+    if transform := price.get("transform_quantity"):
+        rounding = ROUND_CEILING if transform["round"] == "up" else ROUND_FLOOR
+        quantity = (quantity / transform["divide_by"]).quantize(Decimal(1), rounding=rounding)
+    return _rounded(Decimal(str(price.get("unit_amount_decimal") or 0)) * quantity)
+
+
+def _rounded(amount: Decimal) -> int:
+    return int(amount.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
 def regular_amount(invoice: Json | None, metered: Collection[str]) -> Money | None:

@@ -82,7 +82,7 @@ class Stripe:
         self._charges = StripeCharges(self._client)
         self._invoices = StripeInvoices(self._client)
         self._coupons = StripeCoupons(self._client)
-        self._changes = StripeChanges(self._client, self._prices)
+        self._changes = StripeChanges(self._client, self._prices, self._meters)
         self._resolver = StripeReferenceResolver(self._client)
 
     async def close(self) -> None:

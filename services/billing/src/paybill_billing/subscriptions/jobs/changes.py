@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from paybill_contracts.billing import Subscription
 from paybill_contracts.changes import ChangeConfirmed, ChangeRequested
@@ -20,7 +19,7 @@ from paybill_billing.providers.port import Providers
 from paybill_billing.providers.sync_queue import EFFECTS, enqueue_sync
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import Change, Status
-from paybill_billing.subscriptions.jobs.usage_reports import ReportUsage
+from paybill_billing.subscriptions.jobs.usage_reports import ReportUsage, UnreportedUsage
 from paybill_billing.subscriptions.tables import ACCOUNTS, CHANGES, SUBSCRIPTIONS
 
 REFUSED = "provider_refused"
@@ -39,10 +38,11 @@ def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Ou
 
 
 class ChangeEffects:
-    """Effects of changes. report_usage: for changes that make the provider invoice usage."""
+    """Effects of changes. report_usage, unreported_usage: for changes that make the provider invoice usage."""
 
-    def __init__(self, report_usage: ReportUsage) -> None:
+    def __init__(self, report_usage: ReportUsage, unreported_usage: UnreportedUsage) -> None:
         self._report_usage = report_usage
+        self._unreported_usage = unreported_usage
 
     def jobs(self) -> JobRegistry:
         """Returns the effects."""
@@ -51,22 +51,21 @@ class ChangeEffects:
         registry.effect(ChangeConfirmed, attempts=8, failed=_failed, limit=EFFECTS)(self.make)
         return registry
 
-    def _report(self, job: Job[Any], subscription: Subscription, cause: str) -> AsyncIterator[Outcome]:
-        tenant_id, id_ = subscription.tenant_id, subscription.subscription_id
-        return self._report_usage(job, tenant_id, subscription.provider, cause, id_)
-
     async def quote(self, job: Job[ChangeRequested], providers: Providers) -> AsyncIterator[Outcome]:
         """Gets the provider's quote and records it with the feature differences.
 
-        The quote of a change that invoices usage contains all usage so far, because it is reported before.
+        The quote of a change that invoices usage contains all usage so far. It is not reported before: a quote changes
+        nothing, and what applies to the usage may change until the change is confirmed.
         """
         change, subscription, known = await _load(job)
         if change.status is not Status.REQUESTED:
             return
-        if changes.invoices_usage(change.wanted):
-            async for outcome in self._report(job, subscription, f"quote of {change.id}"):
-                yield outcome
         desired = change_requests.desired_at_provider(known, subscription, change.wanted)
+        if changes.invoices_usage(change.wanted):
+            unreported = await self._unreported_usage(
+                job, subscription.tenant_id, subscription.provider, subscription.subscription_id
+            )
+            desired = replace(desired, unreported=unreported)
         before = catalogue.published(known, subscription.plan.plan, subscription.plan.version).plan
         provider, target, at = providers[subscription.provider], subscription.provider_subscription, job.now()
         with provider_errors():
@@ -103,7 +102,8 @@ class ChangeEffects:
         if change.status is not Status.CONFIRMED or change.quote is None:
             return
         if changes.invoices_usage(change.wanted):
-            async for outcome in self._report(job, subscription, change.id):
+            tenant_id, id_ = subscription.tenant_id, subscription.subscription_id
+            async for outcome in self._report_usage(job, tenant_id, subscription.provider, change.id, id_):
                 yield outcome
         desired = change_requests.desired_at_provider(known, subscription, change.wanted)
         target = subscription.provider_subscription

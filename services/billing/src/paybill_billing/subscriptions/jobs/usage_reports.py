@@ -1,6 +1,6 @@
-"""Port to the context of usage, for effects that make the provider end or change a subscription."""
+"""Ports to the context of usage, for effects that make the provider end or change a subscription."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from paybill_runtime.jobs.effects import Job, Outcome
@@ -17,3 +17,10 @@ class ReportUsage(Protocol):
         cause: names the effect's change. subscription_id: the one that changes; None for all. Raises Refused when the
         provider refused a report.
         """
+
+
+class UnreportedUsage(Protocol):
+    """Reads the usage of a tenant that would be reported before a change now, and reports nothing."""
+
+    async def __call__(self, job: Job[Any], tenant_id: str, provider: str, subscription_id: str) -> Mapping[str, int]:
+        """Returns the units by the provider's meter. Raises Refused and RetryAfter as `ReportUsage` does."""

@@ -1,6 +1,7 @@
-"""Wait of an effect that ends or changes a subscription, until the tenant's usage is reported to the provider."""
+"""Usage of a tenant before an effect ends or changes its subscription: what is not reported, and the wait for it."""
 
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,9 +10,10 @@ from paybill_runtime.jobs.effects import Job, Outcome, Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.usage.domain import billing_periods, usage
+from paybill_billing.usage.domain import billing_periods, closed_windows, usage
+from paybill_billing.usage.domain.allocation import allocate
 from paybill_billing.usage.domain.closed_windows import Status
-from paybill_billing.usage.domain.quotas import metered_features
+from paybill_billing.usage.domain.quotas import allowance_of, metered_features
 from paybill_billing.usage.domain.usage import Meter
 from paybill_billing.usage.domain.windows import window_id
 from paybill_billing.usage.tables import BILLING_PERIODS, CLOSED_WINDOWS, METERS
@@ -37,6 +39,42 @@ async def usage_reported(
         if all(cause != waiting for waiting, _ in period.requested):
             yield _request(tenant_id, cause, job.now())
         raise RetryAfter(POLL_S, "the usage until now is being allocated to the invoice")
+    await _require_reported(job, meters)
+
+
+async def unreported_usage(job: Job[Any], tenant_id: str, provider: str, subscription_id: str) -> Mapping[str, int]:
+    """Returns the units that `usage_reported` would report now, by the provider's meter; it reports nothing.
+
+    Raises RetryAfter while a report is on its way, and Refused when the provider refused one.
+    """
+    period = await job.state(BILLING_PERIODS, tenant_id)
+    if period is None or period.ended or period.subscription_id != subscription_id:
+        return {}
+    meters = await _metered(job, tenant_id, provider)
+    if meters and period.requested:
+        raise RetryAfter(POLL_S, "the usage until now is being allocated to the invoice")
+    await _require_reported(job, meters)
+    entitlements, now = await job.state(ENTITLEMENTS, tenant_id), job.now()
+    units = Counter[str]()
+    for meter in meters:
+        allowance = allowance_of(entitlements, meter.meter)
+        for window in meter.windows:
+            for allocated in allocate(
+                meter,
+                window,
+                before=None,
+                until=now,
+                start=period.start,
+                allowance=allowance,
+                free=period.is_free(period.start),
+            ):
+                if closed_windows.close_part(meter, window, allocated, provider):
+                    units[window.provider_meters[provider]] += allocated.quantity
+    return units
+
+
+async def _require_reported(job: Job[Any], meters: list[Meter]) -> None:
+    """Raises RetryAfter while a part of an open window is being reported, and Refused when its report was refused."""
     for meter in meters:
         for window in meter.windows:
             reported = await job.state(CLOSED_WINDOWS, window_id(meter.id, window.start))
