@@ -65,6 +65,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], s
     return [json.loads(line)["data"] for line in captured.out.splitlines()], captured.err
 
 
+@pytest.mark.e2e
 @pytest.mark.own_nats
 async def test_every_event_is_printed_once_and_in_order_over_many_reconnects(
     nats: NatsServer, capsys: pytest.CaptureFixture[str]
@@ -126,6 +127,7 @@ async def test_only_matching_events_are_printed(nats: NatsServer, capsys: pytest
     assert "gap: " not in messages
 
 
+@pytest.mark.e2e
 @pytest.mark.own_nats
 async def test_a_log_that_lost_its_last_events_is_an_error(
     nats: NatsServer, capsys: pytest.CaptureFixture[str]

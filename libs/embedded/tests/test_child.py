@@ -62,6 +62,7 @@ def _with_children(pid):
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
+@pytest.mark.e2e
 def test_no_server_outlives_a_parent_that_was_killed(tmp_path):
     with _parent(START_BOTH, str(tmp_path)) as parent:
         nats, postgres = map(int, parent.stdout.readline().split())
@@ -74,6 +75,7 @@ def test_no_server_outlives_a_parent_that_was_killed(tmp_path):
         pass
 
 
+@pytest.mark.e2e
 def test_a_killed_parent_can_be_replaced_at_once_on_the_same_data(tmp_path):
     for _ in range(3):
         with _parent(START_BOTH, str(tmp_path)) as parent:
@@ -83,6 +85,7 @@ def test_a_killed_parent_can_be_replaced_at_once_on_the_same_data(tmp_path):
         assert server.running
 
 
+@pytest.mark.e2e
 def test_a_parent_that_exits_ends_its_servers(tmp_path):
     with _parent(START_BOTH.replace("time.sleep(60)", ""), str(tmp_path)) as parent:
         pids = list(map(int, parent.stdout.readline().split()))
@@ -90,6 +93,7 @@ def test_a_parent_that_exits_ends_its_servers(tmp_path):
     assert _all_gone(pids)
 
 
+@pytest.mark.e2e
 def test_ctrl_c_in_the_terminal_reaches_only_the_parent(tmp_path):
     with _parent(START_BOTH, str(tmp_path)) as parent:
         pids = list(map(int, parent.stdout.readline().split()))

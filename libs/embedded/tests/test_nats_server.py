@@ -117,6 +117,7 @@ def test_an_occupied_port_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.e2e
 def test_two_servers_never_share_a_store(tmp_path):
     with NatsServer(tmp_path) as server, pytest.raises(EmbeddedError, match=f"process {server.pid}") as refused:
         NatsServer(tmp_path).start()

@@ -38,6 +38,7 @@ def server(tmp_path):
         yield server
 
 
+@pytest.mark.e2e
 async def test_data_survives_a_restart_and_a_crash(server):
     port = server.port
     await _as_superuser(server, "CREATE TABLE kept AS SELECT 42 AS n")
@@ -52,6 +53,7 @@ async def test_data_survives_a_restart_and_a_crash(server):
     assert server.port == port
 
 
+@pytest.mark.e2e
 async def test_a_crash_ends_blocked_sessions(server):
     session = await asyncpg.connect(server.url("postgres"), password=server.password("postgres"))
     pid = await session.fetchval("SELECT pg_backend_pid()")
@@ -63,6 +65,7 @@ async def test_a_crash_ends_blocked_sessions(server):
     assert not _lives(pid)
 
 
+@pytest.mark.e2e
 async def test_a_crash_leaves_no_stale_lock_even_if_its_process_id_is_reused(server):
     server.kill()
     stranger = await asyncio.create_subprocess_exec("sleep", "60")
@@ -76,6 +79,7 @@ async def test_a_crash_leaves_no_stale_lock_even_if_its_process_id_is_reused(ser
     assert await _as_superuser(server, "SELECT 1") == 1
 
 
+@pytest.mark.e2e
 async def test_a_server_that_died_is_detected_and_can_be_started_again(server):
     os.kill(server.pid, signal.SIGKILL)
     while server.running:
@@ -85,6 +89,7 @@ async def test_a_server_that_died_is_detected_and_can_be_started_again(server):
     assert await _as_superuser(server, "SELECT 1") == 1
 
 
+@pytest.mark.e2e
 def test_two_servers_never_share_a_cluster(server):
     with pytest.raises(EmbeddedError, match=f"process {server.pid}\\) works on") as refused:
         PostgresServer(server.data_dir).start()
@@ -92,6 +97,7 @@ def test_two_servers_never_share_a_cluster(server):
     assert refused.value.code == "postgres_running"
 
 
+@pytest.mark.e2e
 async def test_no_server_starts_while_a_session_of_a_killed_one_exists(server):
     session = await asyncpg.connect(server.url("postgres"), password=server.password("postgres"))
     pid = await session.fetchval("SELECT pg_backend_pid()")
@@ -108,6 +114,7 @@ async def test_no_server_starts_while_a_session_of_a_killed_one_exists(server):
     assert await _as_superuser(server, "SELECT 1") == 1
 
 
+@pytest.mark.e2e
 async def test_a_new_process_finds_the_databases_and_creating_them_again_changes_nothing(tmp_path):
     with PostgresServer(tmp_path) as first:
         first.ensure_databases()
@@ -188,6 +195,7 @@ def test_a_partial_cluster_is_created_anew(tmp_path):
         assert server.running
 
 
+@pytest.mark.e2e
 @ROOT_ONLY
 async def test_root_that_cannot_use_a_namespace_runs_it_as_another_user(tmp_path):
     """Below a 0700 folder of an ordinary user, as under sudo, root in a namespace has no access."""
@@ -206,6 +214,7 @@ async def test_root_that_cannot_use_a_namespace_runs_it_as_another_user(tmp_path
     assert owner == current == 65534
 
 
+@pytest.mark.e2e
 @ROOT_ONLY
 async def test_a_change_between_the_two_ways_changes_the_clusters_owner(tmp_path):
     home = tmp_path / "home"
@@ -218,6 +227,7 @@ async def test_a_change_between_the_two_ways_changes_the_clusters_owner(tmp_path
         assert await _as_superuser(second, "SELECT n FROM kept") == 42
 
 
+@pytest.mark.e2e
 def test_it_starts_well_below_three_seconds(tmp_path):
     begin = time.perf_counter()
     with PostgresServer(tmp_path):

@@ -193,6 +193,7 @@ def test_the_servers_own_check_accepts_the_configuration_of_a_cluster(tmp_path):
     assert "variable reference for 'ROUTE'" in _checked_by_server(tmp_path, text, {})
 
 
+@pytest.mark.e2e
 async def test_three_nodes_with_that_configuration_form_one_cluster(tmp_path):
     """Routes carry user and password in their address; a node without them is refused by the others."""
     clients, routes = [free_port() for _ in range(3)], [free_port() for _ in range(3)]

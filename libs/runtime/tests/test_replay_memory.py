@@ -73,6 +73,7 @@ async def test_five_times_the_aggregates_take_no_more_memory(start) -> None:
     assert many - few < MAX_GROWTH_BYTES
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("killed", [False, True], ids=["both", "the second is killed"])
 async def test_a_replay_in_two_processes_has_the_result_of_one(start, killed) -> None:
     served = await start(service())

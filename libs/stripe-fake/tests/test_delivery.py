@@ -216,6 +216,7 @@ def test_an_event_is_redelivered_on_request_even_if_it_was_lost(webhook_fake, re
     ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_undelivered_webhooks_are_delivered_after_a_restart(start, receiver, tmp_path, how):
     fake = start("--state", str(tmp_path / "state"), receiver=receiver)

@@ -86,6 +86,7 @@ def test_without_json_the_address_is_printed_as_text(key_file):
     assert process.returncode == 0
 
 
+@pytest.mark.e2e
 def test_a_restart_on_the_same_state_keeps_everything(start, tmp_path):
     fake = start("--state", str(tmp_path / "state"))
     paid = fake.control.pay_checkout(fake.checkout(customer_email="ada@example.com").id)
@@ -103,6 +104,7 @@ def test_a_restart_on_the_same_state_keeps_everything(start, tmp_path):
     assert 0 <= fake.control.clock()["offset_s"] - ahead["offset_s"] <= 1
 
 
+@pytest.mark.e2e
 def test_another_webhook_url_after_a_restart_gets_the_undelivered_events(start, receiver, tmp_path):
     fake = start("--state", str(tmp_path / "state"), receiver=receiver)
     fake.control.pause_delivery()

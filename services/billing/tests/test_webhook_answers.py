@@ -60,6 +60,7 @@ async def test_a_message_of_an_unknown_type_is_stored_and_acknowledged(testbed, 
     assert await testbed.sql("SELECT target FROM webhooks") == [("sub_1",)]
 
 
+@pytest.mark.e2e
 async def test_overload_is_answered_with_503_and_every_message_is_stored_on_retry(testbed, signed):
     client = testbed.served.client
     bodies = [message(number, f"sub_{number}") for number in range(200)]
@@ -115,6 +116,7 @@ async def test_webhooks_are_processed_without_nats_and_events_are_published_late
     assert ended.event.subscription.provider_subscription == subscription["provider_subscription"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("status", "retry_after_s"), [(429, 1), (500, None), (503, 1)])
 async def test_an_unavailable_provider_is_retried_and_no_message_is_lost(
     testbed, outside, signed, status, retry_after_s

@@ -196,6 +196,7 @@ async def test_bodies_are_deleted_after_thirty_days_and_copies_are_still_detecte
     assert kept == [("evt_0", True), ("evt_1", False)]
 
 
+@pytest.mark.e2e
 async def test_without_postgresql_the_answer_is_503_and_the_retry_succeeds(start, settings, tmp_path, signed):
     with PostgresServer(tmp_path / "own") as server:
         server.ensure_databases()

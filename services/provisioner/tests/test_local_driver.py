@@ -137,6 +137,7 @@ async def build_with_retry(harness, planned):
         return await harness.build(planned)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("preset", PRESETS)
 async def test_a_build_interrupted_at_any_statement_is_finished_by_the_next(harness, preset) -> None:
     region, points = harness.region, 0
