@@ -61,6 +61,11 @@ def test_a_sign_up_that_the_provider_refuses_fails_at_once(on_stack, wait: tuple
         ("paybill tenant show compl", "completed"),
         ("paybill tenant create acme --plan star", "starter"),
         ("paybill tenant create acme --region eu-", "eu-central"),
+        ("paybill subscription change compl", "completed"),
+        ("paybill subscription change acme --plan star", "starter"),
+        ("paybill plans show star", "starter"),
+        ("paybill plans move starter@", "starter@1"),
+        ("paybill events tail --tenant compl", "completed"),
     ],
 )
 def test_tenants_plans_and_regions_are_completed(real_stack, on_stack, words, expected) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
-from paybill_cli.command import command_of
+from paybill_cli.command import command_of, load
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.tree import TREE, Branch, Leaf
 
@@ -381,3 +381,16 @@ def test_arguments_of_the_stripe_fake_are_passed_on() -> None:
 
 def test_the_version_is_printed(paybill) -> None:
     assert set(paybill("version", "--json").data) == {"paybill", "python"}
+
+
+def test_every_tenant_plan_region_and_subscription_is_completed() -> None:
+    names = {"tenant", "plan", "region", "subscription", "from_", "to"}
+    found = {
+        (*words, parameter.name): parameter._custom_shell_complete is not None
+        for words, leaf in leaves()
+        for parameter in load(leaf, words[-1]).params
+        if parameter.name in names
+    }
+
+    assert len(found) > 30
+    assert [name for name, is_completed in found.items() if not is_completed] == []

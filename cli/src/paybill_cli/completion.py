@@ -20,6 +20,16 @@ def plans(ctx: typer.Context, incomplete: str) -> list[str]:
     return _matching(ctx, incomplete, "billing", plan_names)
 
 
+def versions(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Returns the plan versions, on sale or retired, that begin with `incomplete`."""
+    return _matching(ctx, incomplete, "billing", _version_names)
+
+
+def plans_and_versions(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Returns the plans on sale that begin with `incomplete`; after an `@`, the plan versions."""
+    return versions(ctx, incomplete) if "@" in incomplete else plans(ctx, incomplete)
+
+
 def regions(ctx: typer.Context, incomplete: str) -> list[str]:
     """Returns the regions of the blueprint that begin with `incomplete`."""
     return _matching(ctx, incomplete, "provisioner", region_names)
@@ -45,6 +55,11 @@ def _slugs(service: Any) -> Iterable[str]:
 def plan_names(service: Any) -> Iterable[str]:
     """Returns the plans on sale."""
     return {plan["plan"] for plan in service.get("/v1/catalogue")["plans"]}
+
+
+def _version_names(service: Any) -> Iterable[str]:
+    catalogue = service.get("/v1/catalogue")
+    return {f"{each['plan']}@{each['version']}" for each in (*catalogue["plans"], *catalogue["retired"])}
 
 
 def region_names(service: Any) -> list[str]:

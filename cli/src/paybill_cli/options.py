@@ -35,6 +35,20 @@ TenantName = Annotated[
 OnlyTenant = Annotated[
     str | None, typer.Option("--tenant", help="Only this tenant: slug or id.", autocompletion=completion.tenants)
 ]
+SubscriptionName = Annotated[
+    str,
+    typer.Argument(
+        help="Id of the subscription, or slug or id of its tenant.",
+        metavar="SUBSCRIPTION",
+        autocompletion=completion.tenants,
+    ),
+]
+TargetPlan = Annotated[
+    str | None,
+    typer.Option(
+        "--plan", help="Plan such as pro, or version such as pro@2.", autocompletion=completion.plans_and_versions
+    ),
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the end; the service continues.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait; then the exit code is 8.")]

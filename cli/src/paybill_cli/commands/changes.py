@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli import formatting
+from paybill_cli import completion, formatting
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
-from paybill_cli.commands.subscriptions import find_subscription
+from paybill_cli.client.subscriptions import find_subscription
 from paybill_cli.errors import usage
 from paybill_cli.options import Limit, RequestOptions
 from paybill_cli.output import Output
@@ -26,7 +26,11 @@ def changes(
     stack: Stack,
     subscription: Annotated[
         str | None,
-        typer.Argument(help="Subscription or tenant whose changes are listed; by default all.", metavar="NAME"),
+        typer.Argument(
+            help="Subscription or tenant whose changes are listed; by default all.",
+            metavar="NAME",
+            autocompletion=completion.tenants,
+        ),
     ] = None,
     status: Annotated[Status | None, typer.Option("--status", help="Only changes with this status.")] = None,
     limit: Limit = 1000,

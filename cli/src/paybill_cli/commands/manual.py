@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli import formatting
+from paybill_cli import completion, formatting
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, result_preview
 from paybill_cli.client.stack import Stack
@@ -59,7 +59,12 @@ def offer(
     options: ConfirmedOptions,
     tenant: TenantName,
     plan: Annotated[
-        str | None, typer.Option("--plan", help="Plan that is on sale; by default the plan of the sign-up.")
+        str | None,
+        typer.Option(
+            "--plan",
+            help="Plan that is on sale; by default the plan of the sign-up.",
+            autocompletion=completion.plans,
+        ),
     ] = None,
     interval: Interval = None,
     quantity: Quantity = 1,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli import formatting
+from paybill_cli import completion, formatting
 from paybill_cli.client.http import PAGE, Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
@@ -30,8 +30,13 @@ def start(
     out: Output,
     stack: Stack,
     options: ConfirmedOptions,
-    from_: Annotated[str, typer.Argument(help="Current plan version, such as pro@1.", metavar="FROM")],
-    to: Annotated[str, typer.Argument(help="New plan version, such as pro@2.", metavar="TO")],
+    from_: Annotated[
+        str,
+        typer.Argument(help="Current plan version, such as pro@1.", metavar="FROM", autocompletion=completion.versions),
+    ],
+    to: Annotated[
+        str, typer.Argument(help="New plan version, such as pro@2.", metavar="TO", autocompletion=completion.versions)
+    ],
     reason: Reason = "",
     when: Annotated[
         Literal["now", "period_end"], typer.Option("--when", help="Now, or at the end of each paid period.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paybill_cli import formatting
+from paybill_cli import completion, formatting
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import executed, idempotent
 from paybill_cli.client.stack import Stack
@@ -126,7 +126,12 @@ def list_all(
 def show(
     out: Output,
     stack: Stack,
-    plan: Annotated[str, typer.Argument(help="Plan, or a version of it: pro@2.", metavar="PLAN")],
+    plan: Annotated[
+        str,
+        typer.Argument(
+            help="Plan, or a version of it: pro@2.", metavar="PLAN", autocompletion=completion.plans_and_versions
+        ),
+    ],
 ) -> None:
     """Show one plan version; by default the newest on sale.
 

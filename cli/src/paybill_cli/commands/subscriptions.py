@@ -14,11 +14,22 @@ from paybill_cli.client.http import Service
 from paybill_cli.client.next_steps import line_with, next_step
 from paybill_cli.client.requests import earlier_result, idempotent
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id, with_tenant, with_tenants
+from paybill_cli.client.subscriptions import find_subscription
+from paybill_cli.client.tenants import with_tenant, with_tenants
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import IdempotencyKey, Interval, Limit, OptionGroup, Reason, Timeout, Yes
+from paybill_cli.options import (
+    IdempotencyKey,
+    Interval,
+    Limit,
+    OptionGroup,
+    Reason,
+    SubscriptionName,
+    TargetPlan,
+    Timeout,
+    Yes,
+)
 from paybill_cli.output import Output, Progress
 
 COLUMNS = ("subscription_id", "tenant", "plan", "quantity", "access", "period_end", "then")
@@ -38,7 +49,6 @@ FIELDS = (
     "then",
 )
 
-_SUBSCRIPTION = re.compile(r"sub_[0-9a-f]{32}")
 _PLAN = re.compile(r"([a-z][a-z0-9_-]{0,62})(?:@([1-9][0-9]{0,6}))?")
 
 When = Annotated[
@@ -46,9 +56,6 @@ When = Annotated[
 ]
 DropScheduled = Annotated[
     bool, typer.Option("--drop-scheduled", help="Allow to drop the phases that are scheduled at the provider.")
-]
-Name = Annotated[
-    str, typer.Argument(help="Id of the subscription, or slug or id of its tenant.", metavar="SUBSCRIPTION")
 ]
 
 Access = Literal["pending", "trialing", "active", "grace", "suspended", "paused", "ended"]
@@ -82,7 +89,7 @@ def list_all(
         out.more(limit)
 
 
-def show(out: Output, stack: Stack, subscription: Name) -> None:
+def show(out: Output, stack: Stack, subscription: SubscriptionName) -> None:
     """Show one subscription, as of the last sync with its provider.
 
     Example: paybill subscription show acme
@@ -95,9 +102,9 @@ def change(
     out: Output,
     stack: Stack,
     options: QuotedOptions,
-    subscription: Name,
+    subscription: SubscriptionName,
     reason: Reason,
-    plan: Annotated[str | None, typer.Option("--plan", help="Plan such as pro, or version such as pro@2.")] = None,
+    plan: TargetPlan = None,
     quantity: Annotated[int | None, typer.Option("--quantity", help="Number of seats.")] = None,
     interval: Interval = None,
     when: When = "now",
@@ -123,7 +130,7 @@ def cancel(
     out: Output,
     stack: Stack,
     options: QuotedOptions,
-    subscription: Name,
+    subscription: SubscriptionName,
     reason: Reason,
     when: When = "period_end",
     drop_scheduled: DropScheduled = False,
@@ -138,7 +145,9 @@ def cancel(
     _Change(out, stack, options).execute(subscription, body)
 
 
-def reactivate(out: Output, stack: Stack, options: QuotedOptions, subscription: Name, reason: Reason) -> None:
+def reactivate(
+    out: Output, stack: Stack, options: QuotedOptions, subscription: SubscriptionName, reason: Reason
+) -> None:
     """Withdraw a scheduled cancellation or change.
 
     Example: paybill subscription reactivate acme --reason "the customer stays"
@@ -146,7 +155,7 @@ def reactivate(out: Output, stack: Stack, options: QuotedOptions, subscription: 
     _Change(out, stack, options).execute(subscription, {"kind": "reactivate", "reason": reason})
 
 
-def pause(out: Output, stack: Stack, options: QuotedOptions, subscription: Name, reason: Reason) -> None:
+def pause(out: Output, stack: Stack, options: QuotedOptions, subscription: SubscriptionName, reason: Reason) -> None:
     """Pause a subscription: no access and no payments until it is resumed.
 
     Example: paybill subscription pause acme --reason "closed for the winter"
@@ -154,7 +163,7 @@ def pause(out: Output, stack: Stack, options: QuotedOptions, subscription: Name,
     _Change(out, stack, options).execute(subscription, {"kind": "pause", "reason": reason})
 
 
-def resume(out: Output, stack: Stack, options: QuotedOptions, subscription: Name, reason: Reason) -> None:
+def resume(out: Output, stack: Stack, options: QuotedOptions, subscription: SubscriptionName, reason: Reason) -> None:
     """Resume a paused subscription.
 
     Example: paybill subscription resume acme --reason "open again"
@@ -296,27 +305,6 @@ def _has_plan(state: Mapping[str, Any] | None, desired: Mapping[str, Any]) -> bo
     plan, quantity = desired["plan"], desired["quantity"]
     same_plan = plan is None or (state["plan"], state["version"]) == (plan["plan"], plan["version"])
     return same_plan and quantity in {None, state["quantity"]}
-
-
-def find_subscription(stack: Stack, billing: Service, name: str) -> dict[str, Any]:
-    """Returns the subscription with this id, or the only one of the tenant with this name."""
-    if _SUBSCRIPTION.fullmatch(name):
-        found: dict[str, Any] = billing.get(f"/v1/subscriptions/{name}")
-        return found
-    account = billing.get(f"/v1/tenants/{tenant_id(stack, name)}/account")
-    current = [one for one in account["subscriptions"] if one["access"] != "ended"] or account["subscriptions"]
-    if len(current) != 1:
-        ids = ", ".join(f"{one['subscription_id']} ({formatting.plan(one['plan'])})" for one in current)
-        raise CliError(
-            "several_subscriptions" if current else "no_subscription",
-            f"{name} has several subscriptions: {ids}" if current else f"{name} has no subscription yet",
-            next=f"paybill subscription show {current[0]['subscription_id']}"
-            if current
-            else f"paybill tenant show {name}",
-            exit_code=ExitCode.USAGE if current else ExitCode.NOT_FOUND,
-        )
-    one: dict[str, Any] = current[0]
-    return one
 
 
 def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, Any], target: str) -> None:

@@ -14,6 +14,7 @@ from paybill_cli.client.tenants import Slugs, tenant_id
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.formatting import readable
+from paybill_cli.options import OnlyTenant
 from paybill_cli.output import Output, printable
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ async def tail(
     since: Annotated[
         str | None, typer.Option("--since", help="Only events of this last time, such as 90s, 10m, 2h or 3d.")
     ] = None,
-    tenant: Annotated[str | None, typer.Option("--tenant", help="Only events of this tenant: slug or id.")] = None,
+    tenant: OnlyTenant = None,
     prefix: Annotated[
         str | None, typer.Option("--type", help="Only types with this prefix, such as billing. or tenant.tenant_")
     ] = None,
