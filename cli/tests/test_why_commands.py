@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from random import Random
 
+from paybill_cli.command import load
+from paybill_cli.tree import TREE, Branch, Leaf
 from paybill_contracts import why_causes, why_customer
 from paybill_contracts.why import (
     ENTITLING,
@@ -74,6 +76,8 @@ ALLOWED: dict[str, Callable[[Situation], bool]] = {
     "tenant retry": lambda at: at.environment.status == "failed" and at.tenant.status not in LEFT,
 }
 """Commands that a service refuses in some states, each with the states in which it is accepted."""
+CONFIRMED = {"manual offer", "subscription change", "subscription resume", "tenant offboard"}
+"""Commands whose effect costs money or cannot be taken back: they ask for a confirmation."""
 
 
 def situations() -> Iterator[Situation]:
@@ -153,6 +157,16 @@ def commands_of(explanation: Explanation) -> set[str]:
     return {explanation.command, *(cause.command for cause in explanation.causes), *in_texts}
 
 
+def takes(command: str, option: str) -> bool:
+    """Returns whether a command of `paybill` has an option."""
+    node: Branch | Leaf = TREE
+    words = iter(command.split()[1:])
+    while isinstance(node, Branch):
+        name = next(words)
+        node = node.commands[name]
+    return any(option in parameter.opts for parameter in load(node, name).params)
+
+
 def declared_kinds() -> set[str]:
     """Returns the kinds of causes in the rules."""
     trees = [ast.parse(inspect.getsource(module)) for module in (why_causes, why_customer)]
@@ -182,6 +196,7 @@ def test_every_command_that_can_be_printed_takes_its_arguments_and_is_accepted_i
                 # Without the answer of a service, the diagnosis cannot know the state.
                 if not situation.unanswered and not ALLOWED[verb](situation):
                     refused.add(f"{command}: {situation.tenant.status}, {explanation.headline}")
+    with_yes = {" ".join(command.split()[1:3]) for command in shapes.values() if takes(command, "--yes")}
     incomplete = []
     for command in shapes.values():
         try:
@@ -191,5 +206,6 @@ def test_every_command_that_can_be_printed_takes_its_arguments_and_is_accepted_i
 
     assert incomplete == []
     assert sorted(refused)[:5] == []
+    assert with_yes == CONFIRMED
     assert checked == ALLOWED.keys()
     assert declared_kinds() - kinds == set()
