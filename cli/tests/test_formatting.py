@@ -69,3 +69,22 @@ def test_every_kind_of_stack_error_has_an_exit_code() -> None:
         ExitCode.TIMEOUT,
         ExitCode.UNREACHABLE,
     ]
+
+
+@pytest.mark.parametrize(
+    ("after", "built", "expected"),
+    [
+        ("bridge", None, ["placement: pooled -> bridge", "isolation stays pooled until moved"]),
+        ("pooled", None, []),
+        ("bridge", "bridge", ["placement: pooled -> bridge"]),
+        ("silo", "bridge", ["placement: pooled -> silo", "isolation stays bridge until moved"]),
+    ],
+)
+def test_a_quote_names_the_isolation_that_stays(after: str, built: str | None, expected: list[str]) -> None:
+    environment = {"from_tier": "small", "from_placement": built} if built else None
+    tiers = {"tier_before": "small", "tier_after": "small"}
+    placements = {"placement_before": "pooled", "placement_after": after}
+
+    lines = formatting.plan_differences({"features": [], "environment": environment, **tiers, **placements})
+
+    assert [line.strip() for line in lines] == expected

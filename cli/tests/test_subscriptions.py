@@ -45,6 +45,7 @@ def test_a_plan_is_changed_after_its_quote_was_printed(on_stack, subscriber) -> 
     assert "due now" in done.err
     assert "each later period" in done.err
     assert "placement: pooled -> silo" in done.err
+    assert "isolation stays pooled until moved" in done.err
 
 
 def interrupted(real_stack, slug: str, after: bytes) -> int:

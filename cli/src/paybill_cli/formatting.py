@@ -80,6 +80,11 @@ def plan_differences(difference: Mapping[str, Any]) -> list[str]:
     for term in ("tier", "placement"):
         before, after = difference[f"{term}_before"], difference[f"{term}_after"]
         lines += [f"  {term}: {before} -> {after}"] if before != after else []
+    # The environment follows neither of them by itself; what is built may be older than the plan before.
+    built = difference.get("environment") or {}
+    for term, name in (("tier", "tier"), ("placement", "isolation")):
+        before = built.get(f"from_{term}") or difference[f"{term}_before"]
+        lines += [f"  {name} stays {before} until moved"] if before != difference[f"{term}_after"] else []
     return lines
 
 

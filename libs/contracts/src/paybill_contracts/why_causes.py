@@ -271,9 +271,10 @@ def _pending_change(case: Case) -> Iterator[Cause]:
         found = f"the infrastructure has not followed a change of plan: {environment.pending}"
         because = (
             "a move between sizes is not built yet: the change stays pending, and the tenant keeps what is built",
-            "to end it, change the subscription to a plan that has the built size",
+            f"to give the change up, return to a plan that has the built size: {_change_back(case)}",
         )
-        yield Cause("pending_change", "provisioner", found, _change_back(case), because)
+        # The customer ordered the change, so the next command must not undo it.
+        yield Cause("pending_change", "provisioner", found, f"paybill tenant show {case.name}", because)
 
 
 def _change_back(case: Case) -> str:
