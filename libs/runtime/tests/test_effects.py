@@ -37,17 +37,22 @@ class _ExternalSystem:
             raise self.failures.pop(0)
 
 
-def _cancelled(event: TenantRequested, why: str) -> Outcome:
+def _cancelled(event: TenantRequested, why: str, *, last: bool = True) -> Outcome:
     fact = TenantCancelled(tenant_id=event.tenant_id, origin=HoldOrigin.OPERATOR, reason=why)
     return Outcome(
-        lambda unit, _: unit.record(TENANTS, event.tenant_id, [fact]), writes=[TENANTS.key(event.tenant_id)], last=True
+        lambda unit, _: unit.record(TENANTS, event.tenant_id, [fact]), writes=[TENANTS.key(event.tenant_id)], last=last
     )
+
+
+def _failed(job, why: str) -> Outcome:
+    """A refusal that names an answer is the end of the job."""
+    return _cancelled(job.event, f"failed: {why}", last="answer" in why)
 
 
 def _work() -> JobRegistry:
     made = JobRegistry()
 
-    @made.effect(TenantRequested, attempts=3, failed=lambda job, why: _cancelled(job.event, f"failed: {why}"))
+    @made.effect(TenantRequested, attempts=3, failed=_failed)
     async def greet(job, external_system):
         email = await job.open(job.event.contact_email)
         state = await job.state(TENANTS, job.event.tenant_id)
@@ -130,6 +135,17 @@ async def test_the_last_failed_attempt_is_recorded_as_a_fact(
     assert len(external_system.calls) == 3
     failed = (await service_with_effects.client.get("/v1/operations/effects")).json()
     assert [(effect["state"], effect["work"]) for effect in failed] == [("failed", "greet")]
+
+
+async def test_a_failure_that_is_an_answer_leaves_no_failed_job(
+    service_with_effects, sign_up, log, external_system
+) -> None:
+    external_system.failures = [Refused("the answer is no")]
+
+    await sign_up(service_with_effects)
+
+    assert await _reasons(log) == ["failed: the answer is no"]
+    assert (await service_with_effects.client.get("/v1/operations/effects")).json() == []
 
 
 async def test_a_failure_and_its_fact_are_recorded_in_one_transaction(

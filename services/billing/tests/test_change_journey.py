@@ -176,7 +176,22 @@ async def test_a_refusal_of_the_provider_is_recorded_with_its_codes_and_changes_
 
     assert refused["code"] == "provider_refused"
     assert "402" in refused["refusal"]
+    # The refusal is the answer: nothing is left for an operator to retry.
+    assert (await testbed.jobs("make/stripe", "failed"), await testbed.jobs("make/stripe", "pending")) == ([], [])
     assert (after["plan"]["plan"], after["access"]) == ("starter", "active")
+
+
+async def test_a_quote_that_the_provider_refuses_leaves_no_failed_job(testbed, subscribed):
+    await asyncio.to_thread(testbed.fake.control.fail_calls, 99, status=400, path="/v1/invoices/create_preview")
+
+    change = await requested(testbed, subscribed, "plan", quantity=4)
+    refused = await at(testbed, change, "refused")
+    await asyncio.to_thread(testbed.fake.control.fail_calls, 0)
+
+    assert (refused["code"], refused["quote"]) == ("provider_refused", None)
+    jobs = [await testbed.jobs("quote/stripe", state) for state in ("failed", "pending")]
+    assert jobs == [[], []]
+    assert (await testbed.get(f"/v1/why/{TENANT}"))["jobs"] == []
 
 
 REFUSALS = [

@@ -139,7 +139,8 @@ class EffectRunner:
             await self._queue.change(claimed, ended("failed", attempts, detail))
             return None
         try:
-            await self._commit(claimed, effect.failed(job, detail), origin, "failed", detail)
+            outcome = effect.failed(job, detail)
+            await self._commit(claimed, outcome, origin, "done" if outcome.last else "failed", detail)
         except (DatabaseUnavailableError, LeaseLostError):
             raise
         except Exception as inner:

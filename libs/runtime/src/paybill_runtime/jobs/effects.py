@@ -32,6 +32,8 @@ class Refused(Exception):  # noqa: N818  # an answer of another system, not an e
 class Outcome:
     """The result of a call: decided and committed in one transaction under the lease. `last` also ends the effect.
 
+    A failure whose outcome is `last` ends its job as done: it is an answer, and a retry would change nothing.
+
     extra_statements: changes of tables that hold no state, in the same transaction.
     """
 

@@ -27,6 +27,7 @@ _LINE = TypeAdapter(Text)
 
 
 def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Outcome:
+    """Refuses the change, which answers the request: the job of a refused change has nothing left to do."""
     change_id = job.event.change_id
     line = _LINE.validate_python(" ".join(reason.split())[:500] or "unknown")
 
@@ -34,7 +35,7 @@ def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Ou
         change = changes.existing(unit.get(CHANGES, change_id), change_id)
         unit.record(CHANGES, change_id, changes.refused(change, REFUSED, line))
 
-    return Outcome(decide, writes=[CHANGES.key(change_id)])
+    return Outcome(decide, writes=[CHANGES.key(change_id)], last=True)
 
 
 class ChangeEffects:

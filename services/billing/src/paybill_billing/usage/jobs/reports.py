@@ -102,7 +102,7 @@ JOBS.effect(UsageReportRequested, attempts=8, failed=_failed, locks=LOCKS, limit
 
 
 def _count_failed(job: Job[UsageCountRequested], why: str) -> Outcome:
-    return _count_outcome(job.event.window_id, None, single_line(why))
+    return _count_outcome(job.event.window_id, None, single_line(why), last=True)
 
 
 @JOBS.effect(UsageCountRequested, attempts=3, failed=_count_failed, locks=LOCKS, limit=EFFECTS)
