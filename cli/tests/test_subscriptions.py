@@ -151,13 +151,16 @@ def test_a_change_that_drops_scheduled_phases_is_refused_and_the_next_command_wo
     schedule_seats(real_stack, shown["provider_subscription"], 3, 4)
 
     refused = on_stack("subscription", "change", subscriber, "--quantity", 2, *WHY, "--yes", "--json")
+    dry_run = on_stack("subscription", "change", subscriber, "--quantity", 2, *WHY, "--dry-run")
     changes = on_stack("subscription", "changes", subscriber, "--json").data
     next_ = shlex.split(refused.error["next"])[1:]
     shown = on_stack(*next_)
     done = on_stack(*(word for word in next_ if word != "--dry-run"))
 
     assert (refused.error["code"], refused.code) == ("drops_scheduled_phases", ExitCode.CONFLICT)
-    assert [change["status"] for change in changes] == ["discarded"]
+    assert (dry_run.code, "drops what is scheduled" in dry_run.err) == (ExitCode.CONFLICT, True)
+    assert "--drop-scheduled" in dry_run.err
+    assert [change["status"] for change in changes] == ["discarded", "discarded"]
     assert (shown.code, shown.data["quote"]["proration"]["next_amount"]["minor"]) == (ExitCode.OK, 2 * 2900), shown.err
     assert (done.code, done.data["quantity"], done.data["pending"]) == (ExitCode.OK, 2, None), done.err
 

@@ -218,11 +218,16 @@ class _Change:
     def _decide(
         self, billing: Service, change: Mapping[str, Any], before: Mapping[str, Any], body: Mapping[str, Any]
     ) -> None:
-        """Prints the quote and asks for the confirmation; discards the quote of a dry run, and without confirmation."""
+        """Prints the quote and asks for the confirmation; discards a quote that is not, or cannot be, confirmed."""
         if change["quote"] is not None:
-            _print_quote(self._out, before, change, _target(before, {**change["wanted"], **_interval(body)}))
+            # The change itself names the price of the plan by its index.
+            desired = {**change["wanted"], "interval": body.get("interval")}
+            _print_quote(self._out, before, change, _target(before, desired))
         if change["status"] != "quoted":
             return
+        if why := change["drops_scheduled"]:
+            self._discard(billing, change)
+            raise CliError(code := "drops_scheduled_phases", why, next=next_step(code), exit_code=ExitCode.CONFLICT)
         try:
             if not self._dry_run:
                 self._out.confirm(f"Change {change['subscription_id']} as quoted?", yes=self._yes)
@@ -336,11 +341,6 @@ def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, An
         out.info(f"  {pending['reason']}; it waits for {pending['waits_for']}")
     effective_at, valid_until = formatting.time(proration["effective_at"]), formatting.time(quote["valid_until"])
     out.info(f"  effective {effective_at}; the quote is valid until {valid_until}")
-
-
-def _interval(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the requested interval; the change itself names the price of the plan by its index."""
-    return {"interval": body.get("interval")}
 
 
 def _target(before: Mapping[str, Any], desired: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from paybill_billing.http import Operator, Viewer
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, UnknownSubscriptionError, WhileOverdue
 from paybill_billing.subscriptions.domain.changes import Change, ChangeEvent, Status, UnknownChangeError
+from paybill_billing.subscriptions.domain.quotes import drops_scheduled
 from paybill_billing.subscriptions.tables import (
     ACCOUNTS,
     CHANGES,
@@ -118,6 +119,12 @@ class ChangeView(BaseModel):
     quote: Annotated[QuoteView | None, Field(description="Null until the provider has sent the quote.")]
     code: Annotated[str | None, Field(description="Code of the refusal, or `provider_refused`.")]
     refusal: str | None
+    drops_scheduled: Annotated[
+        str | None,
+        Field(
+            description="Why a confirmation of the quote is refused with `drops_scheduled_phases`; null when it is not."
+        ),
+    ] = None
 
     @classmethod
     def of(cls, change: Change) -> Self:
@@ -148,6 +155,7 @@ class ChangeView(BaseModel):
             ),
             code=change.code,
             refusal=change.refusal,
+            drops_scheduled=drops_scheduled(change.wanted, quote.proration) if quote is not None else None,
         )
 
 
