@@ -168,9 +168,9 @@ class BillingTestbed:
 
         return await eventually(probe)
 
-    async def subscribed(self, tenant_id: str, plan: str = "starter") -> Any:
+    async def subscribed(self, tenant_id: str, plan: str = "starter", seats: int = 1) -> Any:
         """Signs a tenant up and pays."""
-        await self.tenants.request_tenant(tenant_id, plan)
+        await self.tenants.request_tenant(tenant_id, plan, terms=PurchaseTerms(quantity=seats) if seats > 1 else None)
         account = await self.opened(tenant_id)
         await asyncio.to_thread(self.fake.control.pay_checkout, account["checkout_url"].rpartition("/")[2])
         return await self.subscription(tenant_id, "active")

@@ -64,7 +64,8 @@ class Proration(Value):
     """Cost of a change. due_now: collected when it is applied. next_amount: of the next regular invoice.
 
     effective_at: the time at which the subscription has the desired terms. dropped: the scheduled phases that the
-    change removes. unpaid: what gives no credit; then the change is refused, or made without a proration.
+    change removes. unpaid: what gives no credit; then the change is refused, or made without a proration. usage: the
+    part of the lines that is for usage so far; more may be used until the change is applied.
     """
 
     lines: tuple[ProrationLine, ...]
@@ -73,6 +74,7 @@ class Proration(Value):
     effective_at: Timestamp
     dropped: tuple[ScheduledPhase, ...] = ()
     unpaid: UnpaidTime | None = None
+    usage: Money | None = None
 
 
 class FeatureDifference(Value):

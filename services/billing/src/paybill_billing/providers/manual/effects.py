@@ -32,7 +32,9 @@ from paybill_billing.providers.port import (
     ProviderRefusedError,
     ProviderUnavailableError,
     Purchase,
+    QuoteOutdatedError,
 )
+from paybill_billing.providers.port.desired import costs_as_confirmed
 from paybill_billing.providers.port.snapshots import (
     OpenedAccount,
     OpenedCheckout,
@@ -118,7 +120,14 @@ class Manual:
 
         def decide(state: ManualContract | None, _: datetime) -> Sequence[ManualEvent]:
             found = existing(state, subscription)
-            return [] if key in found.made else _decide_change(found, desired, at, key)
+            if key in found.made:
+                return []
+            events = _decide_change(found, desired, at, key)
+            if desired.confirmed is not None:
+                current = manual.quote(found, events, at)
+                if not costs_as_confirmed(desired, desired.confirmed, current):
+                    raise QuoteOutdatedError(current)
+            return events
 
         with _provider_errors():
             await self._store.decide(subscription, key, decide)

@@ -16,8 +16,10 @@ from paybill_contracts.changes import Proration
 from paybill_contracts.money import Money
 from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, named_prices, price_for
 
+from paybill_billing.providers.port.desired import ChangeRefusedError as ChangeRefusedError  # a part of the port
 from paybill_billing.providers.port.desired import DesiredSubscription as DesiredSubscription  # a part of the port
 from paybill_billing.providers.port.desired import MeteredPrice as MeteredPrice  # a part of the port
+from paybill_billing.providers.port.desired import QuoteOutdatedError as QuoteOutdatedError  # a part of the port
 from paybill_billing.providers.port.snapshots import (
     CollectionAttempt,
     Dispute,
@@ -198,10 +200,13 @@ class Provider(Protocol):
         """Cancels all subscriptions and schedules of the customer, and closes every checkout. Idempotent."""
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
-        """Returns the cost of the change at `at`. Changes nothing."""
+        """Returns the cost of the change at `at`. Changes nothing. Raises ChangeRefusedError."""
 
     async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
-        """Makes the change, prorated as it was quoted for `at`, once for each `key`."""
+        """Makes the change, prorated as it was quoted for `at`, once for each `key`.
+
+        Raises QuoteOutdatedError or ChangeRefusedError when it cannot be made as `desired.confirmed`, and was not made.
+        """
 
 
 @runtime_checkable

@@ -29,6 +29,7 @@ TENANT = "tenant_id"
 PLAN = "paybill_plan"
 VERSION = "paybill_version"
 OVERAGE = "paybill_overage"
+CHANGE = "paybill_change"
 """The metadata on the objects that we create."""
 
 

@@ -15,12 +15,21 @@ from paybill_billing.providers.stripe.mappers import Json, id_of, price_of_line
 _LINE = TypeAdapter(Text)
 
 
-def invoiced(base: Proration, invoice: Json | None, next_amount: Money | None) -> Proration:
-    """Returns the quote of an invoice that is collected at once; None when nothing is invoiced."""
+def invoiced(base: Proration, invoice: Json | None, next_amount: Money | None, metered: Collection[str]) -> Proration:
+    """Returns the quote of an invoice that is collected at once; None when nothing is invoiced.
+
+    metered: the prices of usage.
+    """
     if invoice is None:
         return base.model_copy(update={"next_amount": next_amount})
+    used = _usage(invoice, metered)
     return base.model_copy(
-        update={"lines": _lines(invoice), "due_now": money(invoice, invoice["amount_due"]), "next_amount": next_amount}
+        update={
+            "lines": _lines(invoice),
+            "due_now": money(invoice, invoice["amount_due"]),
+            "next_amount": next_amount,
+            "usage": money(invoice, used) if used else None,
+        }
     )
 
 
@@ -53,7 +62,12 @@ def with_usage(invoice: Json | None, subscription: Json, item: Json, units: int)
     rates = item.get("tax_rates") or subscription.get("default_tax_rates") or ()
     taxes = sum(_rounded(amount * Decimal(str(rate["percentage"])) / 100) for rate in rates if not rate["inclusive"])
     name = price.get("nickname") or price.get("lookup_key") or price["id"]
-    line = {"description": f"{units} x {name}, not reported yet", "amount": amount}
+    line = {
+        "description": f"{units} x {name}, not reported yet",
+        "amount": amount,
+        "pricing": {"price_details": {"price": price["id"]}},
+        "taxes": [{"amount": taxes, "tax_behavior": "exclusive"}],
+    }
     total = before["total"] + amount + taxes
     return {
         **before,
@@ -83,8 +97,18 @@ def regular_amount(invoice: Json | None, metered: Collection[str]) -> Money | No
     """
     if invoice is None:
         return None
-    used = sum(line["amount"] for line in invoice["lines"]["data"] if price_of_line(line) in metered)
-    return money(invoice, invoice["total"] - used)
+    return money(invoice, invoice["total"] - _usage(invoice, metered))
+
+
+def _usage(invoice: Json, metered: Collection[str]) -> int:
+    """Returns the part of the total that is for usage, with its discounts and taxes."""
+    return sum(
+        line["amount"]
+        - sum(each["amount"] for each in line.get("discount_amounts") or ())
+        + sum(each["amount"] for each in line.get("taxes") or () if each.get("tax_behavior") == "exclusive")
+        for line in invoice["lines"]["data"]
+        if price_of_line(line) in metered
+    )
 
 
 def later_phases(schedule: Json | None) -> tuple[ScheduledPhase, ...]:

@@ -70,6 +70,12 @@ class QuoteChangedError(ConflictError):
     code = "quote_changed"
 
 
+class QuoteOutdatedError(ConflictError):
+    """Raised when the subscription changed at the provider, so that a change would not cost what was confirmed."""
+
+    code = "quote_outdated"
+
+
 class QuoteExpiredError(ConflictError):
     code = "quote_expired"
 
@@ -173,15 +179,8 @@ def quoted(
     """
     if change.status is not Status.REQUESTED:
         return []
-    if (credit := unpaid_credit(subscription, proration)) is not None:
-        reason = f"the invoice of the period became overdue: the change would credit {credit.text} that were never paid"
-        return refused(change, SubscriptionOverdueError.code, reason)
-    if (unpaid := proration.unpaid) is not None and credit_of(proration).minor:
-        reason = (
-            f"the rest of the period is not paid: {unpaid.reason}. The change would credit {unpaid.amount.text} that "
-            "were never paid; request it for the end of the period"
-        )
-        return refused(change, PeriodUnpaidError.code, reason)
+    if (unpaid := _unpaid_refusal(change, subscription, proration)) is not None:
+        return unpaid
     ends = subscription.period_end
     valid_until = min(now + QUOTE_VALIDITY, ends) if ends is not None and ends > now else now + QUOTE_VALIDITY
     features = feature_differences(change.wanted.kind, before, after)
@@ -273,6 +272,16 @@ def applied(change: Change) -> list[ChangeEvent]:
     return [ChangeApplied(change_id=change.id, tenant_id=change.tenant_id, subscription_id=change.subscription_id)]
 
 
+def outdated(change: Change, subscription: Subscription, current: Proration) -> list[ChangeEvent]:
+    """Refuses a confirmed change that would not cost what was confirmed. current: its cost now."""
+    if (unpaid := _unpaid_refusal(change, subscription, current)) is not None:
+        return unpaid
+    reason = "the subscription changed at the provider after the quote"
+    if (cost := _other_cost(change, current)) is not None:
+        reason = f"{reason}: {cost}"
+    return refused(change, QuoteOutdatedError.code, f"{reason}; request the change again for a new quote")
+
+
 def refused(change: Change, code: str, reason: str) -> list[ChangeEvent]:
     """Records that the change is refused."""
     if change.status not in OPEN:
@@ -353,6 +362,31 @@ def evolve(change: Change | None, event: ChangeEvent) -> Change:
             return replace(change, status=Status.DISCARDED, due=None)
         case _:
             assert_never(event)
+
+
+def _unpaid_refusal(change: Change, subscription: Subscription, proration: Proration) -> list[ChangeEvent] | None:
+    """Refuses a change that would credit money that was never paid, or went back; None when it does not."""
+    if (credit := unpaid_credit(subscription, proration)) is not None:
+        reason = f"the invoice of the period became overdue: the change would credit {credit.text} that were never paid"
+        return refused(change, SubscriptionOverdueError.code, reason)
+    if (unpaid := proration.unpaid) is not None and credit_of(proration).minor:
+        reason = (
+            f"the rest of the period is not paid: {unpaid.reason}. The change would credit {unpaid.amount.text} that "
+            "were never paid; request it for the end of the period"
+        )
+        return refused(change, PeriodUnpaidError.code, reason)
+    return None
+
+
+def _other_cost(change: Change, current: Proration) -> str | None:
+    """Returns which amount is not the quoted one, for people."""
+    quoted_ = change.quote.proration if change.quote is not None else current
+    if current.due_now != quoted_.due_now:
+        return f"{current.due_now.text} would be due now instead of {quoted_.due_now.text}"
+    before, after = quoted_.next_amount, current.next_amount
+    if before is not None and after is not None and before != after:
+        return f"a later period would cost {after.text} instead of {before.text}"
+    return None
 
 
 def _confirmation(change: Change, quote_hash: str) -> ChangeConfirmed:

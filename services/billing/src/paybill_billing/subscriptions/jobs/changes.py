@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from paybill_contracts.billing import Subscription
-from paybill_contracts.changes import ChangeConfirmed, ChangeRequested
+from paybill_contracts.changes import ChangeConfirmed, ChangeRequested, Proration
 from paybill_contracts.values import Text
+from paybill_runtime.database import ExtraStatements
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from pydantic import TypeAdapter
@@ -15,7 +17,7 @@ from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.errors import provider_errors
-from paybill_billing.providers.port import Providers
+from paybill_billing.providers.port import ChangeRefusedError, Providers, QuoteOutdatedError
 from paybill_billing.providers.sync_queue import EFFECTS, enqueue_sync
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import Change, Status
@@ -36,6 +38,39 @@ def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Ou
         unit.record(CHANGES, change_id, changes.refused(change, REFUSED, line))
 
     return Outcome(decide, writes=[CHANGES.key(change_id)], last=True)
+
+
+def _refusal(job: Job[Any], error: ChangeRefusedError, synced: ExtraStatements) -> Outcome:
+    """Refuses the change for the state of the subscription at the provider, which is then synced."""
+    change_id = job.event.change_id
+
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+        change = changes.existing(unit.get(CHANGES, change_id), change_id)
+        unit.record(CHANGES, change_id, changes.refused(change, error.code, str(error)))
+
+    return Outcome(decide, writes=[CHANGES.key(change_id)], last=True, extra_statements=synced)
+
+
+def _outdated(job: Job[ChangeConfirmed], subscription: Subscription, current: Proration) -> Outcome:
+    change_id, id_ = job.event.change_id, subscription.subscription_id
+
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+        change, state = changes.existing(unit.get(CHANGES, change_id), change_id), unit.get(SUBSCRIPTIONS, id_)
+        now = state.subscription if state is not None else subscription
+        unit.record(CHANGES, change_id, changes.outdated(change, now, current))
+
+    return Outcome(
+        decide,
+        writes=[CHANGES.key(change_id)],
+        reads=[SUBSCRIPTIONS.key(id_)],
+        last=True,
+        extra_statements=_synced(job, subscription),
+    )
+
+
+def _synced(job: Job[Any], subscription: Subscription) -> ExtraStatements:
+    """Enqueues a sync of the subscription."""
+    return partial(enqueue_sync, subscription.provider, subscription.provider_subscription, job.now())
 
 
 class ChangeEffects:
@@ -69,11 +104,15 @@ class ChangeEffects:
             desired = replace(desired, unreported=unreported)
         before = catalogue.published(known, subscription.plan.plan, subscription.plan.version).plan
         provider, target, at = providers[subscription.provider], subscription.provider_subscription, job.now()
-        with provider_errors():
-            proration = await provider.quote(target, desired, at)
-            if (unpaid := proration.unpaid) is not None and change.wanted.unpaid_without_proration:
-                proration = await provider.quote(target, replace(desired, without_proration=True), at)
-                proration = proration.model_copy(update={"unpaid": unpaid})
+        try:
+            with provider_errors():
+                proration = await provider.quote(target, desired, at)
+                if (unpaid := proration.unpaid) is not None and change.wanted.unpaid_without_proration:
+                    proration = await provider.quote(target, replace(desired, without_proration=True), at)
+                    proration = proration.model_copy(update={"unpaid": unpaid})
+        except ChangeRefusedError as error:
+            yield _refusal(job, error, _synced(job, subscription))
+            return
 
         account, currency = await job.state(ACCOUNTS, change.tenant_id), subscription.price.currency
         debts = account.debt if account is not None else ()
@@ -97,6 +136,7 @@ class ChangeEffects:
     async def make(self, job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator[Outcome]:
         """Applies the change as quoted, and enqueues a sync: its events report the new subscription.
 
+        It is refused when the subscription changed at the provider since the quote, and it would not cost the same.
         A change that ends the period or the subscription waits until all usage is reported: its invoice has the usage.
         """
         change, subscription, known = await _load(job)
@@ -106,10 +146,18 @@ class ChangeEffects:
             tenant_id, id_ = subscription.tenant_id, subscription.subscription_id
             async for outcome in self._report_usage(job, tenant_id, subscription.provider, change.id, id_):
                 yield outcome
-        desired = change_requests.desired_at_provider(known, subscription, change.wanted)
+        confirmed = change.quote.proration
+        desired = replace(change_requests.desired_at_provider(known, subscription, change.wanted), confirmed=confirmed)
         target = subscription.provider_subscription
-        with provider_errors():
-            await providers[subscription.provider].change(target, desired, change.quote.proration.effective_at, job.id)
+        try:
+            with provider_errors():
+                await providers[subscription.provider].change(target, desired, confirmed.effective_at, job.id)
+        except ChangeRefusedError as error:
+            yield _refusal(job, error, _synced(job, subscription))
+            return
+        except QuoteOutdatedError as error:
+            yield _outdated(job, subscription, error.current)
+            return
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> None:
             confirmed = changes.existing(unit.get(CHANGES, change.id), change.id)
@@ -119,7 +167,7 @@ class ChangeEffects:
             decide,
             writes=[CHANGES.key(change.id)],
             last=True,
-            extra_statements=partial(enqueue_sync, subscription.provider, target, job.now()),
+            extra_statements=_synced(job, subscription),
         )
 
 
