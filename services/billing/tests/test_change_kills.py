@@ -197,7 +197,7 @@ async def migrated(client, migration, condition):
         found = (await client.get(f"/v1/moves/{migration['id']}")).json()
         return found if condition(found) else None
 
-    return await eventually(load, timeout_s=60)
+    return await eventually(load, timeout_s=180)  # 16 requests for each change
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)

@@ -99,6 +99,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "quantity_out_of_bounds": ("{command} --help", "choose a quantity within the limits that the message names"),
     "quote_changed": ("{line}", "repeat the command: it shows the new quote"),
     "quote_expired": ("{line}", "repeat the command: it makes another quote"),
+    "quote_outdated": ("{line}", "repeat the command: it shows the new quote"),
     "reconciliation_ended": ("paybill provider reconciliations",),
     "reconciliation_runs": ("paybill provider reconciliations",),
     "request_in_progress": _LATER,
