@@ -138,6 +138,10 @@ def test_publishing_needs_few_packages(tmp_path):
     assert len(needed) <= 20
 
 
+def test_the_table_of_documents_lists_every_one():
+    assert [path.name for path in sorted((ROOT / "docs").glob("*.md")) if f"| [docs/{path.name}]" not in README] == []
+
+
 def _total(stack, tenant_id, folder):
     """Returns the tenant's total usage in facts."""
     done = _run(["events", "tail", "--no-follow", "--tenant", tenant_id, "--json"], stack, folder)

@@ -138,7 +138,7 @@ def test_a_sample_without_a_field_that_was_added_later_is_valid(published: Publi
 
 def test_a_sample_that_cannot_be_read_any_more_is_reported() -> None:
     assert sample_problems("gate.painted.v1", b'{"panel":"north"}') == [
-        "samples/gate.painted.v1.json cannot be read: gate.painted v1: colour: Field required"
+        "samples/gate.painted.v1.json cannot be read: gate.painted v1: colour: it is required"
     ]
 
 

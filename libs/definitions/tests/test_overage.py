@@ -90,9 +90,9 @@ def test_an_overage_price_that_cannot_be_sold_is_an_error_with_its_line(price, r
     ("old", "new", "reason"),
     [
         (", provider_meters: {stripe: api_calls}", "", "has no provider_meters: its usage would not be billed"),
-        ("minor: 2,", "minor: 0,", "Input should be greater than or equal to 1"),
-        ("minor: 2,", "minor: 2, per: 0,", "Input should be greater than or equal to 1"),
-        ("kind: metered", "kind: limit", "Extra inputs are not permitted"),
+        ("minor: 2,", "minor: 0,", "write 1 or more"),
+        ("minor: 2,", "minor: 2, per: 0,", "write 1 or more"),
+        ("kind: metered", "kind: limit", "there is no such field"),
         (
             "    prices:",
             (

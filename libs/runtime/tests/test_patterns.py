@@ -1,10 +1,14 @@
 """Patterns of request fields in words."""
 
+from datetime import timedelta
+from typing import Annotated, Literal
+from uuid import UUID
+
 import pytest
 from paybill_contracts.purchases import Coupon, Currency
 from paybill_contracts.values import Digest, Key, ProviderId, Slug, SubscriptionId, TenantId, Text
 from paybill_runtime.http.patterns import in_words
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 
 @pytest.mark.parametrize(
@@ -30,8 +34,20 @@ def test_a_value_that_does_not_match_is_refused_in_words(field, words) -> None:
     assert words in message
 
 
-def test_another_error_keeps_its_message() -> None:
+@pytest.mark.parametrize(
+    ("type_", "value", "words"),
+    [
+        (int, "x", "write a whole number"),
+        (Annotated[int, Field(ge=1)], 0, "write 1 or more"),
+        (Annotated[str, Field(min_length=1)], "", "write a text that is not empty"),
+        (Annotated[str, Field(max_length=3)], "abcd", "write at most 3 characters"),
+        (Annotated[timedelta, Field(le=timedelta(days=31))], timedelta(days=90), "write 31 days or less"),
+        (Literal["month", "year"], "day", "write 'month' or 'year'"),
+        (UUID, "x", "Input should be a valid UUID"),
+    ],
+)
+def test_a_bound_and_a_type_are_in_words_and_another_error_keeps_its_message(type_, value, words) -> None:
     with pytest.raises(ValidationError) as refused:
-        TypeAdapter(int).validate_python("x")
+        TypeAdapter(type_).validate_python(value)
 
-    assert in_words(refused.value.errors()[0]).startswith("Input should be a valid integer")
+    assert in_words(refused.value.errors()[0]).startswith(words)

@@ -148,7 +148,7 @@ async def test_replay_reports_equality_or_the_difference(home, databases) -> Non
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"PAYBILL_DATABASE_URL": None}, "PAYBILL_DATABASE_URL: Field required"),
+        ({"PAYBILL_DATABASE_URL": None}, "PAYBILL_DATABASE_URL: it is required"),
         ({"PAYBILL_HTTP_PORT": "65536"}, "PAYBILL_HTTP_PORT"),
         ({"PAYBILL_LOG_LEVEL": "loud"}, "PAYBILL_LOG_LEVEL"),
         ({"PAYBILL_IDENTITY_DIR": "/nonexistent"}, "the identity tenant.key cannot be read"),

@@ -167,7 +167,7 @@ async def test_an_invalid_body_is_refused(testbed):
     refused = {
         b"\xff\xfe": "plans.yaml:1: the file is not UTF-8",
         b"": "plans.yaml:1: the file is empty",
-        b"product: shop\nplans: []\n": "plans.yaml:2: plans: List should have at least 1",
+        b"product: shop\nplans: []\n": "plans.yaml:2: plans: write at least one entry",
         b"product: " + b"[" * 5000: "plans.yaml:1: no YAML: nested too deeply",
     }
 

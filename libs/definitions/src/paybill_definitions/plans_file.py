@@ -1,6 +1,5 @@
 """Reads plans.yaml, the catalogue in its source form, and reports every error by file, line and reason."""
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,8 +25,9 @@ from paybill_contracts.event import canonical
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import Key, ProviderId, Text
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from paybill_definitions.durations import SECONDS, Span, at_most
 from paybill_definitions.overage import OverageInput, errors
 from paybill_definitions.price_rules import objection
 from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, M, read, report
@@ -35,7 +35,6 @@ from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lin
 MAX_CONTENT_BYTES = 480 * 1024
 """Maximum of the published catalogue: the event must fit into one message."""
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _FEATURE: TypeAdapter[Feature] = TypeAdapter(Feature)
 _FILE_FIELDS = {
     "trial_days": "trial",
@@ -80,17 +79,6 @@ class Plans:
     def _line(self, diagnostic: CatalogueDiagnostic) -> int:
         field = _FILE_FIELDS.get(diagnostic.field, diagnostic.field)
         return self.lines.get((diagnostic.name, field), self.lines.get((diagnostic.name, ""), 1))
-
-
-def _span(text: object) -> int:
-    """Returns the seconds in `90s`, `30m`, `12h` or `14d`."""
-    match = re.fullmatch(r"(\d{1,9})([smhd])", text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError("write a duration as 90s, 30m, 12h or 14d")
-    return int(match[1]) * _SECONDS[match[2]]
-
-
-Span = Annotated[int, BeforeValidator(_span), Field(ge=0)]
 
 
 class _StrictInput(BaseModel):
@@ -158,7 +146,7 @@ class _Meter(_StrictInput):
     meter: Key
     aggregation: Aggregation = Aggregation.SUM
     window: MeterWindow = MeterWindow.MONTH
-    lateness: Annotated[Span, Field(le=35 * 86_400)] = 3 * 86_400
+    lateness: Annotated[Span, at_most(35)] = 3 * 86_400
     provider_meters: dict[Key, ProviderId] = {}
 
 
@@ -168,10 +156,10 @@ class _Plan(_StrictInput):
     name: Text
     tier: Key
     placement: Preset
-    trial: Annotated[Span, Field(le=730 * 86_400)] = 0
+    trial: Annotated[Span, at_most(730)] = 0
     trial_without_card: Annotated[bool, Field(strict=True)] = False
-    grace: Annotated[Span, Field(le=365 * 86_400)]
-    retention: Annotated[Span, Field(le=3650 * 86_400)]
+    grace: Annotated[Span, at_most(365)]
+    retention: Annotated[Span, at_most(3650)]
     access_while_paused: list[PauseBehaviour] = [PauseBehaviour.KEEP_AS_DRAFT, PauseBehaviour.MARK_UNCOLLECTIBLE]
     features: Annotated[list[_PlanFeature], Field(max_length=200)]
     prices: Annotated[list[_Price], Field(min_length=1)]
@@ -283,7 +271,7 @@ def _version(plan: _Plan) -> PlanVersion:
         name=plan.name,
         tier=plan.tier,
         placement=plan.placement,
-        trial_days=plan.trial // _SECONDS["d"],
+        trial_days=plan.trial // SECONDS["d"],
         grace_s=plan.grace,
         retention_s=plan.retention,
         features=tuple(_FEATURE.validate_python(each.model_dump(exclude={"overage"})) for each in plan.features),
@@ -334,7 +322,7 @@ def _inconsistencies(file: _File, lines: Lines) -> Iterator[Diagnostic]:
             reason = objection(Money(minor=price.minor, currency=price.currency), price.provider_prices)
             if reason is not None:
                 yield Diagnostic(lines[*path, "prices", position], reason)
-        if plan.trial % _SECONDS["d"]:
+        if plan.trial % SECONDS["d"]:
             yield Diagnostic(lines[*path, "trial"], "a trial is in whole days")
         if plan.trial_without_card and not plan.trial:
             yield Diagnostic(

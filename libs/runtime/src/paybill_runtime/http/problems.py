@@ -90,7 +90,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         detail = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {in_words(item)}" for item in error.errors()[:5]
+            f"{'.'.join(str(part) for part in item['loc'][1:] or item['loc'])}: {in_words(item)}"  # not `body.`
+            for item in error.errors()[:5]
         )
         return problem(422, "invalid_request", detail)
 
