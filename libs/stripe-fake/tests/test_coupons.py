@@ -118,6 +118,7 @@ def test_a_trial_begins_without_a_card_where_none_is_required(fake):
         ({"percent_off": 25, "duration": "once"}, -750),
         ({"amount_off": 500, "currency": "usd", "duration": "once"}, -750),
         ({"percent_off": 25, "duration": "forever"}, -750),
+        ({"amount_off": 500, "currency": "usd", "duration": "forever"}, -750),
     ],
 )
 def test_a_credit_for_unused_time_is_of_what_was_charged_after_the_coupon(fake, coupon, credit):

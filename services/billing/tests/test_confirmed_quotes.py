@@ -167,6 +167,7 @@ async def test_a_later_price_that_changed_after_the_quote_makes_it_outdated(test
 
 async def test_a_pause_whose_webhook_was_lost_refuses_the_quote(testbed):
     customer = Customer(testbed, await testbed.subscribed(TENANT, "plus"))
+    await testbed.settled()
     await asyncio.to_thread(customer.control.faults, lose=1000)
     await asyncio.to_thread(customer.update, pause_collection={"behavior": "void"})
 
@@ -184,6 +185,7 @@ async def paused(customer):
 async def test_a_pause_after_the_quote_whose_webhook_was_lost_refuses_the_confirmed_change(testbed):
     customer = Customer(testbed, await testbed.subscribed(TENANT, "plus"))
     change = await customer.quoted(quantity=9)
+    await testbed.settled()
     await asyncio.to_thread(customer.control.faults, lose=1000)
     await asyncio.to_thread(customer.update, pause_collection={"behavior": "void"})
 

@@ -144,3 +144,51 @@ async def test_a_coupon_for_the_first_invoice_lowers_the_credit(fake, percent):
     credited = [line.amount.minor for line in quote.lines if "Unused" in line.text]
     assert (quote.unpaid, credited) == (None, [-19_900 * (100 - percent) // 100])
     assert quote.due_now.minor == (2900 if percent == 100 else 0)
+
+
+@pytest.fixture
+async def with_amount_off(fake):
+    """A subscription for 47.50 EUR with 7.00 EUR off for ever; its first invoice of 40.50 EUR is paid."""
+    coupon = fake.stripe.coupons.create({"amount_off": 700, "currency": "eur", "duration": "forever"}).id
+    async with buying(fake, TEAM) as bought:
+        price = fake.stripe.prices.create(
+            {
+                "product": bought.item().price.product,
+                "currency": "eur",
+                "unit_amount": 4750,
+                "recurring": {"interval": "month"},
+                "metadata": {"paybill_plan": "pro", "paybill_version": "1"},
+            }
+        )
+        terms = {
+            "customer": bought.customer,
+            "default_payment_method": bought.subscription().default_payment_method,
+            "items": [{"price": price.id}],
+            "discounts": [{"coupon": coupon}],
+        }
+        bought.id = fake.stripe.subscriptions.create(terms).id
+        yield bought
+
+
+@pytest.mark.parametrize(
+    ("desired", "charged"), [(to(quantity=2), 9500 - 700), (to(STARTER), 2900 - 700)], ids=["seats", "plan"]
+)
+async def test_a_coupon_of_an_amount_leaves_the_credit_of_what_was_paid(with_amount_off, desired, charged):
+    quote = await with_amount_off.quote(desired)
+
+    assert (with_amount_off.invoices()[0].amount_paid, quote.unpaid) == (4050, None)
+    assert [line.amount.minor for line in quote.lines if line.amount.minor < 0 and "Unused" in line.text] == [-4050]
+    assert sum(line.amount.minor for line in quote.lines) == charged - 4050
+
+
+async def test_seats_that_come_and_go_at_stripe_with_an_amount_off_credit_no_more_than_was_paid(with_amount_off):
+    bought = with_amount_off
+    for quantity in (2, 3, 1):
+        bought.fake.stripe.subscription_items.update(
+            bought.item().id, {"quantity": quantity, "proration_behavior": "always_invoice"}
+        )
+
+    totals = await bought.provider.invoice_totals(bought.customer)
+
+    assert {invoice.status for invoice in bought.invoices()} == {"paid"}
+    assert totals.unpaid_credit == ()

@@ -108,7 +108,8 @@ def _adjusted(
     if item is None:
         return line
     net, off = line["amount"], []
-    for discount in [*item["discounts"], *subscription["discounts"]]:
+    # The amount of a credit has the discounts of the charge already.
+    for discount in [*item["discounts"], *subscription["discounts"]] if net > 0 else ():
         if coupons.is_over(account, discount, invoice):
             continue
         coupon = coupons.of_discount(account, discount)

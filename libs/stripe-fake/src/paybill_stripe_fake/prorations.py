@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
-from paybill_stripe_fake import coupons, invoice_items, prices
+from paybill_stripe_fake import invoice_items, prices
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
@@ -66,7 +66,7 @@ def _add(
     price, quantity = item["price"], item["quantity"]
     exact = Decimal(prices.amount(price, quantity)) * (end - at) / max(end - start, 1)
     if sign < 0:
-        exact *= _paid_part(account, subscription, item, end)
+        exact *= _charged_part(account, subscription, item, end)
     name = account.get("product", price["product"])["name"]
     day = datetime.fromtimestamp(at, tz=UTC).strftime("%d %b %Y").lstrip("0")
     invoice_items.add(
@@ -84,13 +84,12 @@ def _add(
     )
 
 
-def _paid_part(account: Account, subscription: Resource, item: Resource, end: int) -> Decimal:
-    """Returns the part of the item's price that the last charge for this period left of it, after used-up discounts.
+def _charged_part(account: Account, subscription: Resource, item: Resource, end: int) -> Decimal:
+    """Returns the part of the item's price that the last charge for this period left of it, after its discounts.
 
-    Stripe credits what it charged, or by the last discounts
-    (https://docs.stripe.com/billing/subscriptions/billing-mode/compare). Discounts that still apply are on the line.
+    Stripe credits what it charged (https://docs.stripe.com/billing/subscriptions/billing-mode/compare), and the
+    discounts are in the amount of the credit (https://docs.stripe.com/billing/subscriptions/prorations).
     """
-    applied = {*item["discounts"], *subscription["discounts"]}
     lines = (
         line
         for invoice in account.store.newest_first("invoice")
@@ -105,10 +104,6 @@ def _paid_part(account: Account, subscription: Resource, item: Resource, end: in
             and line["period"]["end"] == end
             and line["amount"] > 0
         ):
-            over = (
-                each["amount"]
-                for each in line["discount_amounts"]
-                if each["discount"] not in applied or coupons.is_over(account, each["discount"], "")
-            )
-            return 1 - Decimal(sum(over)) / Decimal(line["amount"])
+            off = sum(each["amount"] for each in line["discount_amounts"])
+            return 1 - Decimal(off) / Decimal(line["amount"])
     return Decimal(1)
