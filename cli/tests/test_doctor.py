@@ -149,7 +149,7 @@ def test_a_paused_bus_is_found_by_doctor_and_by_the_services(real_stack, on_stac
     ids=str,
 )
 def test_pending_work_above_its_limit_fails(counts: dict[str, object], found: dict[str, str]) -> None:
-    checks = list(_counts("tenant", HEALTHY | counts))
+    checks = list(_counts("tenant", HEALTHY | counts, "tail"))
 
     assert by_state(iter(checks)) == found
     assert all(check.fix for check in checks if check.state is not State.OK)
@@ -235,13 +235,13 @@ def test_more_incidents_than_doctor_prints_are_counted_as_more() -> None:
         ({"status": "ok", "checks": {"bus": "ok", "database": "ok"}}, State.OK, ""),
         ({"status": "degraded", "checks": {"bus": "away", "database": "ok"}}, State.FAILED, "start NATS again"),
         ({"status": "failed", "checks": {"bus": "ok", "database": "away"}}, State.FAILED, "start PostgreSQL again"),
-        ({"status": "failed", "checks": {"relay": "stopped"}}, State.FAILED, "read tenant's log"),
-        ({}, State.FAILED, "read tenant's log"),
+        ({"status": "failed", "checks": {"relay": "stopped"}}, State.FAILED, "tail -n 50 logs/tenant.log"),
+        ({}, State.FAILED, "tail -n 50 logs/tenant.log"),
     ],
     ids=["healthy", "no bus", "no database", "loop", "empty"],
 )
 def test_a_service_that_is_not_ready_has_a_fix(health: dict[str, object], state: State, fix: str) -> None:
-    check = _ready("tenant", health)
+    check = _ready("tenant", health, "tail -n 50 logs/tenant.log")
 
     assert check.state is state
     assert fix in check.fix

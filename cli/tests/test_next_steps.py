@@ -24,12 +24,15 @@ SAMPLES = {
     "file": "plans.yaml",
     "id": "0190a5b0-0000-7000-8000-000000000001",
     "licence": "lic_1",
+    "line_without_coupon": "paybill tenant create acme --plan team --region eu-central --email a@b.example",
+    "line_without_customer": "paybill tenant create acme --plan team --region eu-central --email a@b.example",
     "line": "paybill tenant suspend acme --reason abuse",
     "slug": "acme",
     "subscription": "acme",
     "tenant": "acme",
 }
 LINES = {
+    "legal_missing": "paybill tenant hold acme --case 3",
     "drops_scheduled_phases": "paybill subscription change acme --quantity 2 --reason growth",
     "no_period": "paybill subscription cancel acme --reason closed --when period_end",
     "only_now": "paybill subscription change acme --quantity 2 --reason growth --when period_end",
@@ -40,9 +43,7 @@ NOT_A_COMMAND = {
     "idempotency_key_missing, no_such_route, too_large, too_slow, no_key, publisher_not_allowed, wrong_scope": "it "
     "is about another program, an address or rights",
     "idempotency_key_reused, outcome_unknown, invalid_idempotency_key": "only the caller knows its key",
-    "no_coupons, no_existing_customers, terms_of_existing_customer, slug_reserved, usage_of_what, "
-    "usage_too_large": "somebody has to decide on another request",
-    "provider_refused": "it has to be read first",
+    "usage_of_what, usage_too_large": "somebody has to decide on another request",
 }
 """Codes whose next step is an action, and the reason."""
 NOT_ANSWERED = {
@@ -160,7 +161,8 @@ def test_the_last_alternative_needs_no_argument_of_the_command(code: str) -> Non
 def test_the_next_step_is_a_command_unless_there_is_a_reason() -> None:
     actions = {code for codes_ in NOT_A_COMMAND for code in codes_.split(", ")}
 
-    phrases = {code for code, steps in NEXT_STEPS.items() if not re.match(r"paybill |\{(line|command)\}", steps[0])}
+    command = re.compile(r"paybill |\{(line|command)(_\w+)?\}")
+    phrases = {code for code, steps in NEXT_STEPS.items() if not command.match(steps[0])}
 
     assert phrases == actions
     assert [code for code in NEXT_STEPS if "correct" in NEXT_STEPS[code][0] and code not in actions] == []
@@ -196,7 +198,32 @@ def test_a_missing_file_and_a_missing_stack_name_a_command(paybill, tmp_path: Pa
     stack = paybill("tenant", "list", "--data-dir", tmp_path, "--json", PAYBILL_API_KEY="x")
 
     assert file.error["next"] == "paybill plans lint --help"
-    assert stack.error["next"].startswith(f"paybill up --data-dir {tmp_path}, and ")
+    assert stack.error["next"] == f"paybill up --data-dir {tmp_path}"
+
+
+def test_a_next_step_is_one_complete_command(paybill, tmp_path: Path) -> None:
+    (tmp_path / "plans.yaml").write_text("product: [")
+    (tmp_path / "licence").write_text("none")
+    (tmp_path / "keys").write_text('{"keys": []}')
+    verify = ("licence", "verify", tmp_path / "licence", "--keys", tmp_path / "keys")
+    printed = {
+        "paybill tenant hold acme --case 3 --json --legal": ("tenant", "hold", "acme", "--case", "3"),
+        "paybill plans lint --help": ("plans", "lint", tmp_path / "plans.yaml"),
+        "paybill licence keys --all": verify,
+        "paybill licence verify --help": (*verify, "--at", "2026-03-01"),
+    }
+
+    found = {next_: paybill(*words, "--json", PAYBILL_API_KEY="x").error["next"] for next_, words in printed.items()}
+
+    assert list(found.values()) == list(found)
+
+
+def test_a_refused_option_is_omitted_in_the_next_command() -> None:
+    remember_arguments({"line": "paybill tenant create acme --coupon SPRING20 --customer=cus_1 --payment manual"})
+
+    assert next_step("no_coupons") == "paybill tenant create acme --customer=cus_1 --payment manual"
+    expected = "paybill tenant create acme --coupon SPRING20 --payment manual --dry-run"
+    assert next_step("no_existing_customers") == expected
 
 
 def test_a_missing_confirmation_names_the_same_command_with_a_dry_run(on_stack, customers) -> None:

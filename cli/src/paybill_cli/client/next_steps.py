@@ -8,11 +8,14 @@ from typing import Any
 
 _arguments: ContextVar[Mapping[str, Any]] = ContextVar("arguments", default={})  # noqa: B039  # never changed
 
+_OMITTED = ("coupon", "customer")
+"""Options without which a refused command may be repeated."""
 _LATER = ("{line}", "repeat the command in a moment")
 _SUBSCRIPTION = ("paybill subscription show {subscription}", "paybill subscription list")
 _CHANGES = ("paybill subscription changes {subscription}", "paybill subscription changes")
 _ENTITLEMENT = ("paybill entitlement show {tenant}", "paybill tenant list")
 _TENANT = ("paybill tenant show {tenant}", "paybill tenant list")
+_PORTAL = ("paybill tenant portal {tenant}", "paybill tenant list")
 _WHY = ("paybill why {tenant}", "paybill tenant list")
 _ORDER = ("paybill manual offer {tenant}", "paybill manual offers")
 _CONTRACT = ("paybill manual show {tenant}", "paybill manual invoices")
@@ -34,7 +37,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "customer_taken": ("paybill tenant list --customer {customer}", "paybill tenant list"),
     "database_unavailable": ("paybill doctor",),
     "dead_letter_not_found": ("paybill events quarantine",),
-    "debt_open": _TENANT,
+    "debt_open": _PORTAL,
     "drops_scheduled_phases": ("{line} --drop-scheduled --dry-run", "repeat the command with --drop-scheduled"),
     "environment_not_failed": _WHY,
     "environment_unknown": _WHY,
@@ -54,10 +57,20 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "job_recurring": ("paybill jobs list",),
     "keys_unavailable": _LATER,
     "legal_hold": (*_TENANT,),
+    "legal_missing": ("{line} --legal", "repeat the command with --legal"),
     "licence_keys_not_ready": _LATER,
+    "licence_bad_signature": ("paybill licence list",),
+    "licence_expired": ("paybill licence list",),
+    "licence_invalid_time": ("{command} --help", "paybill licence verify --help"),
+    "licence_keys_malformed": ("paybill licence keys --all",),
+    "licence_malformed": ("paybill licence list",),
     "licence_not_found": ("paybill licence list",),
     "licence_not_in_force": _LICENCE,
+    "licence_not_yet_valid": ("paybill licence list",),
+    "licence_revoked": ("paybill licence list",),
     "licence_taken_back": _LICENCE,
+    "licence_unknown_key": ("paybill licence keys --all",),
+    "licence_wrong_algorithm": ("paybill licence list",),
     "log_and_state_disagree": ("paybill doctor",),
     "move_finished": ("paybill plans moves",),
     "move_runs": ("paybill plans moves",),
@@ -72,8 +85,11 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "no_seat_left": _LICENCE,
     "no_such_hold": _TENANT,
     "no_such_override_or_grant": _ENTITLEMENT,
-    "no_coupons": ("omit --coupon: the price is agreed in the offer",),
-    "no_existing_customers": ("omit --customer, or name its provider with --payment",),
+    "no_coupons": ("{line_without_coupon}", "repeat the command without --coupon: the price is agreed in the offer"),
+    "no_existing_customers": (
+        "{line_without_customer} --dry-run",
+        "omit --customer, or name its provider with --payment",
+    ),
     "no_such_price": ("paybill plans list",),
     "no_such_route": ("check the URL: it may belong to another service",),
     "nobody_to_move": ("paybill plans list",),
@@ -94,7 +110,11 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "period_unpaid": _SUBSCRIPTION,
     "plan_not_on_sale": ("paybill plans list",),
     "provider_away": ("paybill doctor",),
-    "provider_refused": ("correct what the provider names, then repeat the command",),
+    "provider_refused": (
+        "paybill subscription show {subscription}",
+        "paybill why {tenant}",
+        "paybill provider list",
+    ),
     "publisher_not_allowed": ("add the tenant to the publisher's credential",),
     "quantity_out_of_bounds": ("{command} --help", "choose a quantity within the limits that the message names"),
     "quote_changed": ("{line}", "repeat the command: it shows the new quote"),
@@ -104,23 +124,30 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "reconciliation_runs": ("paybill provider reconciliations",),
     "request_in_progress": _LATER,
     "retention_unknown": ("{line}", "repeat the command when billing has registered the account"),
+    "revocations_old": ("paybill licence list",),
     "same_version": ("paybill plans list",),
-    "slug_reserved": ("choose another slug",),
+    "slug_reserved": ("{command} --help", "choose another slug"),
     "slug_taken": ("paybill tenant show {slug}", "choose another slug"),
     "subscription_cancels": (
-        "paybill subscription reactivate {subscription} --reason WHY",
+        'paybill subscription reactivate {subscription} --reason "the customer stays"',
         "paybill subscription list",
     ),
     "subscription_ended": _SUBSCRIPTION,
     "subscription_gives_no_access": _WHY,
     "subscription_overdue": _SUBSCRIPTION,
-    "subscription_paused": ("paybill subscription resume {subscription} --reason WHY", "paybill subscription list"),
+    "subscription_paused": (
+        'paybill subscription resume {subscription} --reason "the pause is over"',
+        "paybill subscription list",
+    ),
     "subscription_pending": _SUBSCRIPTION,
     "subscription_suspended": _SUBSCRIPTION,
     "tenant_leaving": _SUBSCRIPTION,
     "tenant_left": _TENANT,
     "tenant_not_found": ("paybill tenant list",),
-    "terms_of_existing_customer": ("omit the options of the price: the customer keeps its subscription",),
+    "terms_of_existing_customer": (
+        "{command} --help",
+        "omit the options of the price: the customer keeps its subscription",
+    ),
     "too_large": ("send less at once",),
     "too_many_holds": _TENANT,
     "too_many_overrides": _ENTITLEMENT,
@@ -156,7 +183,10 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
 
 def remember_arguments(values: Mapping[str, Any]) -> None:
     """Stores the arguments of the running command."""
-    _arguments.set({name: value for name, value in values.items() if value is not None})
+    known = {name: value for name, value in values.items() if value is not None}
+    for option in _OMITTED if "line" in known else ():
+        known[f"line_without_{option}"] = _line_without(known["line"], f"--{option}")
+    _arguments.set(known)
 
 
 def next_step(code: str) -> str:
@@ -166,6 +196,23 @@ def next_step(code: str) -> str:
         if {field for _, field, _, _ in Formatter().parse(step) if field} <= known.keys():
             return step.format_map(known)
     return ""
+
+
+def _line_without(line: str, option: str) -> str:
+    """Returns a command line without an option that has a value."""
+    words = iter(shlex.split(line))
+    kept = []
+    for word in words:
+        if word == option:
+            next(words, None)
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def running_command() -> str:
+    """Returns the name of the running command, such as `paybill plans lint`."""
+    return str(_arguments.get().get("command", ""))
 
 
 def line_with(option: str, value: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,9 +200,8 @@ class Stack(OptionGroup):
         return CliError(
             "stack_not_running",
             f"no stack runs on {self.data_dir}",
-            why=why,
-            next=f"paybill up --data-dir {self.data_dir}, and repeat the command when it is ready; or name another "
-            "stack with --data-dir or --context",
+            why=f"{why}; --data-dir or --context names another stack",
+            next=shlex.join(["paybill", "up", "--data-dir", str(self.data_dir)]),
             exit_code=ExitCode.UNREACHABLE,
         )
 

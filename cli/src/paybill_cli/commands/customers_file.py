@@ -8,6 +8,7 @@ from pathlib import Path
 from paybill_contracts.values import Key, ProviderId, Slug, Text
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from paybill_cli.client.next_steps import next_step
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 
@@ -113,6 +114,6 @@ def _invalid(path: Path, errors: list[str]) -> CliError:
         "wrong_customers",
         f"{path} is refused, and nothing was sent: {errors[0]}",
         why="; ".join([*errors[1:MAX_ERRORS], *more]),
-        next="correct the file, then repeat the command",
+        next=next_step("invalid_request"),
         exit_code=ExitCode.USAGE,
     )

@@ -232,14 +232,18 @@ async def _service(stack: Stack, name: str) -> list[Check]:
             found = f"{url} does not answer ({_reason(error)})"
             fix = f"paybill up; if it runs, read {stack.data_dir}/logs/{name}.log"
             return [_failed(name, "answers", found, fix, unreachable=True)]
-    checks = [_ok(name, "answers", url), _ready(name, health), _clock(name, ready.headers.get("date", ""))]
+    checks = [
+        _ok(name, "answers", url),
+        _ready(name, health, _log(stack, name)),
+        _clock(name, ready.headers.get("date", "")),
+    ]
     for response, document in zip(responses, documents, strict=True):
         if response.status_code in {401, 403}:
             return [*checks, _failed(name, "key", str(document.get("detail")), "check PAYBILL_API_KEY")]
         if not response.is_success:
-            return [*checks, _failed(name, "counts", str(document.get("detail")), f"read {name}'s log")]
+            return [*checks, _failed(name, "counts", str(document.get("detail")), _log(stack, name))]
     counts, incidents, violations, *own = documents
-    checks += [*_counts(name, counts), *_incidents(name, incidents), *_violations(name, violations)]
+    checks += [*_counts(name, counts, _log(stack, name)), *_incidents(name, incidents), *_violations(name, violations)]
     if name == "billing":
         checks += _refused(name, own[0])
     elif name == "provisioner":
@@ -251,13 +255,19 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _ready(name: str, health: dict[str, Any]) -> Check:
+def _log(stack: Stack, name: str) -> str:
+    """Returns the command that prints the end of a service's log; words where it is on another machine."""
+    file = stack.data_dir / "logs" / f"{name}.log"
+    return shlex.join(["tail", "-n", "50", str(file)]) if file.exists() else f"read {name}'s log"
+
+
+def _ready(name: str, health: dict[str, Any], log: str) -> Check:
     failing = not_ready(health)
     if not failing and health.get("status") == "ok":
         return _ok(name, "ready", "every loop runs")
     if failing == [NATS_UNREACHABLE]:
         return _failed(name, "ready", f"{NATS_UNREACHABLE}; events wait in the outbox", "start NATS again")
-    fix = "start PostgreSQL again" if POSTGRES_UNREACHABLE in failing else f"read {name}'s log, and restart it"
+    fix = "start PostgreSQL again" if POSTGRES_UNREACHABLE in failing else f"{log}; then restart it"
     return _failed(name, "ready", ", ".join(failing) or str(health.get("status")), fix)
 
 
@@ -272,17 +282,17 @@ def _clock(name: str, date: str) -> Check:
     return _ok(name, "clock", "agrees with this machine's")
 
 
-def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
+def _counts(name: str, counts: dict[str, Any], log: str) -> Iterator[Check]:
     """Checks the amounts of pending work; each failure names the command that resolves it."""
     waiting, age_s = counts["outbox_waiting"], counts["outbox_age_s"]
     if waiting and age_s > MAX_OUTBOX_AGE_S:
         found = f"{waiting} events wait to be published, the oldest for {formatting.duration(round(age_s))}"
-        yield _failed(name, "outbox", found, f"check that NATS runs; then read {name}'s log for the relay")
+        yield _failed(name, "outbox", found, f"check that NATS runs; then: {log}")
     else:
         yield _ok(name, "outbox", f"{waiting} events wait to be published")
     behind = [f"{loop} {lag}" for loop, lag in counts["lag"].items() if lag is not None]
     if any(lag is not None and lag > MAX_LAG for lag in counts["lag"].values()):
-        yield _failed(name, "lag", f"unprocessed messages: {', '.join(behind)}", f"read {name}'s log")
+        yield _failed(name, "lag", f"unprocessed messages: {', '.join(behind)}", log)
     else:
         yield _ok(name, "lag", f"unprocessed messages: {', '.join(behind) or 'unknown'}")
     unowned = counts["unowned"]
@@ -307,7 +317,7 @@ def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
             "security_jobs_failing",
             State.FAILED,
             "changes of access fail and are retried: access is not as decided",
-            "paybill jobs list names the errors; correct the cause, and the jobs are retried",
+            "paybill jobs list; the jobs are retried once their cause is corrected",
         ),
         ("effects_failed", State.NOTED, "external calls failed permanently", "paybill jobs list --state failed"),
     ):

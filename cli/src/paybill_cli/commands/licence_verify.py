@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from paybill_cli import formatting
+from paybill_cli.client.next_steps import next_step
 from paybill_cli.errors import CliError, usage
 from paybill_cli.output import Output
 
@@ -67,8 +68,8 @@ def verify(
         revoked = verify_revocations(list_token, trusted, now) if list_token is not None else None
         licence = verify_licence(token, trusted, now, revoked)
     except LicenceRefusedError as error:
-        message, _, next_step = str(error).partition("; ")
-        raise CliError(error.code, message, next=next_step) from error
+        message, _, advice = str(error).partition("; ")
+        raise CliError(error.code, message, why=advice, next=next_step(error.code)) from error
     if revoked is not None and revoked.is_stale(now):
         due = formatting.time(revoked.next_update.isoformat())
         out.info(f"the revocation list is out of date since {due}: download it again")
@@ -86,7 +87,7 @@ def _time(text: str | None) -> datetime:
     try:
         return TypeAdapter(AwareDatetime).validate_python(text).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise usage(f"{text!r} is not a time with a zone", next="write 2026-03-01T12:00:00Z") from error
+        raise usage(f"{text!r} is not a time with a zone, such as 2026-03-01T12:00:00Z") from error
 
 
 def _read(name: str, max_bytes: int) -> bytes:
@@ -97,6 +98,4 @@ def _read(name: str, max_bytes: int) -> bytes:
         with Path(name).open("rb") as file:
             return file.read(max_bytes + _WHITE_SPACE_BYTES).strip()
     except OSError as error:
-        raise usage(
-            f"{name} cannot be read", code="file_unreadable", why=error.strerror or "", next="check its path"
-        ) from error
+        raise usage(f"{name} cannot be read", code="file_unreadable", why=error.strerror or "") from error

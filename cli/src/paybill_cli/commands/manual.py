@@ -214,5 +214,5 @@ def _invoice_path(invoice: str) -> str:
 def _days(text: str) -> int:
     match = _DAYS.fullmatch(text)
     if match is None:
-        raise usage(f"{text!r} is not a number of days", next="write 30d")
+        raise usage(f"{text!r} is not a number of days such as 30d")
     return int(match[1])

@@ -10,6 +10,7 @@ import typer
 
 from paybill_cli import completion, formatting
 from paybill_cli.client.http import Service
+from paybill_cli.client.next_steps import next_step, running_command
 from paybill_cli.client.requests import executed, idempotent
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError, usage
@@ -271,7 +272,9 @@ def _invalid(out: Output, file: Path, blueprint: Path | None, errors: list[str])
         out.line("plans.flaw", {"flaw": error}, error)
     count = f"{len(errors)} error{'s' if len(errors) > 1 else ''}"
     repeated = ["paybill", "plans", "lint", str(file), *(["--blueprint", str(blueprint)] if blueprint else [])]
-    return CliError("invalid_plans", f"{file} has {count}", next=shlex.join(repeated))
+    # A check that is repeated without a correction finds the same.
+    step = next_step("usage") if running_command() == "paybill plans lint" else shlex.join(repeated)
+    return CliError("invalid_plans", f"{file} has {count}", next=step)
 
 
 def _refused(file: Path, reasons: list[str]) -> CliError:

@@ -8,6 +8,7 @@ import typer
 from paybill_cli import completion, formatting
 from paybill_cli.client.filters import explain_no_match
 from paybill_cli.client.http import Service, get_or_none
+from paybill_cli.client.next_steps import next_step
 from paybill_cli.client.requests import earlier_result, post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id, tenant_path, tenants_of_customer
@@ -256,7 +257,8 @@ def _change_legal_hold(
         raise usage(
             "only legal holds are placed and released by case",
             code="legal_missing",
-            next=f"paybill tenant suspend {tenant} --reason WHY to end access, or add --legal",
+            why="it keeps the data, and access does not change; `paybill tenant suspend` ends access",
+            next=next_step("legal_missing"),
         )
     path, body = f"{tenant_path(tenant)}/{action}", {"case": case}
     with Service(stack, "tenant") as tenants:

@@ -280,7 +280,7 @@ def _time(text: str | None) -> datetime | None:
     try:
         return _parsed(text)
     except ValueError as error:
-        raise usage_error(f"{text!r} is not a time", next="write 2026-03-01 or 2026-03-01T12:00Z") from error
+        raise usage_error(f"{text!r} is not a time such as 2026-03-01 or 2026-03-01T12:00Z") from error
 
 
 def _iso(text: str | None) -> str | None:
