@@ -103,10 +103,14 @@ async def test_what_remains_or_appears_after_the_end_is_cancelled(testbed) -> No
     third = await subscribed_to(testbed, customer, price)
     await status_is(testbed, third, "canceled")
     await testbed.log.facts("billing.leftover_ended", at_least=2)
+    await testbed.settled()
+    reconciled = await testbed.reconciled(repair=True)
     running = testbed.served.running
     report = await replay(running.service, running.settings, running.database)
 
     assert (ended.event.others, ended.event.remaining) == (0, (second,))
+    # Both are over, and were never a subscription to a plan: no run can repair anything about them.
+    assert (reconciled["looked"], await testbed.drifts(reconciled)) == (3, [])
     assert report.equal, report.as_dict()
 
 

@@ -73,6 +73,24 @@ async def test_an_unknown_subscription_is_found(testbed) -> None:
     await testbed.subscription(TENANT, "active")
 
 
+async def test_a_subscription_to_no_plan_is_no_repaired_drift_until_it_has_ended(testbed) -> None:
+    await testbed.subscribed(TENANT)
+    customer, stripe = (await testbed.account(TENANT))["customer"], testbed.fake.stripe
+    product = await asyncio.to_thread(stripe.products.create, {"name": "Training"})
+    recurring = {"product": product.id, "currency": "eur", "unit_amount": 5000, "recurring": {"interval": "month"}}
+    price = await asyncio.to_thread(stripe.prices.create, recurring)
+    params = {"customer": customer, "items": [{"price": price.id}], "trial_period_days": 30}
+    other = await asyncio.to_thread(stripe.subscriptions.create, params)
+
+    running = await testbed.drifts(await testbed.reconciled(repair=True))
+    await asyncio.to_thread(stripe.subscriptions.cancel, other.id)
+    ended = await testbed.drifts(await testbed.reconciled(repair=True))
+
+    assert [(drift["provider_object"], drift["repaired"]) for drift in running] == [(other.id, False)]
+    assert "add one to provider_prices" in running[0]["differences"][0]["there"]
+    assert ended == []
+
+
 async def test_drifts_of_unknown_customers_and_lost_subscriptions_are_not_repaired(testbed) -> None:
     known = await testbed.subscribed(TENANT)
     await testbed.settled()

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Protocol
 
+from paybill_contracts.accounts import LeftoverAction, LeftoverFound
 from paybill_contracts.billing import Subscription
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError
@@ -38,7 +39,8 @@ from paybill_billing.reconciliation.tables import (
     note_listed,
     start_run,
 )
-from paybill_billing.subscriptions.domain import subscriptions
+from paybill_billing.subscriptions.domain import leftovers, subscriptions
+from paybill_billing.subscriptions.domain.accounts import Account, AccountEvent
 from paybill_billing.subscriptions.tables import ACCOUNTS, ACCOUNTS_OF_CUSTOMERS, SUBSCRIPTIONS
 from paybill_billing.webhooks.tables import DISMISSED_AMONG
 
@@ -164,7 +166,8 @@ class Reconciler:
                 return
             results = (self._drift_of(unit, at, run, snapshot, owner) for snapshot, owner in compared)
             found.drifts = [*more, *(drift for drift in results if drift is not None)]
-            found.repairs = [drift.provider_object for drift in found.drifts if drift.repaired]
+            tried = (drift for drift in found.drifts if run.repair and drift.tenant_id is not None)
+            found.repairs = [drift.provider_object for drift in tried]
             for drift in found.drifts:
                 if unit.get(DRIFTS, drift.drift_id) is None:
                     unit.record(DRIFTS, drift.drift_id, [drift])
@@ -211,8 +214,20 @@ class Reconciler:
         try:
             after = _synced(unit, at, snapshot, tenant_id, self._name)
         except DomainError as error:
+            account = unit.get(ACCOUNTS, tenant_id)
+            if isinstance(error, UnknownPriceError) and account is not None:
+                match _beyond_plans(account, snapshot):
+                    case []:
+                        return None
+                    case [event]:
+                        here, there = (None, "open") if isinstance(event, LeftoverFound) else ("open", "ended")
+                        charge = (Difference(field="leftover", here=here, there=there),)
+                        return _drift(
+                            run, snapshot.id, DriftKind.DIFFERENT, tenant_id, id_, charge, repaired=run.repair
+                        )
+            # A sync cannot read it either: it waits in the sync queue until the catalogue has its price.
             unread = (Difference(field="unread", here=None, there=single_line(str(error))),)
-            return _drift(run, snapshot.id, DriftKind.DIFFERENT, tenant_id, id_, unread, repaired=run.repair)
+            return _drift(run, snapshot.id, DriftKind.DIFFERENT, tenant_id, id_, unread)
         kind = reconciliation.drift_kind(before, after)
         if kind is None or after is None:
             return None
@@ -239,6 +254,13 @@ def _synced(
         adopted=account.adopts is not None,
     )
     return events[-1].subscription if events else None
+
+
+def _beyond_plans(account: Account, snapshot: ProviderSnapshot) -> Sequence[AccountEvent] | None:
+    """Returns what a sync records about a subscription to no plan; None when a tenant that stays has it."""
+    if account.is_gone:
+        return leftovers.on_fetched(account, snapshot, LeftoverAction.REPORT, is_sold=False)
+    return [] if snapshot.has_ended else None
 
 
 def _drift_id(run_id: str, object_: str) -> str:
