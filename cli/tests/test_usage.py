@@ -34,7 +34,7 @@ def reported(quantity):
     return fact("usage_reported", WINDOW, quantity=quantity)
 
 
-def fact(kind, aggregate, **payload):
+def fact(kind, aggregate, /, **payload):
     about = {"tenant_id": TENANT, "meter": "calls", "window_start": START}
     return {"type": f"billing.{kind}", "tenant": TENANT, "aggregate": aggregate, "payload": about | payload}
 
@@ -129,6 +129,44 @@ def test_every_kind_of_difference_has_a_next_step() -> None:
 
     assert next_step(differences, "acme") == "paybill replay --verify"
     assert {step.split()[1] for step in steps} == {"replay", "usage", "doctor"}
+
+
+def entitled(included, plan="pro"):
+    features = [{"kind": "metered", "key": "calls", "meter": "calls", "included": included, "quota": None}]
+    return fact("entitlements_set", TENANT, plan={"plan": plan, "version": 1}, features=features)
+
+
+@pytest.mark.parametrize(
+    ("plan", "found"),
+    [("pro", [("overbilled", 47, 1047)]), ("business", [])],
+    ids=["granted on the same plan", "another plan after the invoice"],
+)
+def test_a_grant_after_usage_was_billed_makes_it_overbilled(plan, found) -> None:
+    billed = [opened(), entitled(0), used(1047, 1047, 1047), part(1, 1047), part_reported(1, 1047)]
+
+    before, after = ledger(*billed), ledger(*billed, entitled(1000, plan))
+
+    assert kinds(before) == []
+    differences = [(each["kind"], each["expected"], each["found"]) for each in after.differences()]
+    assert differences == found
+
+
+def test_unbilled_usage_is_settled_when_its_incident_is_closed() -> None:
+    unbilled = [opened(), used(42, 42, 42), part(1, 42), fact("usage_unbilled", WINDOW, part=1, quantity=42)]
+    closed_ = fact("incident_closed", "incident/1", kind="unbilled_usage", reason="invoiced")
+    other = fact("incident_closed", "incident/2", kind="charge_without_tenant", reason="cancelled")
+    more = [used(5, 47, 47), part(2, 5), fact("usage_unbilled", WINDOW, part=2, quantity=5)]
+
+    assert kinds(ledger(*unbilled, other)) == ["unbilled"]
+    assert kinds(ledger(*unbilled, closed_)) == []
+    assert ledger(*unbilled, closed_).sums()["settled_by_hand"] == 42
+    assert kinds(ledger(*unbilled, closed_, *more)) == ["unbilled"]
+
+
+def test_usage_that_is_not_billed_yet_is_counted() -> None:
+    found = [ledger(opened(), used(42, 42, 42), *more) for more in ([], [part(1, 30)])]
+
+    assert [each.sums()["not_billed_yet"] for each in (*found, ledger(*RIGHT))] == [42, 12, 0]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +277,7 @@ def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack,
     assert (consumed.data["allowed"], consumed.code) == (True, ExitCode.OK)
     assert (right.code, right.data["equal"], right.data["measurements"]) == (ExitCode.OK, True, 4)
     assert whole.code == ExitCode.OK, whole.out
-    assert "recorded usage is billed usage" in whole.err
+    assert "all that is due is billed. 17 units in 1 open windows are not billed yet" in whole.err
     assert (wrong.code, "16 of 4 measurements" in wrong.out) == (ExitCode.FAILED, True)
     assert [(row["value"], row["records"]) for row in listed.data] == [(17, 4)]
 

@@ -197,7 +197,14 @@ async def prove(
             next=next_step(differences, tenant),
             exit_code=ExitCode.FAILED,
         )
-    out.info(f"{sums['measurements']} measurements in {sums['windows']} windows: recorded usage is billed usage")
+    counted = f"{sums['measurements']} measurements in {sums['windows']} windows"
+    if waiting := sums["not_billed_yet"]:
+        out.info(
+            f"{counted}: all that is due is billed. {waiting} units in {sums['open']} open windows are not billed yet, "
+            "or are included"
+        )
+    else:
+        out.info(f"{counted}: recorded usage is billed usage")
     if sums["quarantined"]:
         out.info(f"{sums['quarantined']} reports were refused; list them with: paybill events quarantine")
 

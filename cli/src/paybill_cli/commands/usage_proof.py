@@ -17,6 +17,8 @@ TYPES = (
     "usage_report_failed",
     "usage_report_requested",
     "intake_quarantined",
+    "entitlements_set",
+    "incident_closed",
 )
 """Event types of billing that the proof reads."""
 
@@ -28,7 +30,7 @@ MEANINGS = {
     "unreported": "the value was not reported to the provider",
     "reported": "another value was reported to the provider",
     "unbilled": "the last invoice was final before this usage was reported, so that no invoice has it",
-    "overbilled": "more units are billed than were used",
+    "overbilled": "more units are billed than were used beyond what is included, as of a later grant too",
     "state": "billing's tables differ from the log",
     "provider": "the provider's count differs from the reported value",
     "invoiced": "the provider's invoice has other usage than was reported for its period",
@@ -55,7 +57,8 @@ class Window:
     """A window of usage. value: sum of the measurements in the log. event_value: value in the last measurement.
 
     parts: units of each part that is to be reported, by its number; sent: those that were reported. unbilled: units
-    that no invoice has.
+    that no invoice has; settled: those of them that an operator invoiced by hand. plan, included: of the tenant when
+    the last part was closed; `included` also counts what was granted on that plan since.
     """
 
     id: str
@@ -76,6 +79,9 @@ class Window:
     parts: dict[int, int] = field(default_factory=dict)
     sent: dict[int, int] = field(default_factory=dict)
     unbilled: int = 0
+    settled: int = 0
+    plan: Any = None
+    included: int = 0
     in_parts: bool = False
 
     def add(self, measurement: Mapping[str, Any]) -> None:
@@ -107,6 +113,7 @@ class Ledger:
         self.totals: dict[str, tuple[int, int]] = {}
         self.windows: dict[str, Window] = {}
         self.invoiced: dict[str, list[Row] | str] = {}
+        self._allowances: dict[str, tuple[Any, int]] = {}
         self.quarantined = 0
         self.unwindowed = 0
 
@@ -125,10 +132,35 @@ class Ledger:
         if kind == "usage_recorded":
             total, _ = self.totals.get(payload["meter_id"], (0, 0))
             self.totals[payload["meter_id"]] = (total + payload["quantity"], payload["total"])
-        if payload.get("window_start") is None:
+        if kind == "entitlements_set":
+            self._allow(payload)
+        elif kind == "incident_closed":
+            self._settle(payload)
+        elif payload.get("window_start") is None:
             self.unwindowed += 1
         elif self._in_period(payload["window_start"]):
             self._add_to_window(kind, payload)
+
+    def _allow(self, payload: Row) -> None:
+        """Follows the included units of each meter: the smallest of several features, as billing counts them."""
+        smallest: dict[str, int] = {}
+        for feature in payload["features"]:
+            if feature["kind"] == "metered":
+                included = feature["included"]
+                smallest[feature["meter"]] = min(included, smallest.get(feature["meter"], included))
+        for meter, included in smallest.items():
+            meter_id = f"{payload['tenant_id']}:{meter}"
+            self._allowances[meter_id] = (payload["plan"], included)
+            for window in self.windows.values():
+                if window.meter_id == meter_id and window.closed is None and window.plan == payload["plan"]:
+                    window.included = max(window.included, included)
+
+    def _settle(self, payload: Row) -> None:
+        """Counts unbilled usage as settled: an operator closes its incident after invoicing it by hand."""
+        if payload["kind"] == "unbilled_usage":
+            for window in self.windows.values():
+                if window.meter_id.partition(":")[0] == payload["tenant_id"]:
+                    window.settled = window.unbilled
 
     def _in_period(self, start: str) -> bool:
         at = datetime.fromisoformat(start)
@@ -148,6 +180,7 @@ class Ledger:
                 window.in_parts = payload.get("in_parts", False)
             case "usage_part_closed":
                 window.parts[payload["number"]], window.in_parts = payload["quantity"], True
+                window.plan, window.included = self._allowances.get(meter_id, (None, 0))
             case "usage_unbilled":
                 window.unbilled += payload["quantity"]
                 window.parts.pop(payload["part"], None)
@@ -236,6 +269,12 @@ class Ledger:
             "counted_by_provider": sum(window.counted is not None for window in windows),
             "measurements": sum(window.records for window in windows),
             "before_windows": self.unwindowed,
+            "settled_by_hand": sum(window.settled for window in windows),
+            "not_billed_yet": sum(
+                window.value - sum(window.parts.values()) - window.unbilled
+                for window in windows
+                if window.closed is None
+            ),
             "quarantined": self.quarantined if self._tenant is None else None,
         }
 
@@ -258,10 +297,11 @@ def _part_differences(window: Window) -> Iterator[Row]:
             yield _difference("unreported", where, quantity, window.failure or _NOT_YET)
         elif window.sent[number] != quantity:
             yield _difference("reported", where, quantity, window.sent[number])
-    if window.unbilled:
-        yield _difference("unbilled", window.id, 0, window.unbilled)
-    if sum(window.parts.values()) + window.unbilled > window.value:
-        yield _difference("overbilled", window.id, window.value, sum(window.parts.values()) + window.unbilled)
+    if window.unbilled > window.settled:
+        yield _difference("unbilled", window.id, window.settled, window.unbilled)
+    billed, billable = sum(window.parts.values()) + window.unbilled, max(window.value - window.included, 0)
+    if billed > billable:
+        yield _difference("overbilled", window.id, billable, billed)
 
 
 def next_step(differences: Collection[Row], tenant: str | None) -> str:
