@@ -149,8 +149,13 @@ async def test_a_quotation_can_be_replaced_and_invalid_requests_are_refused(test
     other = "ten_" + "d" * 32
 
     made = await operator.post(f"contracts/{TENANT}/offer", {"plan": "team", "quantity": 4, "valid_days": 5})
+    again = await operator.post(f"contracts/{TENANT}/offer", {})
+    other_plan = await operator.post(f"contracts/{TENANT}/offer", {"plan": "starter"})
 
     assert (made["offer"]["terms"]["plan"], made["offer"]["terms"]["quantity"]) == ("team", 4)
+    assert again["offer"]["terms"] == made["offer"]["terms"]
+    assert again["offer"]["valid_until"] > made["offer"]["valid_until"]
+    assert (other_plan["offer"]["terms"]["plan"], other_plan["offer"]["terms"]["quantity"]) == ("starter", 1)
     for path, body, status, code in (
         (f"contracts/{TENANT}/offer", {"plan": "gold"}, 404, "unknown_plan"),
         (f"contracts/{TENANT}/accept", {"order": "PO 1", "quantity": 0}, 422, "invalid_request"),

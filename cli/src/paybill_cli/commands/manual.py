@@ -62,15 +62,15 @@ def offer(
         str | None,
         typer.Option(
             "--plan",
-            help="Plan that is on sale; by default the plan of the sign-up.",
+            help="Plan that is on sale; by default that of the last offer, or of the sign-up.",
             autocompletion=completion.plans,
         ),
     ] = None,
     interval: Interval = None,
-    quantity: Quantity = 1,
+    quantity: Quantity = None,
     valid: Annotated[str, typer.Option("--valid", help="Validity of the offer, in days.")] = "30d",
 ) -> None:
-    """Make an offer to a tenant; it replaces an earlier offer.
+    """Make an offer to a tenant; it replaces an earlier offer, and keeps its terms that no option names.
 
     Example: paybill manual offer acme --plan team --interval year --quantity 5 --valid 60d
     """

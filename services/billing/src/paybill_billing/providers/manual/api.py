@@ -65,13 +65,13 @@ class Body(BaseModel):
 
 
 class OfferBody(Body):
-    """A new offer, which replaces the one before."""
+    """A new offer, which replaces the one before. For the same plan, what is null stays as in that one."""
 
-    plan: Annotated[Key | None, Field(description="A plan on sale; null for the plan of the sign-up.")] = None
+    plan: Annotated[Key | None, Field(description="A plan on sale; null for that of the offer or the sign-up.")] = None
     interval: Annotated[
-        Interval | None, Field(description="Billing interval; null for that of the plan's first price.")
+        Interval | None, Field(description="Billing interval; null for that of the offer or the plan's first price.")
     ] = None
-    quantity: Quantity = 1
+    quantity: Annotated[Quantity | None, Field(description="Null for that of the offer, or 1.")] = None
     valid_days: Annotated[int, Field(ge=1, le=365)] = contracts.OFFER_VALID.days
 
 
@@ -210,8 +210,14 @@ def router(context: ServiceContext) -> APIRouter:
 
         def decision(unit: UnitOfWork, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             account = _account(unit, tenant_id)
-            plan = catalogue.on_sale(_catalogue(unit), body.plan or account.plan)
-            terms = terms_of(plan.plan, plan.version, priced(plan, body.interval, None), body.quantity)
+            before = state.offer.terms if state is not None and state.offer is not None else None
+            name = body.plan or (before.plan if before is not None else account.plan)
+            plan = catalogue.on_sale(_catalogue(unit), name)
+            kept = before if before is not None and before.plan == name else None
+            interval = body.interval or (kept.interval if kept is not None else None)
+            currency = kept.unit_price.currency if kept is not None else None
+            quantity = body.quantity or (kept.quantity if kept is not None else 1)
+            terms = terms_of(plan.plan, plan.version, priced(plan, interval, currency), quantity)
             return manual.offer(state, tenant_id, terms, now + timedelta(days=body.valid_days))
 
         return await act(principal, tenant_id, "offer", decision, dry_run=dry_run, reads=_reads(tenant_id))
