@@ -318,3 +318,17 @@ def test_a_hold_or_a_debt_of_a_retained_tenant_is_no_cause_and_stays_in_its_head
     assert returns in explanation.headline
     assert ("an operator's hold stays in force: audit" in explanation.headline) is (verb != "show")
     assert explanation.command == f"paybill tenant {verb} {situation.tenant.slug}"
+
+
+def test_the_steps_of_a_build_are_one_link_of_the_chain() -> None:
+    situation = Situation(Random(3))
+    types = ["provisioner.environment_planned", *["provisioner.resource_ready"] * 10, "provisioner.environment_ready"]
+    facts = [
+        RecentFact(id=str(number), type=type_, at=NOW + timedelta(seconds=number), sentence=f"fact {number}")
+        for number, type_ in enumerate(types)
+    ]
+    situation.change("provisioner", facts=tuple(facts))
+
+    sentences = [link.sentence for link in explained(situation).chain if link.service == "provisioner"]
+
+    assert sentences == ["fact 0", "fact 10 (and 9 more before)", "fact 11"]

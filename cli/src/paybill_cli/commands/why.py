@@ -1,6 +1,7 @@
 """`paybill why`: asks every service about a tenant, and prints the root cause, the facts, and the next command."""
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import asdict
@@ -42,8 +43,10 @@ def why(out: Output, stack: Stack, tenant: TenantName) -> int:
     else:
         out.record("why", {"why": fields["headline"]}, ("why",))
         if causes:
+            _title(out, "Causes, the root cause first")
             out.rows("why.causes", causes, ("kind", "service", "summary", "command"))
         if fields["chain"]:
+            _title(out, "Last facts")
             out.rows("why.chain", fields["chain"], ("at", "service", "sentence"))
     for each in explanation.unanswered:
         out.info(f"{each.service} did not answer: {each.detail}")
@@ -53,6 +56,13 @@ def why(out: Output, stack: Stack, tenant: TenantName) -> int:
     if explanation.causes or explanation.step:
         out.info(f"next: {fields['next']}")
     return int(ExitCode.FAILED if explanation.causes else ExitCode.OK)
+
+
+def _title(out: Output, text: str) -> None:
+    """Separates the parts for people at a terminal; programs read the rows of a pipe."""
+    if sys.stdout.isatty():
+        out.info("")
+        out.info(text)
 
 
 def _fields(explanation: "Explanation") -> dict[str, Any]:

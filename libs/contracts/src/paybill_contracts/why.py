@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Annotated
 
 from pydantic import Field
@@ -296,12 +297,18 @@ MAX_CLOCK_SKEW = timedelta(seconds=5)
 
 
 def chain_of(parts: Iterable[ServicePart]) -> tuple[ChainLink, ...]:
-    """Returns the last facts of all parts in the order of their times."""
+    """Returns the last facts of all parts in the order of their times; of several of one type in a row the last one.
+
+    Without that, the steps of a build would be the whole chain.
+    """
     facts = sorted(((fact.at, part.service, fact) for part in parts for fact in part.facts), key=lambda each: each[:2])
-    return tuple(
-        ChainLink(at=at.isoformat(), service=service, type=fact.type, id=fact.id, sentence=fact.sentence or fact.type)
-        for at, service, fact in facts
-    )[-MAX_CHAIN:]
+    links: list[ChainLink] = []
+    for _, row in groupby(facts, lambda each: (each[1], each[2].type)):
+        *earlier, (at, service, fact) = row
+        more = f" (and {len(earlier)} more before)" if earlier else ""
+        sentence = f"{fact.sentence or fact.type}{more}"
+        links.append(ChainLink(at=at.isoformat(), service=service, type=fact.type, id=fact.id, sentence=sentence))
+    return tuple(links[-MAX_CHAIN:])
 
 
 def time_text(at: datetime) -> str:
