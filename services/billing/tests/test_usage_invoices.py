@@ -322,6 +322,22 @@ def test_a_period_that_begins_early_begins_a_window(subscription):
     assert [part.quantity for part in subscribed.parts()] == [8]
 
 
+@pytest.mark.parametrize(("first", "billed"), [((39,), [26, 988]), ((2, 3), [988]), ((0,), [988])])
+def test_a_period_that_begins_in_the_first_hour_has_an_allowance_of_its_own(subscription, first, billed):
+    subscribed = Invoiced(subscription, plan(feature(included=13), meters=[BY_PERIOD]))
+    for units in first:
+        subscribed.record(used(units, at=START + timedelta(minutes=1)))
+    yearly = START + timedelta(minutes=10)
+
+    subscribed.sync(yearly, period_start=yearly, period_end=yearly + 365 * DAY)
+    subscribed.tick(yearly + DELAY)
+    for units in (0, 1000, 1):
+        subscribed.record(used(units, at=yearly + timedelta(minutes=20)))
+    subscribed.tick(yearly + 365 * DAY)
+
+    assert [part.quantity for part in subscribed.parts()] == billed
+
+
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
     [

@@ -31,6 +31,7 @@ from paybill_billing.usage.domain.windows import (
     OpenWindow,
     allocated,
     grown,
+    included_in,
     open_window,
     opened,
     reported_minutes,
@@ -218,7 +219,7 @@ def record(
             value=value,
             member=digest,
             period_start=plan.period.start_of(usage.occurred_at) if plan.period is not None else None,
-            included=allowance.included,
+            included=included_in(window, period, allowance.included, value=value),
         )
     )
     on_meter += quota_events(id_, usage.tenant_id, usage.meter, window, value, allowance.threshold)

@@ -110,12 +110,24 @@ def window_for(
     """Returns the open window for usage at this time, or None when a new one begins.
 
     A billing period that began early, such as after a change of the interval, begins a window of its own, but not in
-    the hour in which the open one began.
+    the hour in which the open one began: then it adds its included units to that one.
     """
     window = next((each for each in windows if each.contains(at)), None)
     if window is None or not window.by_period or period is None or period[0] <= window.start:
         return window
     return window if _hour(period[0]) == _hour(window.start) else None
+
+
+def included_in(window: OpenWindow, period: tuple[datetime, datetime] | None, included: int, *, value: int) -> int:
+    """Returns the included units of a window, to which a billing period that begins in its hour adds its own.
+
+    value: of the window after the usage. What the earlier period left of its included units is not carried over.
+    """
+    if not window.by_period or period is None or period[0] <= window.start:
+        return included
+    if period[0] in window.growth or value <= window.value:
+        return window.included
+    return min(window.value, window.included) + included
 
 
 def opened(windows: Iterable[OpenWindow], new: OpenWindow) -> tuple[OpenWindow, ...]:
