@@ -64,6 +64,9 @@ def test_a_meter_counts_by_the_clock_or_by_the_billing_period(window):
     ("price", "reason"),
     [
         ("minor: 2900, currency: ZZZ", "ZZZ is no currency of ISO 4217"),
+        ("minor: 29000, currency: CLF", "Stripe does not charge CLF: use another currency"),
+        ("minor: 29000, currency: CUP", "Stripe does not charge CUP: use another currency"),
+        ("minor: 29000, currency: VES", "Stripe does not charge VES: use another currency"),
         ("minor: 64995, currency: KWD", "Stripe charges KWD in steps of ten minor units: write 65000 (65.000 KWD)"),
         ("minor: 10, currency: USD", "0.10 USD is below Stripe's minimum charge of 0.50 USD: write at least 50, or 0"),
         ("minor: 49, currency: JPY", "49 JPY is below Stripe's minimum charge of 50 JPY: write at least 50, or 0"),

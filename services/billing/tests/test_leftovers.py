@@ -180,3 +180,4 @@ def test_a_payment_for_a_tenant_that_had_left_is_an_incident(account, ended, is_
     finding = leftovers.unserved_payment(account, ended)
 
     assert (finding is not None) is is_found
+    assert finding is None or finding.command == f"paybill tenant show {account.id}"

@@ -18,7 +18,8 @@ KEY = bytes(32)
 
 
 @pytest.mark.parametrize(
-    "address", ["ada@acme.example", " Ada@ACME.example ", "ada+trial@acme.example", "ADA+2@acme.example"]
+    "address",
+    ["ada@acme.example", " Ada@ACME.example ", "ada+trial@acme.example", "ADA+2@acme.example", "ada@acme.example."],
 )
 def test_forms_of_one_mailbox_are_one_address(address) -> None:
     assert normalised(address) == "ada@acme.example"

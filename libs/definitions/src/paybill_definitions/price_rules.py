@@ -36,6 +36,10 @@ _MINIMUM = {
 }
 """The least charge in minor units; a price of 0 is not charged."""
 _IN_HUNDREDTHS = frozenset({"ISK", "UGX"})
+_FUNDS = frozenset({"BOV", "CHE", "CHW", "CLF", "COU", "MXV", "USN", "UYI", "UYW"})
+"""Codes of ISO 4217 for funds and units of account, in which nobody pays."""
+_NOT_CHARGED = frozenset({"CUP", "IRR", "KPW", "SYP", "VED", "VES"})
+"""Currencies that are not among Stripe's presentment currencies; others may depend on the account's country."""
 _THREE_DIGITS = 3
 
 
@@ -50,6 +54,8 @@ def objection(amount: Money, provider_prices: Mapping[str, str], *, is_charge: b
         return f"{currency} is no currency of ISO 4217"
     if provider_prices and STRIPE not in provider_prices:
         return None
+    if currency in _FUNDS | _NOT_CHARGED:
+        return f"Stripe does not charge {currency}: use another currency"
     if currency in _IN_HUNDREDTHS:
         return f"Stripe counts {currency} in hundredths, unlike ISO 4217: use another currency"
     if minor_digits(currency) == _THREE_DIGITS and minor % 10:

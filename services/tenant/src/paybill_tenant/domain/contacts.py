@@ -6,9 +6,9 @@ from hmac import HMAC
 
 
 def normalised(address: str) -> str:
-    """Returns the address without case and without the tag after a plus sign, which reaches the same mailbox."""
+    """Returns the address without case, tag after a plus sign and dot of the root domain: the same mailbox."""
     local, _, domain = unicodedata.normalize("NFKC", address).strip().casefold().rpartition("@")
-    return f"{local.partition('+')[0]}@{domain}"
+    return f"{local.partition('+')[0]}@{domain.rstrip('.')}"
 
 
 def contact_digest(key: bytes, address: str) -> str:

@@ -130,6 +130,7 @@ def unserved_payment(account: Account, snapshot: ProviderSnapshot) -> Finding | 
         summary=f"{snapshot.id} at {account.provider} was paid and then cancelled, as its tenant had left: refund it",
         evidence=tuple(Evidence(name=name, value=value) for name, value in evidence.items()),
         tenant_id=account.id,
+        command=f"paybill tenant show {account.id}",
     )
 
 
