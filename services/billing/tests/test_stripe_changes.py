@@ -285,6 +285,22 @@ async def test_a_change_during_a_trial_costs_nothing_now(fake):
         assert (bought.subscription().status, bought.item().price.unit_amount) == ("active", 5000)
 
 
+async def test_a_pending_item_waits_for_the_end_of_the_trial_as_quoted(fake):
+    async with buying(fake, MONTHLY_20.model_copy(update={"trial_days": 14})) as bought:
+        fake.stripe.invoice_items.create({"customer": bought.customer, "amount": 700, "currency": "eur"})
+        desired = to(None, quantity=3)
+
+        quote = await bought.quote(desired)
+        before = len(bought.invoices())
+        await bought.change(replace(desired, confirmed=quote), at=quote.effective_at)
+        after = len(bought.invoices())
+        await asyncio.to_thread(fake.control.advance_clock, timedelta(days=15))
+
+        assert (quote.lines, quote.due_now.minor, quote.next_amount.minor) == ((), 0, 6700)
+        assert (after, bought.item().quantity) == (before, 3)
+        assert bought.invoices()[0].amount_paid == quote.next_amount.minor
+
+
 @pytest.fixture
 async def on_trial(fake):
     """A subscription on a trial without a card, with 10 % off."""
