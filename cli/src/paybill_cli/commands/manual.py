@@ -70,7 +70,9 @@ def offer(
     quantity: Quantity = None,
     valid: Annotated[str, typer.Option("--valid", help="Validity of the offer, in days.")] = "30d",
 ) -> None:
-    """Make an offer to a tenant; it replaces an earlier offer, and keeps its terms that no option names.
+    """Make an offer to a tenant; it replaces an earlier offer.
+
+    What no option names stays as in the earlier offer, unless the plan changes.
 
     Example: paybill manual offer acme --plan team --interval year --quantity 5 --valid 60d
     """
