@@ -43,7 +43,7 @@ def test_a_plan_is_changed_after_its_quote_was_printed(on_stack, subscriber) -> 
     assert done.code == ExitCode.OK, done.err
     assert (fields["plan"].partition("@")[0], fields["quantity"], fields["access"]) == ("business", "2", "active")
     assert "due now" in done.err
-    assert "each later period" in done.err
+    assert "on the next regular invoice" in done.err
     assert "placement: pooled -> silo" in done.err
     assert "isolation stays pooled until moved" in done.err
 

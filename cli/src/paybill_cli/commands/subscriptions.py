@@ -320,7 +320,7 @@ def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, An
         out.info(f"  {formatting.money(line['amount']):>14}  {line['text']}")
     out.info(f"  {formatting.money(proration['due_now']):>14}  due now")
     if proration["next_amount"] is not None:
-        out.info(f"  {formatting.money(proration['next_amount']):>14}  each later period")
+        out.info(f"  {formatting.money(proration['next_amount']):>14}  on the next regular invoice")
     if (unpaid := proration["unpaid"]) is not None:
         out.info(
             f"  {formatting.money(unpaid['amount']):>14}  not credited, because it was not paid: {unpaid['reason']}"
