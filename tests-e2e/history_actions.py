@@ -258,8 +258,8 @@ async def use(world: World) -> None:
             world.use(world.random.randint(1, 30))
 
 
-async def change(world: World) -> None:
-    """An operator changes the subscription through billing, and confirms the quote at once."""
+async def change(world: World, *, confirmed: bool = True) -> None:
+    """An operator requests a change of the subscription from billing, and confirms the quote at once."""
     running = [state for state in world.billing.all(SUBSCRIPTIONS) if state.subscription.access != "ended"]
     if not running:
         return
@@ -270,8 +270,6 @@ async def change(world: World) -> None:
         plan = world.random.choice([None, "team", "pro"])
         quantity = world.random.choice([None, 1, 2, 5])
     at_period_end = world.random.random() < 0.3
-    if kind in {ChangeKind.PLAN, ChangeKind.CANCEL} and reversals(world):
-        at_period_end = True  # a quote does not know reversals: it would credit time whose price was returned
     intent = ChangeIntent(kind, at_period_end=at_period_end, plan=plan, quantity=quantity)
     change_id = f"chg_{world.random.getrandbits(128):032x}"
     held = [each for each in world.billing.all(CHANGES) if each.subscription_id == state.id]
@@ -282,11 +280,29 @@ async def change(world: World) -> None:
         known = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
         subscription = unit.get(SUBSCRIPTIONS, state.id).subscription
         wanted = change_requests.resolve(known, subscription, intent, leaving=account.leaving)
-        about = {"change_id": change_id, "confirmed": True, "reason": "asked by phone", "open_change": open_change}
+        about = {"change_id": change_id, "confirmed": confirmed, "reason": "asked by phone", "open_change": open_change}
         unit.record(CHANGES, change_id, changes.request(None, subscription, wanted, **about))
 
     reads = [CATALOGUES.key(catalogue.CATALOGUE), SUBSCRIPTIONS.key(state.id)]
     world.billing.decide(decide, [CHANGES.key(change_id)], reads)
+
+
+async def confirm_later(world: World) -> None:
+    """An operator requests a quote, something happens at Stripe, and the operator confirms it."""
+    await change(world, confirmed=False)
+    await world.run_for(30)
+    await world.random.choice([refund, dispute, pause_at_stripe, add_seats_at_stripe])(world)
+    await world.run_for(world.random.choice([0, 60]))
+    for quoted in [each for each in world.billing.all(CHANGES) if each.status is changes.Status.QUOTED]:
+
+        def decide(unit: Any, at: Any, id_: str = quoted.id) -> None:
+            found = changes.existing(unit.get(CHANGES, id_), id_)
+            wanted, state = found.wanted, unit.get(SUBSCRIPTIONS, found.subscription_id)
+            terms = {"at_period_end": wanted.at_period_end, "without_proration": wanted.without_proration}
+            change_requests.check_allowed(state.subscription, wanted.kind, **terms)
+            unit.record(CHANGES, id_, changes.confirm(found, found.quote.quote_hash, at.now))
+
+        world.billing.decide(decide, [CHANGES.key(quoted.id)], [SUBSCRIPTIONS.key(quoted.subscription_id)])
 
 
 async def suspend(world: World) -> None:
@@ -338,6 +354,7 @@ ACTIONS: dict[Callable[[World], Awaitable[None]], int] = {
     delete_customer: 1,
     use: 8,
     change: 10,
+    confirm_later: 6,
     suspend: 3,
     hold_legally: 2,
     offboard: 1,

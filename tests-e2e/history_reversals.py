@@ -16,9 +16,9 @@ def reversals(world: World) -> list[Any]:
 def _reversible(world: World) -> list[tuple[Any, int]]:
     """Returns the charges that can be refunded or disputed, each with what was neither returned nor credited.
 
-    None while a change waits, which may credit them.
+    None while a confirmed change is being made, which may credit them; a quote is checked again.
     """
-    if any(each.status in changes.OPEN for each in world.billing.all(CHANGES)):
+    if any(each.status is changes.Status.CONFIRMED for each in world.billing.all(CHANGES)):
         return []
     undecided = sum(each["amount"] for each in _undecided(world))
     total = sum(each.minor for each in received(world)) - sum(each.minor for each in returned(world)) - undecided

@@ -26,6 +26,7 @@ from history_checks import faults_of, violations, wrong_money, wrong_states
 from history_reversals import refund
 from history_starts import at_rest
 from history_world import TENANT, TOLERANCE, World
+from paybill_contracts.changes import ChangeRefused
 from paybill_contracts.payments import PaymentRefunded
 from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode
 from paybill_provisioner.domain.environments import id_of
@@ -90,6 +91,19 @@ async def test_random_histories_violate_no_invariant_at_rest_and_all_money_is_in
     sys.stdout.write(f"{HISTORIES} histories of seed {SEED}, {speed}: {dict(statuses)}\n")
 
     assert {Status.ACTIVE, Status.SUSPENDED, Status.RETAINED} <= statuses.keys() or HISTORIES < 200
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("without_logs")
+async def test_histories_reach_what_happens_between_a_quote_and_its_confirmation() -> None:
+    codes: Counter[str] = Counter()
+    for number in range(120):
+        names = ("sign_up", "pay", "subscribe", "confirm_later", "confirm_later")
+        world = await play([Step(name, place * 1000 + number) for place, name in enumerate(names)])
+        codes.update(fact.event.code for fact in world.billing.facts if isinstance(fact.event, ChangeRefused))
+        assert await faults_of(world) == []
+
+    assert {"period_unpaid", "quote_outdated", "subscription_paused"} <= codes.keys()
 
 
 async def print_digest(seed: str) -> None:
