@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from paybill_contracts.catalogue import Catalogue, CataloguePublished, PlanVersion
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 
 pytest_plugins = ["paybill_runtime.testing"]
+
+# How long an example takes depends on the machine and on what else runs there.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ class EventLog:
     def __init__(self, server: NatsServer) -> None:
         self._server = server
 
-    async def facts(self, *types: str, at_least: int = 1, timeout_s: float = 10) -> list[Fact]:
+    async def facts(self, *types: str, at_least: int = 1, timeout_s: float = 60) -> list[Fact]:
         """Returns the facts of these types (all when none is named), once there are `at_least` so many."""
         client = await connect(self._server.url, "operator", self._server.password("operator"))
         consumer = OrderedConsumer(client, EVENTS, ["paybill.events.>"], 1)
