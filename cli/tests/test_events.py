@@ -236,7 +236,7 @@ def test_an_event_that_its_owner_refuses_is_listed_with_the_reason(on_stack) -> 
 
 
 async def add_dead_letter(stack, sequence: int) -> str:
-    """Inserts the event at `sequence` as a dead letter of the tenant service."""
+    """Inserts the event at `sequence` as a dead letter of the tenant service. An event ends there only once."""
     async with connected(Stack(data_dir=stack.data_dir).nats()) as client:
         message = await client.jetstream().get_msg(EVENTS, sequence)
     server = json.loads((stack.data_dir / "stack.json").read_text())["postgres"]
@@ -295,12 +295,12 @@ def test_a_dead_letter_is_skipped_with_a_reason_and_a_confirmation(on_stack, rea
 
 
 def test_a_dry_run_counts_the_events_of_the_tenant_that_wait_before_and_behind(on_stack, real_stack) -> None:
-    first, second = (asyncio.run(add_dead_letter(real_stack, sequence)) for sequence in (1, 2))
+    first, second = (asyncio.run(add_dead_letter(real_stack, sequence)) for sequence in (3, 4))
 
     skip = on_stack("events", "skip", first, "--reason", "injected", "--dry-run", "--json")
     redrive = on_stack("events", "redrive", second, "--dry-run", "--json")
     for id_ in (first, second):
-        on_stack("events", "skip", id_, "--reason", "injected", "--yes")
+        assert on_stack("events", "skip", id_, "--reason", "injected", "--yes").code == ExitCode.OK
 
     assert skip.data["would"].endswith("; the queue continues with 1 event of its tenant behind it")
     assert redrive.data["would"].startswith("retry it after 1 event of its tenant before it")

@@ -26,14 +26,17 @@ DRIVER = "provisioner_driver"
 PRIVILEGES = """
 SELECT jsonb_build_object(
     'role', (SELECT to_jsonb(r) - 'oid' - 'rolpassword' FROM pg_roles AS r WHERE rolname = $1),
-    'groups', (SELECT jsonb_agg(jsonb_build_array(g.rolname, m.inherit_option, m.set_option, m.admin_option) ORDER BY 1)
+    'groups', (SELECT jsonb_agg(jsonb_build_array(g.rolname, m.inherit_option, m.set_option, m.admin_option)
+                                ORDER BY g.rolname)
                FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid JOIN pg_roles AS r ON r.oid = m.member
                WHERE r.rolname = $1),
-    'members', (SELECT jsonb_agg(jsonb_build_array(r.rolname, m.inherit_option, m.set_option, m.admin_option))
+    'members', (SELECT jsonb_agg(jsonb_build_array(r.rolname, m.inherit_option, m.set_option, m.admin_option)
+                                 ORDER BY r.rolname)
                 FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid JOIN pg_roles AS r ON r.oid = m.member
                 WHERE g.rolname = $1),
     'database', (SELECT datacl::text FROM pg_database WHERE datname = current_database()),
-    'settings', (SELECT jsonb_agg(setconfig) FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase
+    'settings', (SELECT jsonb_agg(setconfig ORDER BY setconfig)
+                 FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase
                  WHERE d.datname = current_database()),
     'schemas', (SELECT jsonb_object_agg(nspname, nspacl::text) FROM pg_namespace WHERE nspname !~ '^pg_'),
     'tables', (SELECT jsonb_object_agg(c.oid::regclass::text, jsonb_build_array(
