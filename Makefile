@@ -20,7 +20,7 @@ demo: .venv/.stamp ## a customer journey on real servers, from sign-up to replay
 up: .venv/.stamp ## the whole stack in the foreground; ARGS="--data-dir DIR ..." are its options
 	@$(BIN)/paybill up $(ARGS)
 
-test: .venv/.stamp-dev ## tests of every package, on a real NATS and a real PostgreSQL; four minutes on two cores
+test: .venv/.stamp-dev ## tests of every package, on a real NATS and a real PostgreSQL; about five minutes on two cores
 	@$(PYTEST) -n 4 --dist worksteal -m "not e2e" libs services cli $(ARGS)
 
 test-e2e: .venv/.stamp-dev ## tests on a whole stack: customer journeys, commands, faults, kills and load; takes longer
