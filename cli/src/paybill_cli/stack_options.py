@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 from paybill_cli.tree import TREE, Branch, Leaf
@@ -33,6 +34,8 @@ def on_this_stack(text: str) -> str:
 
 def with_stack(value: Any) -> Any:
     """Returns data for the output; its fields that hold commands name the stack."""
+    if not _given.get():
+        return value
     match value:
         case dict():
             return {key: _field(key, each) for key, each in value.items()}
@@ -57,21 +60,24 @@ def _named(command: str) -> str:
         return command
     if "--help" in words:
         return command
-    options = _options(words)
+    options = _options_of(words)
     missing = [(option, value) for option, value in _given.get().items() if option in options and option not in words]
     return " ".join([command, *(f"{option} {shlex.quote(value)}" for option, value in missing)])
 
 
-def _options(words: list[str]) -> set[str]:
+def _options_of(words: list[str]) -> frozenset[str]:
     """Returns the options of the command that the words begin with; none when there is no such command."""
-    from paybill_cli.command import load  # imports this module
-
     node: Branch | Leaf | None = TREE
     name = ""
     for word in words[1:]:
         if not isinstance(node, Branch):
             break
         name, node = word, node.commands.get(word)
-    if not isinstance(node, Leaf):
-        return set()
-    return {option for parameter in load(node, name).params for option in parameter.opts}
+    return _options(node, name) if isinstance(node, Leaf) else frozenset()
+
+
+@cache
+def _options(leaf: Leaf, name: str) -> frozenset[str]:
+    from paybill_cli.command import load  # imports this module
+
+    return frozenset(option for parameter in load(leaf, name).params for option in parameter.opts)

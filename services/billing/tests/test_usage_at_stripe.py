@@ -74,10 +74,7 @@ async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(tes
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
 async def test_a_cancellation_now_invoices_all_usage_so_far(testbed):
     subscription = await _metered(testbed)
-    for quantity in (7, 5, 30):
-        used = Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=datetime.now(UTC))
-        await testbed.metering.submit(used)
-    await testbed.log.facts("billing.usage_recorded", at_least=3)
+    await _use(testbed, 7, 5, 30)
 
     change = await _request(testbed, subscription, {"kind": "cancel", "reason": "asked for", "confirm": True})
     await testbed.subscription(TENANT, "ended")
@@ -93,9 +90,7 @@ async def test_a_cancellation_now_invoices_all_usage_so_far(testbed):
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
 async def test_a_quote_reports_no_usage_so_that_a_later_grant_still_counts_for_it(testbed):
     subscription = await _metered(testbed)
-    used = Usage(tenant_id=TENANT, meter="calls", quantity=1047, occurred_at=datetime.now(UTC))
-    await testbed.metering.submit(used)
-    await testbed.log.facts("billing.usage_recorded", at_least=1)
+    await _use(testbed, 1047)
     cancellation = {"kind": "cancel", "reason": "asked for"}
 
     first = await _quoted(testbed, await _request(testbed, subscription, cancellation))
@@ -143,9 +138,7 @@ async def test_usage_is_on_the_invoice_of_its_period_which_stripe_finalises_an_h
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
 async def test_the_last_invoice_of_a_leaving_tenant_has_its_usage(testbed):
     subscription = await _metered(testbed)
-    used = Usage(tenant_id=TENANT, meter="calls", quantity=42, occurred_at=datetime.now(UTC))
-    await testbed.metering.submit(used)
-    await testbed.log.facts("billing.usage_recorded", at_least=1)
+    await _use(testbed, 42)
 
     leaving = OffboardingStarted(
         tenant_id=TENANT, reason="left", origin=HoldOrigin.OPERATOR, retain_until=datetime.now(UTC)
@@ -161,9 +154,7 @@ async def test_the_last_invoice_of_a_leaving_tenant_has_its_usage(testbed):
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
 async def test_usage_that_was_not_reported_before_a_cancellation_at_stripe_is_unbilled(testbed):
     subscription = await _metered(testbed)
-    used = Usage(tenant_id=TENANT, meter="calls", quantity=42, occurred_at=datetime.now(UTC))
-    await testbed.metering.submit(used)
-    await testbed.log.facts("billing.usage_recorded", at_least=1)
+    await _use(testbed, 42)
 
     await asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
 
@@ -207,6 +198,14 @@ def _add_metered_item(testbed, subscription):
 
 def _invoices(testbed, subscription):
     return testbed.fake.stripe.invoices.list({"subscription": subscription["provider_subscription"]}).data
+
+
+async def _use(testbed, *quantities):
+    """Submits usage of now, and waits until it is recorded."""
+    for quantity in quantities:
+        used = Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=datetime.now(UTC))
+        await testbed.metering.submit(used)
+    await testbed.log.facts("billing.usage_recorded", at_least=len(quantities))
 
 
 async def _recorded(testbed, id_):

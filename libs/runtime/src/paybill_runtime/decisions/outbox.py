@@ -43,7 +43,6 @@ _FIRST = (
     "SELECT event_id::text, aggregate, revision, tenant, subject, recorded_at, headers FROM chassis.outbox "
     "WHERE aggregate = ANY($1::text[]) AND revision = 1"
 )
-_BYTES = "convert_to(payload, 'UTF8')"
 _IS_FIRST_OF_TYPE = (
     "SELECT NOT EXISTS (SELECT FROM chassis.outbox AS e WHERE e.aggregate = o.aggregate "
     "AND e.revision < o.revision AND e.subject = o.subject) FROM chassis.outbox AS o WHERE position = $1"
@@ -79,7 +78,7 @@ def append(statement: Statement, facts: Sequence[Fact]) -> None:
             raise FactTooLargeError(
                 f"{fact.event.TYPE} would have {len(payload)} bytes; {MAX_PAYLOAD_BYTES} are allowed: send less at once"
             )
-    columns = "event_id, aggregate, revision, tenant, subject, headers, payload, recorded_at"
+    columns = "event_id, aggregate, revision, tenant, subject, headers, recorded_at"
     rows = statement.columns(
         event_id=("uuid", [fact.id for fact in facts]),
         aggregate=("text", [fact.aggregate for fact in facts]),
@@ -91,7 +90,7 @@ def append(statement: Statement, facts: Sequence[Fact]) -> None:
         recorded_at=("timestamptz", [fact.time for fact in facts]),
     )
     added = statement.add(
-        f"INSERT INTO chassis.outbox ({columns}) SELECT {columns.replace('payload', _BYTES)} FROM {rows} "  # noqa: S608
+        f"INSERT INTO chassis.outbox ({columns}, payload) SELECT {columns}, convert_to(payload, 'UTF8') FROM {rows} "  # noqa: S608
         "ORDER BY place RETURNING position"
     )
     statement.add(f"INSERT INTO chassis.publication (position) SELECT position FROM {added}")  # noqa: S608

@@ -30,25 +30,16 @@ _LINE = TypeAdapter(Text)
 
 def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Outcome:
     """Refuses the change, which answers the request: the job of a refused change has nothing left to do."""
-    change_id = job.event.change_id
     line = _LINE.validate_python(" ".join(reason.split())[:500] or "unknown")
+    return _refusal(job.event.change_id, REFUSED, line)
 
+
+def _refusal(change_id: str, code: str, reason: str, extra_statements: ExtraStatements | None = None) -> Outcome:
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         change = changes.existing(unit.get(CHANGES, change_id), change_id)
-        unit.record(CHANGES, change_id, changes.refused(change, REFUSED, line))
+        unit.record(CHANGES, change_id, changes.refused(change, code, reason))
 
-    return Outcome(decide, writes=[CHANGES.key(change_id)], last=True)
-
-
-def _refusal(job: Job[Any], error: ChangeRefusedError, synced: ExtraStatements) -> Outcome:
-    """Refuses the change for the state of the subscription at the provider, which is then synced."""
-    change_id = job.event.change_id
-
-    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
-        change = changes.existing(unit.get(CHANGES, change_id), change_id)
-        unit.record(CHANGES, change_id, changes.refused(change, error.code, str(error)))
-
-    return Outcome(decide, writes=[CHANGES.key(change_id)], last=True, extra_statements=synced)
+    return Outcome(decide, writes=[CHANGES.key(change_id)], last=True, extra_statements=extra_statements)
 
 
 def _outdated(job: Job[ChangeConfirmed], subscription: Subscription, current: Proration) -> Outcome:
@@ -111,7 +102,7 @@ class ChangeEffects:
                     proration = await provider.quote(target, replace(desired, without_proration=True), at)
                     proration = proration.model_copy(update={"unpaid": unpaid})
         except ChangeRefusedError as error:
-            yield _refusal(job, error, _synced(job, subscription))
+            yield _refusal(change.id, error.code, str(error), _synced(job, subscription))
             return
 
         account, currency = await job.state(ACCOUNTS, change.tenant_id), subscription.price.currency
@@ -153,7 +144,7 @@ class ChangeEffects:
             with provider_errors():
                 await providers[subscription.provider].change(target, desired, confirmed.effective_at, job.id)
         except ChangeRefusedError as error:
-            yield _refusal(job, error, _synced(job, subscription))
+            yield _refusal(change.id, error.code, str(error), _synced(job, subscription))
             return
         except QuoteOutdatedError as error:
             yield _outdated(job, subscription, error.current)
