@@ -12,12 +12,13 @@ from paybill_runtime.testing import until
 TENANT = "ten_" + "a" * 32
 
 
-async def lost(testbed, change, *arguments) -> None:
-    """Changes something at the provider without a message."""
+async def lost(testbed, change, *arguments):
+    """Changes something at the provider without a message; returns what the provider answers."""
     await asyncio.to_thread(testbed.fake.control.wait_delivered)
     await asyncio.to_thread(testbed.fake.control.faults, lose=1000)
-    await asyncio.to_thread(change, *arguments)
+    answer = await asyncio.to_thread(change, *arguments)
     await asyncio.to_thread(testbed.fake.control.faults, lose=0)
+    return answer
 
 
 @pytest.fixture
@@ -80,10 +81,10 @@ async def test_a_subscription_to_no_plan_is_no_repaired_drift_until_it_has_ended
     recurring = {"product": product.id, "currency": "eur", "unit_amount": 5000, "recurring": {"interval": "month"}}
     price = await asyncio.to_thread(stripe.prices.create, recurring)
     params = {"customer": customer, "items": [{"price": price.id}], "trial_period_days": 30}
-    other = await asyncio.to_thread(stripe.subscriptions.create, params)
+    other = await lost(testbed, stripe.subscriptions.create, params)
 
     running = await testbed.drifts(await testbed.reconciled(repair=True))
-    await asyncio.to_thread(stripe.subscriptions.cancel, other.id)
+    await lost(testbed, stripe.subscriptions.cancel, other.id)
     ended = await testbed.drifts(await testbed.reconciled(repair=True))
 
     assert [(drift["provider_object"], drift["repaired"]) for drift in running] == [(other.id, False)]
