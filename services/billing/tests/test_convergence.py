@@ -136,3 +136,13 @@ def test_a_second_failure_after_a_missed_recovery_has_its_own_grace_period():
     fresh.sync(stripe.shown[5][1], stripe.shown[5][0])
 
     assert lossy.state == fresh.state
+
+
+def test_a_failure_within_a_period_after_a_missed_payment_of_that_period_keeps_the_period_paid():
+    stripe = happened(["renew", "renewal_fails", "pay", "change_plan_fails"], 0)
+    lossy, fresh = Billing(), Billing()
+    for place in (2, 4):
+        lossy.sync(stripe.shown[place][1], stripe.shown[place][0])
+    fresh.sync(stripe.shown[4][1], stripe.shown[4][0])
+
+    assert lossy.state == fresh.state

@@ -24,13 +24,14 @@ def before_failure(before: Subscription | None, snapshot: ProviderSnapshot) -> S
     """Returns the subscription before the failure that the snapshot shows.
 
     Another invoice, with no earlier one unpaid, proves that the known failure was settled by a payment that no sync
-    has seen: the new failure has a grace period of its own.
+    has seen: the known period is paid, and the new failure has a grace period of its own.
     """
     if before is None or before.unpaid_invoice is None or snapshot.status not in FAILING:
         return before
     if snapshot.invoice in {None, before.unpaid_invoice} or snapshot.earlier_unpaid:
         return before
-    return before.model_copy(update={"provider_status": "active", "access": AccessState.ACTIVE, "grace_until": None})
+    settled = {"provider_status": "active", "access": AccessState.ACTIVE, "grace_until": None}
+    return before.model_copy(update={**settled, "paid_until": before.period_end})
 
 
 def was_failing(before: Subscription | None) -> bool:
