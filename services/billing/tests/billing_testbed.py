@@ -30,7 +30,7 @@ EMAIL = "ada.lovelace@acme.example"
 JOBS = "/v1/operations/jobs"
 
 
-async def eventually(probe: Callable[[], Awaitable[Any]], timeout_s: float = 15) -> Any:
+async def eventually(probe: Callable[[], Awaitable[Any]], timeout_s: float = 60) -> Any:
     """Returns the result of `probe` as soon as it is true."""
     async with asyncio.timeout(timeout_s):
         while not (found := await probe()):  # noqa: ASYNC110  # the change happens in another process
@@ -138,11 +138,15 @@ class BillingTestbed:
         async def failing():
             return [each for each in await self.jobs(kind, "pending") if each["error"]]
 
+        async def given_up():  # again and again: an attempt that runs meanwhile writes its own number
+            statement = "UPDATE chassis.job SET attempts = 7 WHERE kind = :kind AND state = 'pending'"
+            async with self.served.running.database.engine.begin() as connection:
+                await connection.execute(text(statement), {"kind": kind})
+            return await self.jobs(kind, "failed")
+
         await eventually(failing)
-        async with self.served.running.database.engine.begin() as connection:
-            await connection.execute(text("UPDATE chassis.job SET attempts = 7 WHERE kind = :kind"), {"kind": kind})
+        (failed,) = await eventually(given_up)
         (opened,) = await self.log.facts("billing.incident_opened")
-        (failed,) = await eventually(lambda: self.jobs(kind, "failed"))
         await asyncio.to_thread(self.fake.control.fail_calls, 0)
         await self.retry(failed)
         (closed,) = await self.log.facts("billing.incident_closed")

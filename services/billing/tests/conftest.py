@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,6 @@ import httpx
 import pytest
 import stripe
 from paybill_billing.app import service
-from paybill_embedded.ports import free_port
 from paybill_runtime.app import serving
 from paybill_runtime.messaging.streams import connect
 from paybill_stripe_fake.client import FakeControl
@@ -37,7 +37,10 @@ def stripe_fake(tmp_path_factory):
     key_file, secrets_file = tmp_path / "stripe-key", tmp_path / "stripe-secrets"
     key_file.write_text(f"{API_KEY}\n")
     secrets_file.write_text("\n".join(SECRETS))
-    port = free_port()
+    reserved = socket.socket()  # no other process gets the port between two tests, and none listens there
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    port = reserved.getsockname()[1]
     command = [sys.executable, "-m", "paybill_stripe_fake", "serve", "--port", "0", "--json"]
     command += ["--api-key-file", str(key_file), "--webhook-secret-file", str(secrets_file)]
     command += ["--webhook-url", f"http://127.0.0.1:{port}/webhooks/stripe", "--webhook-retry-s", "0.05"]
@@ -56,6 +59,7 @@ def stripe_fake(tmp_path_factory):
         process.send_signal(signal.SIGTERM)
         process.wait(10)
         process.stdout.close()
+        reserved.close()
 
 
 @pytest.fixture

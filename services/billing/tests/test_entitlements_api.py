@@ -101,7 +101,7 @@ async def test_a_copy_in_another_process_answers_like_the_service(testbed):
 async def test_a_grant_with_a_validity_begins_and_ends_by_timer_and_replays(testbed):
     await entitled(testbed)
     now = datetime.now(UTC)
-    since, until = ((now + timedelta(seconds=s)).isoformat() for s in (0.7, 1.6))
+    since, until = ((now + timedelta(seconds=s)).isoformat() for s in (3, 7))
 
     made = (await post(testbed, "grants", feature="sso", valid_from=since, valid_until=until, reason="a trial")).json()
 

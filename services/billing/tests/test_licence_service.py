@@ -111,7 +111,7 @@ async def test_requests_with_the_same_idempotency_key_are_executed_once(vendor):
     assert (await vendor.get(f"/v1/licences/{id_}"))["licence"]["revision"] == 2
 
 
-@pytest.mark.parametrize("vendor", [{"licence_valid_s": 3}], indirect=True)
+@pytest.mark.parametrize("vendor", [{"licence_valid_s": 12}], indirect=True)
 async def test_a_timer_renews_a_licence_before_it_expires(vendor):
     id_ = (await issue(vendor))["licence_id"]
     renewed = await in_force(vendor, id_, 2)

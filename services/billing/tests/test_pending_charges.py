@@ -227,6 +227,7 @@ async def test_by_policy_a_checkout_at_which_the_tenant_can_return_is_not_report
 
     await testbed.tenants.publish(left(tenant_id=ID))
     found = await testbed.log.facts("billing.leftover_found")
+    await testbed.log.facts("billing.incident_opened")
     await testbed.settled()
 
     assert [fact.event.subscription for fact in found] == [other]

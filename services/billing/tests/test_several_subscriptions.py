@@ -18,7 +18,7 @@ from paybill_contracts.billing import AccessState
 from paybill_runtime.replay.verify import replay
 
 TENANT = "ten_" + "a" * 32
-QUICK = files("paybill_billing").joinpath("plans.yaml").read_text().replace("grace: 7d", "grace: 3s")
+QUICK = files("paybill_billing").joinpath("plans.yaml").read_text().replace("grace: 7d", "grace: 10s")
 
 
 def after(evolve, state, events):

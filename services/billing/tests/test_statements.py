@@ -217,7 +217,7 @@ plans:
 
 @pytest.fixture
 def settings(settings):
-    return settings | {"statement_delay_s": 0, "invariant_tolerance_s": 1}
+    return settings | {"statement_delay_s": 0, "invariant_tolerance_s": 3}
 
 
 async def test_a_payment_and_its_refund_are_on_the_statement(testbed) -> None:

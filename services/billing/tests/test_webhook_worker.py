@@ -26,7 +26,7 @@ plans:
     name: Quick
     tier: starter
     placement: pooled
-    grace: 4s
+    grace: 10s
     retention: 1d
     features: []
     prices:
@@ -89,7 +89,11 @@ async def test_messages_of_an_unknown_customer_wait_and_delay_no_other(testbed, 
 
     await testbed.subscribed(TENANT)
 
-    (waiting,) = [each for each in await testbed.get("/v1/webhooks/waiting") if each["object"] == "sub_foreign"]
+    async def waits():
+        found = await testbed.get("/v1/webhooks/waiting")
+        return [each for each in found if each["object"] == "sub_foreign" and each["reason"]]
+
+    (waiting,) = await eventually(waits)
     assert waiting["reason"] == "no account has this customer"
 
 
@@ -271,11 +275,11 @@ async def test_an_overdue_subscription_is_fetched_without_a_message(scripted):
         lambda customer: Scripted(shown(customer, period_end=ended), shown(customer, "canceled")),
         lambda customer: [about("sub_1", customer)],
     )
-    await testbed.subscription(TENANT, "active")
 
     await testbed.subscription(TENANT, "ended")
 
     assert provider.fetches == ["sub_1", "sub_1"]
+    assert len(await testbed.log.facts("billing.subscription_activated")) == 1
 
 
 @pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
