@@ -50,7 +50,7 @@ def _alive(pids):
     return [pid for pid in pids if _lives(pid)]
 
 
-def _all_gone(pids, within_s=5):
+def _all_gone(pids, within_s=60):
     deadline = time.monotonic() + within_s
     while _alive(pids) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -145,11 +145,13 @@ def test_a_log_above_ten_mebibytes_is_truncated(tmp_path):
 
 
 def test_it_starts_well_below_a_second(tmp_path):
-    begin = time.perf_counter()
-    with NatsServer(tmp_path):
-        took = time.perf_counter() - begin
+    assert min(_start_s(tmp_path / str(attempt)) for attempt in range(5)) < 1
 
-    assert took < 2
+
+def _start_s(data_dir):
+    begin = time.perf_counter()
+    with NatsServer(data_dir):
+        return time.perf_counter() - begin
 
 
 async def test_a_new_subscriber_is_accepted_without_a_restart_and_other_connections_stay_open(tmp_path):

@@ -229,8 +229,10 @@ async def test_a_change_between_the_two_ways_changes_the_clusters_owner(tmp_path
 
 @pytest.mark.e2e
 def test_it_starts_well_below_three_seconds(tmp_path):
-    begin = time.perf_counter()
-    with PostgresServer(tmp_path):
-        took = time.perf_counter() - begin
+    assert min(_start_s(tmp_path / str(attempt)) for attempt in range(3)) < 3
 
-    assert took < 3
+
+def _start_s(data_dir):
+    begin = time.perf_counter()
+    with PostgresServer(data_dir):
+        return time.perf_counter() - begin

@@ -57,7 +57,7 @@ async def _refused(server, user, kind, subjects):
     client = await _connect(server, user, error_cb=note)
     for subject in (*subjects, "sentinel"):
         await (client.publish(subject, b"{}") if kind == "publish" else client.subscribe(subject))
-    await asyncio.wait_for(complete.wait(), timeout=5)
+    await asyncio.wait_for(complete.wait(), timeout=60)
     await client.close()
     return {subject for subject in subjects if any(f'"{subject}"'.lower() in error for error in errors)}
 
@@ -119,7 +119,7 @@ async def test_a_fact_is_published_by_one_service_and_consumed_by_another(stream
     js = billing.jetstream()
     await js.add_consumer("EVENTS", ConsumerConfig(name="billing", durable_name="billing", ack_policy="explicit"))
     subscription = await js.pull_subscribe_bind("billing", "EVENTS")
-    [message] = await subscription.fetch(1, timeout=5)
+    [message] = await subscription.fetch(1, timeout=60)
     await message.ack_sync()
     left = await js.consumer_info("EVENTS", "billing")
     again: RawStreamMsg = await js.get_msg("EVENTS", seq=stored.seq)
@@ -148,7 +148,7 @@ async def test_a_publisher_gets_an_acknowledgement_and_the_owner_of_the_type_get
     stored = await metering.jetstream().publish("paybill.intake.metering.usage.recorded.v1", b"{}")
     js = billing.jetstream()
     await js.add_consumer("INTAKE", ConsumerConfig(name="billing", durable_name="billing", ack_policy="explicit"))
-    [message] = await (await js.pull_subscribe_bind("billing", "INTAKE")).fetch(1, timeout=5)
+    [message] = await (await js.pull_subscribe_bind("billing", "INTAKE")).fetch(1, timeout=60)
     await message.ack_sync()
     await metering.close()
     await billing.close()

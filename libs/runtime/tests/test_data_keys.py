@@ -183,7 +183,7 @@ async def test_keys_created_during_a_copy_do_not_delay_the_facts(served) -> None
 
     adding = asyncio.create_task(add_more())
     await asyncio.sleep(0.2)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await running.key_bucket.publish_new()
     adding.cancel()
     with suppress(asyncio.CancelledError):

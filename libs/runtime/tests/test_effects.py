@@ -222,13 +222,13 @@ async def test_a_worker_that_lost_its_lease_records_no_outcome(
 async def test_a_tenant_with_many_effects_does_not_delay_others(start, publish, log, monkeypatch) -> None:
     monkeypatch.setattr(worker, "SLOTS", 1)
     order: list[str] = []
+    gate = asyncio.Event()
     work = JobRegistry()
 
     @work.effect(OfferingNoted)
     async def note(job, _effects):
         order.append(job.event.offering)
-        if len(order) == 1:
-            await asyncio.sleep(0.3)
+        await gate.wait()
         for _ in ():
             yield _
 
@@ -239,6 +239,7 @@ async def test_a_tenant_with_many_effects_does_not_delay_others(start, publish, 
         await connection.execute(
             text("UPDATE chassis.job SET queue = 'other' WHERE position = (SELECT max(position) FROM chassis.job)")
         )
+    gate.set()
 
     await until(lambda: _all(order, 3))
 

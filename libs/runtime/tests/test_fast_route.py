@@ -46,7 +46,7 @@ def request_with(body: bytes) -> bytes:
 
 
 async def answered(reader) -> tuple[int, dict[str, str], dict]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
         body = await reader.readexactly(int(headers["content-length"]))

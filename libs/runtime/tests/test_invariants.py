@@ -49,8 +49,11 @@ async def test_a_difference_that_lasts_is_recorded_once_and_restored_once(
     assert (violated.tenant_id, found["tenant_id"]) == (restored.tenant_id, tenant["id"])
     assert await violations(served) == []
     assert [each["id"] for each in await violations(served, "restored")] == [violated.violation_id]
-    jobs = (await served.client.get("/v1/operations/jobs", params={"kind": CHECK})).json()
-    assert jobs == []
+
+    async def is_checked():
+        return (await served.client.get("/v1/operations/jobs", params={"kind": CHECK})).json() == []
+
+    await until(is_checked)
 
 
 async def test_the_check_of_all_tenants_finds_what_no_change_announced(start, publish, log, offerings, sign_up) -> None:

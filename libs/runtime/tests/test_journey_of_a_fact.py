@@ -85,7 +85,7 @@ async def test_many_concurrent_facts_are_published_completely_and_in_order(serve
         await served.client.post(f"/v1/tenants/{answer.json()['id']}/offboard", json={"reason": "leaves"})
     nats.start()
 
-    facts = await log.facts("tenant.tenant_requested", "tenant.tenant_cancelled", at_least=80, timeout_s=20)
+    facts = await log.facts("tenant.tenant_requested", "tenant.tenant_cancelled", at_least=80)
 
     assert len(facts) == len({fact.id for fact in facts}) == 80
     for tenant in {fact.event.tenant_id for fact in facts}:

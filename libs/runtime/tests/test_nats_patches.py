@@ -84,7 +84,7 @@ async def test_a_message_that_cannot_be_decoded_is_delivered_and_so_is_the_next(
     consumer = OrderedConsumer(client, INTAKE, ["paybill.intake.>"], 1)
 
     messages = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(messages) < 2:
             messages += await consumer.fetch(1)
     await consumer.close()

@@ -131,7 +131,7 @@ async def test_a_broker_killed_repeatedly_loses_no_fact_and_repeats_none(served,
         nats.start()
 
     assert {answer.status_code for answer in await asyncio.gather(*asked)} == {202}
-    await until(lambda: _drained(served), timeout_s=20)
+    await until(lambda: _drained(served))
     facts = await log.facts("tenant.tenant_requested", at_least=100)
     assert len(facts) == len({fact.id for fact in facts}) == 100
     noted = {str(row["event_id"]): row["sequence"] for row in await _outbox(served, databases)}

@@ -41,7 +41,7 @@ async def answers(port: int, sent: bytes) -> bytes:
     """Returns everything that is answered until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(sent)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     return answer
@@ -49,7 +49,7 @@ async def answers(port: int, sent: bytes) -> bytes:
 
 async def echoed(reader: asyncio.StreamReader) -> list[str]:
     """Returns what the application received, from a response with status 200."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         length = head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]
@@ -169,7 +169,7 @@ async def test_a_request_without_end_is_disconnected(port, begin, rest) -> None:
     writer.write(begin)
     sent = 0
     part = rest * (16_000 // len(rest))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not (writer.transport.is_closing() or reader.at_eof() or reader.exception()):
             writer.write(part)
             sent += len(part)

@@ -36,7 +36,7 @@ async def harness(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Dri
     created = DriverHarness(postgres, f"region-{next(_regions)}", tmp_path / "local", secrets, None, (table,))  # type: ignore[arg-type]
     created.driver = created.new_driver()
     yield created
-    await asyncio.wait_for(created.driver.close(), 10)
+    await asyncio.wait_for(created.driver.close(), 60)
 
 
 @pytest.fixture
