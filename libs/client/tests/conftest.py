@@ -107,7 +107,7 @@ async def run() -> AsyncIterator[Callable[[Subscriber], asyncio.Task[None]]]:
     for task in tasks:
         task.cancel()  # `stop` would wait for the end of the request to NATS
     if tasks:
-        _, running = await asyncio.wait(tasks, timeout=15)
+        _, running = await asyncio.wait(tasks, timeout=60)
         assert not running
 
 
@@ -161,7 +161,7 @@ class Handled:
         self.order.append(number)
         self.facts.append(fact)
 
-    async def all_of(self, count: int, timeout_s: float = 10) -> None:
+    async def all_of(self, count: int, timeout_s: float = 60) -> None:
         async def done() -> bool:
             return len(self.order) >= count
 

@@ -1,7 +1,6 @@
 """Batches from a stored position, on a real NATS: in order and without a gap, whatever is restarted or lost."""
 
 import asyncio
-import time
 from contextlib import aclosing, suppress
 
 import pytest
@@ -14,7 +13,7 @@ from paybill_client import (
     UnreadableEventError,
 )
 from paybill_client.credentials import read_credentials
-from paybill_client.ordered_consumer import OrderedConsumer
+from paybill_client.ordered_consumer import EXPIRES_S, OrderedConsumer
 from paybill_client.postgres import PostgresInbox
 from paybill_contracts.tenant import TenantCancelled, TenantRequested
 from paybill_embedded.subscribers import FILE
@@ -24,7 +23,7 @@ from paybill_runtime.testing import until
 SUBJECT = "paybill.events.0.tenant.tenant_cancelled.v1"
 
 
-async def _read(batches, count: int, timeout_s: float = 10) -> list[int]:
+async def _read(batches, count: int, timeout_s: float = 60) -> list[int]:
     """Returns the sequences of the next facts, at least `count`."""
     sequences: list[int] = []
     async with asyncio.timeout(timeout_s), aclosing(batches):
@@ -69,11 +68,10 @@ async def test_a_single_event_arrives_at_once(create_subscriber, publish, cancel
         first = await anext(batches)
         waiting = asyncio.ensure_future(anext(batches))
         await asyncio.sleep(0.5)  # the consumer waits for the next event
-        began = time.monotonic()
         await publish(cancelled(1))
-        second = await waiting
+        async with asyncio.timeout(EXPIRES_S / 2):
+            second = await waiting
 
-    assert time.monotonic() - began < 0.5
     assert (first.position, second.position) == (1, 2)
 
 
@@ -93,7 +91,7 @@ async def test_chosen_types_are_decoded_and_the_position_passes_over_the_others(
 @pytest.mark.own_nats
 async def test_a_crash_of_nats_loses_and_repeats_nothing(create_subscriber, publish, cancelled, nats) -> None:
     subscriber = Subscriber(await create_subscriber(contexts=("tenant",)))
-    reading = asyncio.create_task(_read(subscriber.batches(size=8), 60, 30))
+    reading = asyncio.create_task(_read(subscriber.batches(size=8), 60))
     for part in range(3):
         await publish(*(cancelled(number) for number in range(part * 20, part * 20 + 20)))
         if part < 2:
@@ -108,12 +106,12 @@ async def test_a_lost_consumer_is_created_again(create_subscriber, publish, canc
     operator = await connect(nats.url, "operator", nats.password("operator"))
     consumer = OrderedConsumer(client, "$JS.API", EVENTS, "paybill.events.*.tenant.>", 0, 8)
     await publish(cancelled(0))
-    [first] = await consumer.fetch(5)
+    [first] = await consumer.fetch(60)
 
     await operator.jetstream().delete_consumer(EVENTS, consumer._consumer)
     await operator.close()
     await publish(cancelled(1))
-    [second] = await consumer.fetch(5)
+    [second] = await consumer.fetch(60)
 
     assert [each.metadata.sequence.stream for each in (first, second)] == [1, 2]
 
@@ -131,7 +129,7 @@ async def test_a_position_that_the_log_does_not_contain_is_an_error(
 
 
 async def _fetch_until_raises(consumer: OrderedConsumer) -> None:
-    for _ in range(20):
+    for _ in range(600):
         await consumer.fetch(0.1)
 
 
@@ -179,7 +177,7 @@ async def test_a_revoked_login_ends_the_loop_with_an_error(create_subscriber, pu
     (nats.data_dir / FILE).unlink()
     nats.reload()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(SubscribeDeniedError):
             await anext(batches)
 
@@ -191,7 +189,7 @@ async def test_the_right_to_read_in_batches_is_needed(create_subscriber) -> None
 
     credentials = read_credentials(await create_subscriber("other", batches=False))
     forged = Subscriber(credentials.model_copy(update={"contexts": ("tenant",)}))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(SubscribeDeniedError, match="denies this to other"):
             await anext(forged.batches())
 

@@ -138,7 +138,7 @@ async def test_an_event_of_a_newer_version_ends_the_run_and_is_delivered_to_a_ne
     await publish(cancelled(2))
     subscriber = Subscriber(path)
     handled = record(subscriber)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(UnreadableEventError, match=r"event 2 .* upgrade paybill-client"):
             await subscriber.run()
     assert handled.order == [0]
@@ -151,7 +151,7 @@ async def test_an_event_of_a_newer_version_ends_the_run_and_is_delivered_to_a_ne
 
     newer = Subscriber(path, on_dead_letter=keep)
     record(newer)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await newer.run()
     assert letters == [2]
 
@@ -175,7 +175,7 @@ async def test_a_cancelled_task_of_a_handler_is_a_failure_of_the_event_and_does_
 
     run(subscriber)
     await publish(cancelled(0), cancelled(1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await done.wait()
 
     assert tries == ["0", "0", "1"]
@@ -200,7 +200,7 @@ async def test_a_slow_handler_s_event_is_not_delivered_a_second_time(
         subscriber.on(TenantCancelled)(slow)
         run(subscriber)
     await publish(cancelled(0), cancelled(1))
-    async with asyncio.timeout(4 * ACK_WAIT_S):
+    async with asyncio.timeout(60):
         await finished.wait()
 
     assert started == [0, 1]

@@ -71,7 +71,7 @@ async def test_a_wrong_password_ends_the_run_with_an_error(create_subscriber) ->
     credentials = read_credentials(await create_subscriber())
     wrong = credentials.model_copy(update={"password": type(credentials.password)("wrong")})
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(SubscribeDeniedError, match="denies this to crm"):
             await Subscriber(wrong).run()
 
@@ -88,7 +88,7 @@ async def test_a_revoked_login_ends_the_run_with_an_error_and_does_not_block_the
     (nats.data_dir / FILE).unlink()
     nats.reload()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(SubscribeDeniedError):
             await running
 
@@ -106,7 +106,7 @@ async def test_a_connection_that_the_client_has_closed_ends_the_run_and_does_not
     await until(connected)
     await subscriber._client.close()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(ConnectionLostError, match="start the program again"):
             await running
 
@@ -122,7 +122,7 @@ async def test_reduced_rights_end_a_running_subscriber_with_the_types_that_it_mi
 
     await create_subscriber(contexts=("billing",))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(NotSubscribedError, match=r"does not receive tenant\.tenant_cancelled"):
             await running
 
@@ -135,7 +135,7 @@ async def test_reduced_rights_end_batches_that_are_being_read(create_subscriber,
 
     await create_subscriber(contexts=("billing",))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(SubscribeDeniedError, match="denies this to crm"):
             await anext(batches)
 
@@ -151,7 +151,7 @@ async def test_a_deleted_consumer_ends_the_run_with_an_error(record, create_subs
     await operator.jetstream().delete_consumer(EVENTS, read_credentials(path).consumer)
     await operator.close()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(NotSubscribedError, match="does not exist; paybill subscriber create crm"):
             await running
 
@@ -181,6 +181,6 @@ async def test_the_api_prefix_of_the_credentials_is_used(create_subscriber) -> N
     other = credentials.model_copy(update={"jetstream_prefix": "core.JS"})
     subscriber = Subscriber(other)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(SubscribeDeniedError, match="denies this to crm"):
             await subscriber.run()

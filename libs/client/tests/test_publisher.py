@@ -43,7 +43,7 @@ async def first(nats: NatsServer) -> tuple[str, dict[str, str], bytes]:
     """Returns the first message of the intake stream as its owner receives it."""
     client = await connect(nats.url, "billing", nats.password("billing"))
     subscription = await client.jetstream().pull_subscribe("paybill.intake.>", stream=INTAKE)
-    [message] = await subscription.fetch(1, timeout=2)
+    [message] = await subscription.fetch(1, timeout=60)
     await client.close()
     return message.subject, message.headers or {}, message.data
 
@@ -152,7 +152,7 @@ async def test_publishing_waits_for_a_broker_that_restarts(nats: NatsServer) -> 
     async with metering(nats) as publisher:
         await publisher.publish(USAGE)
         await asyncio.to_thread(nats.stop)
-        again = asyncio.create_task(publisher.publish(USAGE, timeout_s=20))
+        again = asyncio.create_task(publisher.publish(USAGE, timeout_s=60))
         await asyncio.sleep(0.5)
         await asyncio.to_thread(nats.start)
         receipt = await again

@@ -12,6 +12,7 @@ from paybill_client import (
     Subscriber,
 )
 from paybill_client.credentials import read_credentials
+from paybill_client.subscriber import FETCH_S
 from paybill_contracts.event import Event, Payload, upcaster
 from paybill_contracts.metering import QuotaWarned
 from paybill_contracts.tenant import TenantCancelled, TenantRequested
@@ -48,7 +49,7 @@ async def test_a_single_event_arrives_at_once(record, create_subscriber, run, pu
     await publish(cancelled(1))
     await handled.all_of(2)
 
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < FETCH_S
 
 
 async def test_events_without_a_handler_are_skipped(
@@ -80,7 +81,7 @@ async def test_a_program_continues_behind_the_last_event_that_it_acknowledged(
             if order[-1] == last:
                 subscriber.stop()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await subscriber.run()
 
     assert order == [0, 1, 2, 3]

@@ -18,7 +18,7 @@ from paybill_stripe_fake.client import FakeControl
 
 API_KEY = "sk_test_0123456789"
 SECRETS = ["whsec_first", "whsec_second"]
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class RunningFake:

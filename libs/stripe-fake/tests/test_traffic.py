@@ -79,7 +79,7 @@ def test_a_lost_response_is_replayed_under_its_key(fake):
 
 
 def test_two_concurrent_requests_with_one_key_conflict(fake):
-    fake.control.delay_calls(0.5, path="/v1/products")
+    fake.control.delay_calls(2, path="/v1/products")
     responses = []
 
     def create():

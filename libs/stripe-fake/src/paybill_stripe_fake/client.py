@@ -186,7 +186,7 @@ class FakeControl:
         """Emits the thin event that reports a failure to generate an event about this object; returns it."""
         return self._post("/fake/alerts", {"event_type": event_type, "object": object_id})
 
-    def wait_delivered(self, timeout_s: float = 10.0) -> None:
+    def wait_delivered(self, timeout_s: float = 60.0) -> None:
         """Returns once no delivery is pending; raises FakeControlError on a timeout."""
         deadline = time.monotonic() + timeout_s
         while pending := self._get("/fake/deliveries", {"limit": "1", "state": "pending"})["pending"]:
