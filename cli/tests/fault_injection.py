@@ -155,7 +155,7 @@ class Bed:
                 return False
             return True
 
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not bound():
             assert time.monotonic() < end, f"port {port} does not become free"
             time.sleep(0.005)

@@ -47,7 +47,7 @@ def lines(capsys):
 
 
 async def test_events_are_printed_on_arrival_with_the_sequence_of_their_cause(publish, bus, capsys):
-    async with recorded(bus, Printer(Output(json=True)), fresh=True, timeout_s=5) as recorder:
+    async with recorded(bus, Printer(Output(json=True)), fresh=True, timeout_s=60) as recorder:
         first = await publish(1)
         await publish(2, cause=first.id)
 
@@ -63,7 +63,7 @@ async def test_events_are_printed_on_arrival_with_the_sequence_of_their_cause(pu
 
 async def test_earlier_events_are_recorded_and_not_printed(publish, bus, capsys):
     await publish(1)
-    async with recorded(bus, Printer(Output(json=True)), fresh=False, timeout_s=5) as recorder:
+    async with recorded(bus, Printer(Output(json=True)), fresh=False, timeout_s=60) as recorder:
         await recorder.expect(RetentionNoted)
         await publish(2)
         await recorder.expect(RetentionNoted, after=recorder.last_sequence - 1, tenant=TENANT)
@@ -74,7 +74,7 @@ async def test_earlier_events_are_recorded_and_not_printed(publish, bus, capsys)
 
 
 async def test_the_error_names_the_missing_event_and_the_newest_ones(publish, bus):
-    async with recorded(bus, Printer(Output(json=True)), fresh=True, timeout_s=0.3) as recorder:
+    async with recorded(bus, Printer(Output(json=True)), fresh=True, timeout_s=3) as recorder:
         await publish(1)
         with pytest.raises(NotObservedError) as raised:
             await recorder.expect(TenantActivated, tenant=TENANT)
@@ -85,7 +85,7 @@ async def test_the_error_names_the_missing_event_and_the_newest_ones(publish, bu
 
 
 async def test_without_a_terminal_an_event_is_one_plain_complete_line(publish, bus, capsys):
-    async with recorded(bus, Printer(Output()), fresh=True, timeout_s=5) as recorder:
+    async with recorded(bus, Printer(Output()), fresh=True, timeout_s=60) as recorder:
         cause = clock.new_id()
         await publish(1, cause=cause)
         await recorder.expect(RetentionNoted)

