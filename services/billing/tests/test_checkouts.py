@@ -164,7 +164,7 @@ async def test_a_return_without_the_checkout_closes_it(testbed) -> None:
 async def test_no_checkout_stays_open_that_was_opened_while_its_tenant_returned(testbed) -> None:
     control, sessions, subscribe = testbed.fake.control, testbed.fake.stripe.checkout.sessions, await ended(testbed)
 
-    await asyncio.to_thread(control.delay_calls, 5.0, path="/v1/checkout/sessions")
+    await asyncio.to_thread(control.delay_calls, 4.0, path="/v1/checkout/sessions")
     asked = asyncio.create_task(testbed.served.client.post(f"/v1/tenants/{ID}/checkout"))
 
     async def is_asked():
