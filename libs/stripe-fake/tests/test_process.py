@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import timedelta
 
 import pytest
+from paybill_embedded.progress import processor_time_s
 from paybill_stripe_fake.__main__ import main
 
 
@@ -153,18 +153,15 @@ def test_secrets_from_the_command_line_are_not_in_the_state_file(unusual, receiv
     assert json.loads(content.splitlines()[0])["format"] == "paybill-stripe-fake"
 
 
-def test_the_process_starts_within_about_a_second_prints_one_line_and_ends_with_0(start):
-    """Start time is promised below one second; the bound and further attempts leave room for a loaded machine."""
-    took = []
-    while not took or (took[-1] >= 3 and len(took) < 10):
-        begun = time.monotonic()
-        fake = start()
-        took.append(time.monotonic() - begun)
+def test_the_process_starts_with_a_second_of_work_prints_one_line_and_ends_with_0(start):
+    """Its start is promised below one second. Other processes lengthen the start, and hardly its processor time."""
+    fake = start()
+    used_s = processor_time_s(fake.process.pid)
     fake.customer()
     fake.http.get("/v1/nothing")
     fake.process.send_signal(signal.SIGTERM)
     rest = fake.process.stdout.read()
 
-    assert took[-1] < 3, took
+    assert used_s < 3
     assert fake.url.startswith("http://127.0.0.1:")
     assert (fake.process.wait(10), rest) == (0, "")
