@@ -184,7 +184,13 @@ async def _metered(testbed):
     await asyncio.to_thread(_add_metered_item, testbed, subscription)
     await eventually(lambda: _entitled(testbed))
     await testbed.log.facts("billing.billing_period_started", at_least=1)
+    await eventually(lambda: _has_run_a_second(subscription))
     return subscription
+
+
+async def _has_run_a_second(subscription):
+    """Stripe counts whole seconds: a period that ends in the second of its start contains no usage."""
+    return datetime.now(UTC) >= datetime.fromisoformat(subscription["period_start"]) + timedelta(seconds=1)
 
 
 def _add_metered_item(testbed, subscription):
