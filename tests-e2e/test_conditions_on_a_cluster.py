@@ -13,7 +13,7 @@ from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.decisions.group_commit import Decision
 from paybill_runtime.messaging.streams import EVENTS, INTAKE, KEYS, connect, ensure
-from paybill_runtime.testing import until
+from paybill_runtime.testing import cancel, until
 from paybill_stack.layout import Layout
 from paybill_stack.ports import POSTGRES
 from paybill_stack.servers import ExternalServers, Servers
@@ -147,8 +147,7 @@ async def test_the_relay_publishes_small_sets_to_a_cluster_as_atomic_batches(
         await served.running.group_commit.decide(Decision(origin, decide, writes=[key]))
         await until(partial(_is_drained, served))
 
-    competing.cancel()
-    await asyncio.gather(competing, return_exceptions=True)
+    await cancel(competing)
     messages = [await sent.next_msg(timeout=5) for _ in range(sent.pending_msgs)]
     facts = [message for message in messages if b'"offering":"x' in message.data]
     assert len({message.headers["ce-id"] for message in facts}) == sum(COUNTS)

@@ -29,7 +29,7 @@ from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_s
 from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.telemetry import child
-from paybill_runtime.testing import until
+from paybill_runtime.testing import cancel, until
 from power import Disk, stop_processes
 
 CUTS = 10
@@ -92,12 +92,7 @@ class Deployment:
                 return False
 
     async def close(self) -> None:
-        running = {task for task in self._customers if not task.done()}
-        while running:  # before Python 3.12, `wait_for` inside a library can swallow a cancellation
-            for task in running:
-                task.cancel()
-            _, running = await asyncio.wait(running, timeout=0.5)
-        await asyncio.gather(*self._customers, return_exceptions=True)
+        await cancel(*self._customers)
         for bus in self._buses.values():
             await bus.close()
         if self._service:

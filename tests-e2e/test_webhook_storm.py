@@ -25,6 +25,7 @@ from faults.fleet import Fleet
 from faults.invariant_monitor import InvariantMonitor
 from faults.process_killer import ProcessKiller
 from paybill_billing.providers.stripe import mappers
+from paybill_runtime.testing import cancel
 from paybill_stripe_fake.client import FakeControl
 
 EVENTS = int(os.environ.get("PAYBILL_TEST_STORM_EVENTS", "10000"))
@@ -35,8 +36,8 @@ DUPLICATED, LOST = 0.10, 0.05
 """Shares of all messages: sent twice, and lost on the way."""
 SENDERS = 16
 KILLING_S = 3.0 * KILLS
-TIMEOUT_S = 90
-RESUME_TIMEOUT_S = 30
+TIMEOUT_S = 180
+RESUME_TIMEOUT_S = 60
 REQUESTS_PER_S = 25
 """The provider's rate limit for one endpoint."""
 CLOCK_STEP = timedelta(days=3)
@@ -247,7 +248,7 @@ async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet
         async with asyncio.TaskGroup() as group:
             killing = group.create_task(_killing(killer))
             sending = group.create_task(_send(fleet, killer, killing, sent, rng, until))
-        monitoring.cancel()
+        await cancel(monitoring)
         took_s = await _all_processed(fleet, client, TIMEOUT_S)
         reconcile = [sys.executable, "-m", "paybill_cli", "provider", "reconcile", "stripe", "--json"]
         environment = os.environ | {"PAYBILL_DATA_DIR": str(fleet.data_dir), "PAYBILL_API_KEY": fleet.operator_key}

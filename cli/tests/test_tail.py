@@ -25,7 +25,7 @@ from paybill_contracts.tenant import HoldOrigin, TenantReactivated
 from paybill_embedded.nats import NatsServer
 from paybill_runtime import clock
 from paybill_runtime.messaging.streams import connect, ensure
-from paybill_runtime.testing import until
+from paybill_runtime.testing import cancel, until
 
 ORIGIN = Origin("request", "request", "operator:op1", "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01")
 EVERYTHING = Filter(None, None)
@@ -56,9 +56,7 @@ async def running_tail(nats: NatsServer, position: int | None = 0) -> AsyncItera
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await cancel(task)
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], str]:

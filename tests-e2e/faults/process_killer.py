@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+from paybill_runtime.testing import cancel
 
 from faults.failpoints import FAILPOINTS
 from faults.fleet import LEASE_S, SERVICES, Fleet, Replica
@@ -59,9 +60,7 @@ class ProcessKiller:
                 await asyncio.sleep(self._rng.uniform(*EVERY_S))
                 await self._step()
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await cancel(*self._tasks)
             await self._stop_replicas()
 
     async def _step(self) -> None:

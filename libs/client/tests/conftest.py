@@ -21,7 +21,7 @@ from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
 from paybill_embedded.subscribers import store_subscriber
 from paybill_runtime.messaging.streams import connect
-from paybill_runtime.testing import until
+from paybill_runtime.testing import cancel, until
 from paybill_stack.clients import ensure_consumer, event_filters, write_subscriber_file
 
 sys.path.append(str(Path(__file__).parent))  # of sources_of_events
@@ -104,11 +104,8 @@ async def run() -> AsyncIterator[Callable[[Subscriber], asyncio.Task[None]]]:
         return tasks[-1]
 
     yield start
-    for task in tasks:
-        task.cancel()  # `stop` would wait for the end of the request to NATS
-    if tasks:
-        _, running = await asyncio.wait(tasks, timeout=60)
-        assert not running
+    async with asyncio.timeout(60):
+        await cancel(*tasks)  # `stop` would wait for the end of the request to NATS
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 from itertools import count
 
 import pytest
@@ -14,7 +13,7 @@ from paybill_runtime.messaging.key_bucket import KeyBucket
 from paybill_runtime.security.data_keys import DataKeys, KeyConflictError
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.telemetry import _JsonLines
-from paybill_runtime.testing import until
+from paybill_runtime.testing import cancel, until
 from sqlalchemy import text
 
 EMAIL = "un.likely@acme.example"
@@ -185,6 +184,4 @@ async def test_keys_created_during_a_copy_do_not_delay_the_facts(served) -> None
     await asyncio.sleep(0.2)
     async with asyncio.timeout(60):
         await running.key_bucket.publish_new()
-    adding.cancel()
-    with suppress(asyncio.CancelledError):
-        await adding
+    await cancel(adding)

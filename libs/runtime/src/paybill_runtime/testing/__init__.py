@@ -14,7 +14,7 @@ from paybill_runtime.testing.servers import (
     pytest_configure,
     shared_nats,
 )
-from paybill_runtime.testing.waiting import until
+from paybill_runtime.testing.waiting import cancel, until
 
 __all__ = [
     "Databases",
@@ -22,6 +22,7 @@ __all__ = [
     "Publish",
     "Served",
     "Start",
+    "cancel",
     "databases",
     "log",
     "migrated_databases",
