@@ -4,7 +4,6 @@ import asyncio
 import json
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from paybill_contracts.tenant import Source, TenantRequested
 from paybill_runtime.clock import new_id
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.telemetry import child
+from paybill_runtime.testing import until
 from paybill_stripe_fake.client import FakeControl
 from sqlalchemy import text
 
@@ -28,14 +28,6 @@ EMAIL = "ada.lovelace@acme.example"
 
 
 JOBS = "/v1/operations/jobs"
-
-
-async def eventually(probe: Callable[[], Awaitable[Any]], timeout_s: float = 60) -> Any:
-    """Returns the result of `probe` as soon as it is true."""
-    async with asyncio.timeout(timeout_s):
-        while not (found := await probe()):  # noqa: ASYNC110  # the change happens in another process
-            await asyncio.sleep(0.05)
-    return found
 
 
 @dataclass
@@ -144,8 +136,8 @@ class BillingTestbed:
                 await connection.execute(text(statement), {"kind": kind})
             return await self.jobs(kind, "failed")
 
-        await eventually(failing)
-        (failed,) = await eventually(given_up)
+        await until(failing)
+        (failed,) = await until(given_up)
         (opened,) = await self.log.facts("billing.incident_opened")
         await asyncio.to_thread(self.fake.control.fail_calls, 0)
         await self.retry(failed)
@@ -161,7 +153,7 @@ class BillingTestbed:
             account = await self.account(tenant_id)
             return account if account and account["status"] == "open" else None
 
-        return await eventually(probe)
+        return await until(probe)
 
     async def subscription(self, tenant_id: str, access: str) -> Any:
         """Returns the tenant's subscription as soon as it has this access."""
@@ -170,7 +162,7 @@ class BillingTestbed:
             account = await self.account(tenant_id)
             return next((s for s in (account or {}).get("subscriptions", []) if s["access"] == access), None)
 
-        return await eventually(probe)
+        return await until(probe)
 
     async def subscribed(self, tenant_id: str, plan: str = "starter", seats: int = 1) -> Any:
         """Signs a tenant up and pays."""
@@ -186,7 +178,7 @@ class BillingTestbed:
         async def probe():
             return await self.get("/v1/webhooks/waiting") == []
 
-        await eventually(probe)
+        await until(probe)
 
     async def emitted(self, *types: str) -> Counter[str]:
         """Returns how often each event was published."""
@@ -202,7 +194,7 @@ class BillingTestbed:
             run = await self.get(f"/v1/reconciliations/{answer.json()['id']}")
             return run if run["status"] == "finished" else None
 
-        return await eventually(over)
+        return await until(over)
 
     async def drifts(self, run: Any) -> list[dict[str, Any]]:
         return (await self.get("/v1/drifts", run=run["id"]))["drifts"]

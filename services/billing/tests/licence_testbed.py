@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 from billing_samples import NOW
-from billing_testbed import eventually
 from change_samples import having
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.subscriptions.tables import SUBSCRIPTIONS
@@ -16,6 +15,7 @@ from paybill_contracts.envelope import Origin
 from paybill_contracts.event import Event
 from paybill_contracts.placement import Preset
 from paybill_licence import UnknownLicenceKeyError, read_keys, verify_revocations
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "a" * 32
 SUBSCRIPTION = "sub_" + "c" * 32
@@ -95,7 +95,7 @@ async def in_force(vendor, licence_id, revision=1):
         shown = found["licence"]
         return found if shown["revision"] >= revision and shown["pending"] is None and found["token"] else None
 
-    return await eventually(signed)
+    return await until(signed)
 
 
 async def public_keys(vendor):
@@ -103,7 +103,7 @@ async def public_keys(vendor):
         answer = await vendor.anonymous.get("/.well-known/license-keys.json")
         return answer if answer.status_code == 200 else None
 
-    return read_keys((await eventually(fetched)).content)
+    return read_keys((await until(fetched)).content)
 
 
 async def revocations(vendor, *, number=1):
@@ -119,4 +119,4 @@ async def revocations(vendor, *, number=1):
             return None
         return found if found.number >= number else None
 
-    return await eventually(fetched)
+    return await until(fetched)

@@ -4,9 +4,9 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from billing_testbed import eventually
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 TENANT, OTHER = "ten_" + "a" * 32, "ten_" + "b" * 32
 OURS = "starter_v1_month_eur"
@@ -46,7 +46,7 @@ async def failed(testbed, tenant_id):
         account = await testbed.account(tenant_id)
         return account if account and account["status"] == "failed" else None
 
-    return (await eventually(probe))["failure"]
+    return (await until(probe))["failure"]
 
 
 async def test_existing_subscriptions_entitle_without_message_and_checkout(testbed, bought) -> None:
@@ -154,7 +154,7 @@ async def test_reconciliation_reports_a_failed_sync_with_its_reason(testbed, bou
     async def waits():
         return [one for one in await testbed.get("/v1/webhooks/waiting") if one["reason"]]
 
-    await eventually(waits)
+    await until(waits)
     run = await testbed.reconciled(repair=False)
 
     (drift,) = await testbed.drifts(run)

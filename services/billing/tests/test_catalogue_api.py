@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from billing_testbed import Publisher, eventually
+from billing_testbed import Publisher
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
 from paybill_contracts.catalogue import Interval
@@ -14,6 +14,7 @@ from paybill_runtime.app import Running
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.messaging.streams import connect
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 FIRST = """\
 product: shop
@@ -152,7 +153,7 @@ async def test_a_tier_that_cannot_be_built_is_refused_after_the_blueprint_is_pub
     async def buildable_tiers():
         return (await testbed.get("/v1/catalogue"))["tiers"]
 
-    assert [tier["tier"] for tier in await eventually(buildable_tiers)] == ["basic", "pro"]
+    assert [tier["tier"] for tier in await until(buildable_tiers)] == ["basic", "pro"]
     dry = (await send(testbed, gold, dry_run="true")).json()
     good = await send(testbed, SECOND)
 

@@ -4,9 +4,9 @@ import asyncio
 from datetime import datetime, timedelta
 
 import pytest
-from billing_testbed import eventually
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "a" * 32
 
@@ -35,7 +35,7 @@ async def at(testbed, change, *statuses):
         found = await testbed.get(f"/v1/changes/{change['id']}")
         return found if found["status"] in statuses else None
 
-    return await eventually(load)
+    return await until(load)
 
 
 async def confirmed(testbed, change):
@@ -51,7 +51,7 @@ async def shows(testbed, subscription, condition):
         found = await testbed.get(f"/v1/subscriptions/{subscription['subscription_id']}")
         return found if condition(found) else None
 
-    return await eventually(load)
+    return await until(load)
 
 
 async def test_a_change_is_quoted_confirmed_and_applied_at_the_quoted_price(testbed, subscribed):
@@ -96,12 +96,12 @@ async def test_a_change_at_the_period_end_is_pending_until_then(testbed, subscri
 async def test_a_scheduled_cancellation_can_be_reversed(testbed, subscribed):
     cancelled = await requested(testbed, subscribed, "cancel", when="period_end", confirm=True)
     await at(testbed, cancelled, "applied")
-    until = await shows(testbed, subscribed, lambda found: found["cancel_at"] is not None)
+    leaving = await shows(testbed, subscribed, lambda found: found["cancel_at"] is not None)
     back = await requested(testbed, subscribed, "reactivate", confirm=True)
     await at(testbed, back, "applied")
     after = await shows(testbed, subscribed, lambda found: found["cancel_at"] is None)
 
-    assert (until["access"], after["access"]) == ("active", "active")
+    assert (leaving["access"], after["access"]) == ("active", "active")
 
 
 async def test_a_subscription_is_paused_resumed_and_cancelled_now(testbed, subscribed):

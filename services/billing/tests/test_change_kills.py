@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import pytest
 from billing_samples import EMAIL
-from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.subscriptions.tables import ACCOUNTS
@@ -15,6 +14,7 @@ from paybill_contracts.billing import AccountOpened, AccountRegistered
 from paybill_contracts.changes import ChangeApplied
 from paybill_contracts.envelope import Origin
 from paybill_runtime.telemetry import child
+from paybill_runtime.testing import until
 
 pytestmark = pytest.mark.e2e
 
@@ -106,7 +106,7 @@ async def test_a_worker_killed_before_it_records_the_outcome_changes_once(testbe
         response = await other.client.get(f"/v1/subscriptions/{subscription['subscription_id']}")
         return response.json()["plan"]["plan"] == "business"
 
-    await eventually(shown)
+    await until(shown)
     invoices = fake.stripe.invoices.list({"subscription": subscription["provider_subscription"]}).data
     assert applied.event.change_id == change["id"]
     assert len(invoices) == 2
@@ -124,7 +124,7 @@ async def test_a_lost_response_of_the_provider_changes_once(testbed, fake):
         found = await testbed.get(f"/v1/changes/{change['id']}")
         return found["quote"]
 
-    quote = await eventually(quoted)
+    quote = await until(quoted)
     await asyncio.to_thread(fake.control.fail_calls, 2, path=target, after=True)
     await testbed.served.client.post(f"/v1/changes/{change['id']}/confirm", json={"quote_hash": quote["quote_hash"]})
     await testbed.log.facts("billing.change_applied")
@@ -183,7 +183,7 @@ async def subscribed(testbed, count):
         rows = await testbed.sql("SELECT count(*) FROM subscriptions WHERE access = 'active'")
         return rows[0][0] == count
 
-    await eventually(all_synced)
+    await until(all_synced)
     return tenants
 
 
@@ -197,7 +197,7 @@ async def migrated(client, migration, condition):
         found = (await client.get(f"/v1/moves/{migration['id']}")).json()
         return found if condition(found) else None
 
-    return await eventually(load, timeout_s=180)  # 16 requests for each change
+    return await until(load, timeout_s=180)  # 16 requests for each change
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
@@ -267,7 +267,7 @@ async def test_a_plan_migration_reports_refused_changes_and_a_second_one_is_refu
         subscriptions_ = [await testbed.subscription(tenant, "active") for tenant in tenants]
         return [subscription["plan"]["version"] for subscription in subscriptions_] == [1, 2, 2]
 
-    await eventually(all_synced)
+    await until(all_synced)
     assert (second.status_code, second.json()["code"]) == (409, "move_runs")
     assert (done["moved"], done["refused"]) == (2, 1)
     assert [(change["subscription_id"], change["code"]) for change in refused] == [

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from billing_samples import ACCOUNT, NOW, TENANT
-from billing_testbed import eventually
 from entitlement_samples import ACTIVE
 from paybill_billing.providers.port.snapshots import OpenedCheckout, PendingCharge
 from paybill_billing.subscriptions.domain import accounts, leftovers
@@ -15,6 +14,7 @@ from paybill_contracts.billing import AccessState, CancellationRequested
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.purchases import PurchaseTerms
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled
+from paybill_runtime.testing import until
 
 ID = "ten_" + "a" * 32
 OPEN = replace(
@@ -135,7 +135,7 @@ async def test_no_checkout_stays_open_that_was_opened_while_its_tenant_left(test
     async def closed():
         return {each.status for each in (await asyncio.to_thread(sessions.list)).data} == {"expired"}
 
-    assert await eventually(closed)
+    assert await until(closed)
 
 
 async def ended(testbed):
@@ -171,7 +171,7 @@ async def test_no_checkout_stays_open_that_was_opened_while_its_tenant_returned(
         calls = (await asyncio.to_thread(control.calls))["endpoints"]
         return [each for each in calls if (each["method"], each["path"]) == ("POST", "/v1/checkout/sessions")]
 
-    await eventually(is_asked)
+    await until(is_asked)
     await subscribe()
     await testbed.subscription(ID, "trialing")
     refused = await asked
@@ -180,7 +180,7 @@ async def test_no_checkout_stays_open_that_was_opened_while_its_tenant_returned(
         return "open" not in {each.status for each in (await asyncio.to_thread(sessions.list)).data}
 
     assert (refused.status_code, refused.json()["code"]) == (409, "no_checkout")
-    assert await eventually(closed)
+    assert await until(closed)
 
 
 async def test_a_route_that_calls_the_provider_has_no_dry_run(testbed) -> None:
@@ -208,7 +208,7 @@ async def test_the_expiry_of_a_strangers_checkout_waits_for_nothing(testbed) -> 
         messages = (await testbed.get("/v1/webhooks"))["messages"]
         return [each for each in messages if each["type"] == "checkout.session.expired"]
 
-    assert await eventually(stored)
+    assert await until(stored)
     assert await testbed.get("/v1/webhooks/waiting") == []
 
 
@@ -240,5 +240,5 @@ async def test_a_coupon_that_the_provider_does_not_have_fails_the_account(testbe
         account = await testbed.account(ID)
         return account if account is not None and account["status"] == "failed" else None
 
-    assert reason in (await eventually(failed))["failure"]
+    assert reason in (await until(failed))["failure"]
     assert (await testbed.get(f"/v1/why/{ID}"))["account"]["is_coupon_refused"] is (payment == "stripe")

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from billing_testbed import eventually
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "a" * 32
 CATALOGUE = """
@@ -69,7 +69,7 @@ class Customer:
             found = await self.testbed.get(f"/v1/changes/{change['id']}")
             return found if found["status"] in statuses else None
 
-        return await eventually(load)
+        return await until(load)
 
     async def quoted(self, **terms):
         body = {"kind": "plan", "reason": "asked", **terms}
@@ -172,7 +172,7 @@ async def test_a_pause_whose_webhook_was_lost_refuses_the_quote(testbed):
     await asyncio.to_thread(customer.update, pause_collection={"behavior": "void"})
 
     refused = await customer.quoted(quantity=9)
-    shown = await eventually(lambda: paused(customer))
+    shown = await until(lambda: paused(customer))
 
     assert (refused["code"], shown["access"]) == ("subscription_paused", "paused")
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 from billing_samples import EMAIL, TENANT
-from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.providers.stripe.mappers import unpaid_amount
 from paybill_billing.subscriptions.domain import accounts
 from paybill_billing.subscriptions.domain.accounts import Account, DebtOpenError
 from paybill_contracts.accounts import DebtChanged
 from paybill_contracts.money import Money
+from paybill_runtime.testing import until
 
 ID = "ten_" + "a" * 32
 OPEN = Account(
@@ -66,7 +66,7 @@ async def debt_is(testbed, *amounts):
     async def probe():
         return (await testbed.account(ID))["debt"] == list(amounts)
 
-    await eventually(probe)
+    await until(probe)
 
 
 async def test_open_debt_stays_known_after_the_subscription_ended_until_it_is_paid(testbed) -> None:

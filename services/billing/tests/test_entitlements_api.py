@@ -5,11 +5,11 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from billing_testbed import eventually
 from paybill_contracts.entitlements import EntitlementsCache, Reason, check
 from paybill_contracts.usage import Usage
 from paybill_runtime.http.auth import Role, make_key
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "c" * 32
 PLANS = """\
@@ -46,7 +46,7 @@ async def entitled(testbed):
     async def entitlements():
         return (await testbed.account(TENANT))["entitlements"]
 
-    return await eventually(entitlements)
+    return await until(entitlements)
 
 
 def limit(number):
@@ -142,7 +142,7 @@ async def test_a_metered_feature_is_checked_against_usage_in_the_open_window(tes
         checked = (await post(testbed, "check", feature="calls", used=777)).json()
         return checked if checked["used"] else None
 
-    fits = await eventually(counted)
+    fits = await until(counted)
     over = (await post(testbed, "check", feature="calls", want=2)).json()
     await post(testbed, "grants", feature="calls", amount=1, reason="x")
     more = (await post(testbed, "check", feature="calls", want=2)).json()

@@ -4,9 +4,10 @@ import asyncio
 from datetime import timedelta
 
 from billing_samples import NOW
-from billing_testbed import EMAIL, eventually
+from billing_testbed import EMAIL
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "a" * 32
 
@@ -42,7 +43,7 @@ async def test_payment_activates_the_subscription_and_sets_the_entitlements(test
     async def entitled():
         return (await testbed.account(TENANT))["entitlements"]
 
-    held = await eventually(entitled)
+    held = await until(entitled)
     assert (subscription["plan"]["plan"], subscription["price"]) == ("business", {"minor": 99000, "currency": "EUR"})
     assert (held["tier"], held["placement"], held["allows_access"]) == ("business", "silo", True)
     assert held == await testbed.get(f"/v1/tenants/{TENANT}/entitlements")
@@ -83,7 +84,7 @@ async def test_the_last_failed_collection_suspends_the_tenant_and_keeps_its_plan
         held = (await testbed.account(TENANT))["entitlements"]
         return held if not held["allows_access"] else None
 
-    assert (await eventually(shut_out))["tier"] == "starter"
+    assert (await until(shut_out))["tier"] == "starter"
 
 
 async def test_a_subscription_cancelled_at_the_provider_ends_with_its_retention(testbed):
@@ -121,7 +122,7 @@ async def test_the_checkout_of_a_leaving_tenant_is_closed(testbed):
         session = testbed.fake.stripe.checkout.sessions.retrieve(account["checkout_url"].rpartition("/")[2])
         return session.status == "expired"
 
-    await eventually(closed)
+    await until(closed)
 
 
 async def test_an_unknown_plan_is_refused_and_the_refusal_is_recorded(testbed):

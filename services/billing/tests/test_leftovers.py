@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 from billing_samples import ACCOUNT, NOW, TENANT, snapshot
-from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.subscriptions.domain import accounts, leftovers
 from paybill_contracts.accounts import AccountClosed, AccountReopened, LeftoverAction, LeftoverEnded, LeftoverFound
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 ID = "ten_" + "a" * 32
 CANCEL = LeftoverAction.CANCEL
@@ -89,7 +89,7 @@ async def status_is(testbed, subscription, status):
     async def probe():
         return (await asyncio.to_thread(testbed.fake.stripe.subscriptions.retrieve, subscription)).status == status
 
-    await eventually(probe)
+    await until(probe)
 
 
 async def test_what_remains_or_appears_after_the_end_is_cancelled(testbed) -> None:

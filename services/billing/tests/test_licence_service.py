@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from billing_testbed import eventually
 from licence_testbed import (
     SUBSCRIPTION,
     TENANT,
@@ -23,6 +22,7 @@ from paybill_billing.app import service
 from paybill_contracts.billing import AccessState, SubscriptionActivated, SubscriptionChanged, SubscriptionEnded
 from paybill_licence import LicenceRevokedError, UnknownLicenceKeyError, machine_digest, verify_licence
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 from sqlalchemy import text
 
 OTHER = "ten_" + "b" * 32
@@ -147,7 +147,7 @@ async def test_a_licence_is_not_renewed_without_access_and_is_reissued_when_acce
         found = await vendor.get(f"/v1/licences/{id_}")
         return found if found["licence"]["status"] == "lapsing" else None
 
-    without_access = await eventually(without_renewal)
+    without_access = await until(without_renewal)
     refused = await post(vendor, f"/v1/licences/{id_}/renew", status=409)
     await vendor.record(entitled())
     again = await in_force(vendor, id_, 2)
@@ -212,7 +212,7 @@ async def test_licences_of_a_replaced_key_verify_unless_it_is_compromised(vendor
     async def destroyed():
         return await secrets.latest(first.event.secret.removeprefix("secret://billing/").partition("?")[0]) is None
 
-    await eventually(destroyed)
+    await until(destroyed)
     assert await secrets.get(second.event.secret)
 
     await post(vendor, "/v1/licence-keys/rotate", {"reason": "stolen", "compromised": True}, status=202)
@@ -234,13 +234,13 @@ async def test_a_lost_key_is_reported_with_a_remedy_and_a_new_key_signs_again(ve
     async def failed():
         return (await vendor.get(f"/v1/licences/{id_}"))["licence"]["failure"]
 
-    failure = await eventually(failed)
+    failure = await until(failed)
     await post(vendor, "/v1/licence-keys/rotate", {"reason": "lost"}, status=202)
 
     async def rotated():
         return len((await vendor.get("/v1/licence-keys"))["keys"]) == 2
 
-    await eventually(rotated)
+    await until(rotated)
     await post(vendor, f"/v1/licences/{id_}/renew")
     again = await in_force(vendor, id_, 3)
 

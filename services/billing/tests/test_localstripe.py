@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 import stripe
-from billing_testbed import API_KEY, SECRETS, eventually
+from billing_testbed import API_KEY, SECRETS
 from paybill_embedded.ports import free_port
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "a" * 32
 PLAN = "old-team-monthly"
@@ -104,7 +105,7 @@ async def received(testbed, type_):
         sent = (await testbed.get("/v1/webhooks", provider="stripe"))["messages"]
         return next((message for message in sent if message["type"] == type_), None)
 
-    return await eventually(probe)
+    return await until(probe)
 
 
 async def test_webhooks_are_verified_and_wait_until_their_customer_has_an_account(testbed, localstripe) -> None:
@@ -114,7 +115,7 @@ async def test_webhooks_are_verified_and_wait_until_their_customer_has_an_accoun
     async def waits():
         return [one for one in await testbed.get("/v1/webhooks/waiting") if one["reason"]]
 
-    (waiting,) = await eventually(waits)
+    (waiting,) = await until(waits)
     await testbed.tenants.request_tenant(TENANT, "team", customer=customer)
     subscription_ = await testbed.subscription(TENANT, "active")
 
@@ -129,7 +130,7 @@ async def test_webhooks_are_verified_and_wait_until_their_customer_has_an_accoun
     assert subscription_["paid_until"] == subscription_["period_end"] is not None
     found = await asyncio.to_thread(localstripe.stripe.customers.retrieve, customer)
     assert found.metadata["tenant_id"] == TENANT
-    await eventually(lambda: nothing_waits(testbed))
+    await until(lambda: nothing_waits(testbed))
 
 
 async def nothing_waits(testbed) -> bool:
@@ -140,7 +141,7 @@ async def test_reconciliation_finds_unannounced_changes_and_webhooks_apply_the_o
     testbed, localstripe, adopted
 ) -> None:
     await received(testbed, "customer.subscription.created")
-    await eventually(lambda: nothing_waits(testbed))
+    await until(lambda: nothing_waits(testbed))
     item = (await asyncio.to_thread(localstripe.stripe.subscriptions.retrieve, adopted))["items"].data[0].id
     more = {"items": [{"id": item, "quantity": 5}]}
     await asyncio.to_thread(localstripe.stripe.subscriptions.update, adopted, more)
@@ -153,7 +154,7 @@ async def test_reconciliation_finds_unannounced_changes_and_webhooks_apply_the_o
     async def repaired():
         return (await testbed.subscription(TENANT, "active"))["quantity"] == 5
 
-    await eventually(repaired)
+    await until(repaired)
     assert (await testbed.reconciled(repair=True))["drifted"] == 0
     await asyncio.to_thread(localstripe.stripe.subscriptions.cancel, adopted)
     await testbed.subscription(TENANT, "ended")

@@ -2,10 +2,10 @@
 
 import pytest
 from billing_samples import NOW
-from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "c" * 32
 CONTRACT = "con_" + "c" * 32
@@ -139,7 +139,7 @@ async def test_a_manual_contract_is_quoted_and_changed_like_any_subscription(tes
         found = await testbed.subscription(TENANT, "active")
         return found if found["quantity"] == 3 else None
 
-    await eventually(grown)
+    await until(grown)
     invoices = (await operator.show())["invoices"]
     assert [invoice["total"]["minor"] for invoice in invoices] == [2900, 5800]
 

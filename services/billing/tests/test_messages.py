@@ -4,12 +4,12 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
 from paybill_billing.webhooks import domain
 from paybill_contracts.billing import AccountAdopted
 from paybill_runtime.http.auth import Role, make_key
+from paybill_runtime.testing import until
 
 
 def about(number, subscription="sub_1", **more):
@@ -115,7 +115,7 @@ async def test_an_operator_retries_a_waiting_sync(testbed, send):
     async def tried():
         return [each for each in await testbed.get("/v1/webhooks/waiting") if each["tries"] > 0]
 
-    (waiting,) = await eventually(tried)
+    (waiting,) = await until(tried)
     answer = await testbed.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry")
 
     assert (answer.status_code, answer.json()["object"], answer.json()["tries"]) == (200, "sub_1", 0)
@@ -148,7 +148,7 @@ async def test_a_viewer_cannot_retry_a_sync(testbed):
     async def allowed():
         return (await testbed.served.client.get("/v1/webhooks", headers=headers)).status_code == 200
 
-    await eventually(allowed)
+    await until(allowed)
     answer = await testbed.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry", headers=headers)
 
     assert (answer.status_code, answer.json()["code"]) == (403, "wrong_scope")
@@ -179,7 +179,7 @@ async def test_objects_of_a_customer_that_is_not_ours_are_dismissed_counted_and_
         found = await testbed.get("/v1/webhooks/waiting")
         return found if found and all(each["reason"] for each in found) else None
 
-    await eventually(waiting)
+    await until(waiting)
     testbed.fake.control.reset_calls()
     path, body = "/v1/webhooks/waiting/stripe", {"reason": "the shop's customer"}
     answer = await testbed.served.client.post(f"{path}/sub_1/dismiss", json=body)
@@ -190,7 +190,7 @@ async def test_objects_of_a_customer_that_is_not_ours_are_dismissed_counted_and_
         (found,) = await testbed.get("/v1/webhooks/dismissed")
         return found if found["count"] == 3 and await testbed.get("/v1/webhooks/waiting") == [] else None
 
-    found = await eventually(dismissed)
+    found = await until(dismissed)
     assert (answer.status_code, unknown.json()["code"]) == (200, "not_waiting")
     assert (found["provider"], found["customer"], found["reason"]) == ("stripe", "cus_none", body["reason"])
     assert testbed.fake.control.calls()["endpoints"] == []

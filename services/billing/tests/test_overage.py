@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_samples import plan, published
-from billing_testbed import eventually
 from change_samples import SUBSCRIPTION
 from paybill_billing.catalogue.domain import differences
 from paybill_billing.catalogue.domain.catalogue import lookup_key, metered_prices
@@ -20,6 +19,7 @@ from paybill_contracts.catalogue import Catalogue, Interval, Meter, OveragePrice
 from paybill_contracts.changes import ChangeKind, WantedChange
 from paybill_contracts.money import Money
 from paybill_contracts.usage import Usage
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "e" * 32
 PLANS = """
@@ -203,12 +203,12 @@ async def test_usage_beyond_what_is_included_is_on_the_invoice_at_the_price_of_i
     await testbed.log.facts("billing.billing_period_started", at_least=1)
     await _use(testbed, 12)
     change = await _request(testbed, subscription, {"kind": "plan", "plan": "business", "reason": "more"})
-    quoted = await eventually(lambda: _at(testbed, change, "quoted"))
+    quoted = await until(lambda: _at(testbed, change, "quoted"))
     path = f"/v1/changes/{change['id']}/confirm"
     await testbed.served.client.post(path, json={"quote_hash": quoted["quote"]["quote_hash"]})
-    await eventually(lambda: _at(testbed, change, "applied"))
+    await until(lambda: _at(testbed, change, "applied"))
     upgraded = (await asyncio.to_thread(_invoices, testbed.fake, target))[0]
-    await eventually(lambda: _has_plan(testbed, subscription, "business"))
+    await until(lambda: _has_plan(testbed, subscription, "business"))
 
     await _use(testbed, 15, at_least=2)
     await asyncio.to_thread(testbed.fake.control.finalize_after, timedelta(hours=1))

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 from billing_samples import ACCOUNT, NOW, TENANT
-from billing_testbed import eventually
 from entitlement_samples import ACTIVE
 from paybill_billing.app import service
 from paybill_billing.providers.port.snapshots import OpenedCheckout, PendingCharge
@@ -17,6 +16,7 @@ from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFo
 from paybill_contracts.billing import AccessState
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 ID = "ten_" + "a" * 32
 PRICE = {
@@ -175,11 +175,11 @@ async def test_what_can_charge_a_customer_is_removed_when_its_tenant_leaves_and_
         await testbed.log.facts("billing.subscription_ended")
 
     await testbed.tenants.publish(left(origin, ID))
-    await eventually(lambda: _has_no_charge(provider, customer))
+    await until(lambda: _has_no_charge(provider, customer))
     await testbed.settled()
     for kind in (LeftoverKind.SCHEDULE, LeftoverKind.INVOICE_ITEM):
         later = await asyncio.to_thread(create, fake, kind, customer)
-        await eventually(lambda later=later: _is_ended(testbed, later))
+        await until(lambda later=later: _is_ended(testbed, later))
     await testbed.settled()
 
     assert await provider.charges_of(customer) == ()

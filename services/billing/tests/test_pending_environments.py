@@ -4,13 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 from billing_samples import ACCOUNT, NOW, PRO_1, PRO_2
-from billing_testbed import Publisher, eventually
+from billing_testbed import Publisher
 from change_samples import PRORATION, SUBSCRIPTION, requested
 from paybill_billing.subscriptions.domain import accounts, changes
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
 from paybill_runtime.messaging.streams import connect
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "a" * 32
 
@@ -78,7 +79,7 @@ async def test_a_quote_shows_what_the_environment_has_not_followed(testbed, prov
     async def quote():
         return (await testbed.get(f"/v1/changes/{change['id']}"))["quote"]
 
-    shown = (await eventually(quote))["environment"]
+    shown = (await until(quote))["environment"]
     why = await testbed.get(f"/v1/why/{TENANT}")
     await provisioner.publish(settled(TENANT))
     await testbed.log.facts("billing.pending_environment_noted", at_least=2)

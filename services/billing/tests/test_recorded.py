@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 
 import pytest
 import recorded
-from billing_testbed import SECRETS, eventually
+from billing_testbed import SECRETS
 from paybill_billing.providers.port import MalformedObjectError
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.providers.stripe.mappers import attempt, customer_of, subscription_of, subscription_snapshot
 from paybill_billing.providers.stripe.payment_mappers import dispute, refund
+from paybill_runtime.testing import until
 
 pytestmark = recorded.needed
 
@@ -85,6 +86,6 @@ async def test_every_recorded_payload_is_stored_and_none_stops_the_worker(testbe
         return rows if (None,) not in rows else None
 
     # Their customers are unknown; objects without a customer are fetched and not found.
-    assert await eventually(fetched, 30) == [("no account has this customer",)]
+    assert await until(fetched, 30) == [("no account has this customer",)]
     assert await testbed.sql("SELECT count(*) FROM webhooks") == [(len(bodies),)]
     assert len(bodies) > 300

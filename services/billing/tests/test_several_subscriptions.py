@@ -7,7 +7,6 @@ from importlib.resources import files
 import pytest
 from billing_samples import BASIC, CATALOGUE, NOW, PINNED_PLAN, PRO_1, snapshot
 from billing_samples import TENANT as ID
-from billing_testbed import eventually
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.entitlements.domain import entitlements
@@ -16,6 +15,7 @@ from paybill_billing.subscriptions.domain.entitling import ENTITLING, fallback_s
 from paybill_billing.subscriptions.domain.subscriptions import subscription_id
 from paybill_contracts.billing import AccessState
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "a" * 32
 QUICK = files("paybill_billing").joinpath("plans.yaml").read_text().replace("grace: 7d", "grace: 10s")
@@ -117,7 +117,7 @@ async def entitled_by(testbed, theirs, *, allows):
         held = (await testbed.account(TENANT))["entitlements"]
         return held if (held["subscription_id"], held["allows_access"]) == (id_, allows) else None
 
-    return await eventually(probe)
+    return await until(probe)
 
 
 async def ended(testbed, theirs, count):
@@ -222,7 +222,7 @@ async def test_the_check_of_a_second_subscription_does_not_wait_for_that_of_an_e
         jobs = await testbed.get("/v1/operations/jobs", kind="check_subscriptions")
         return [datetime.fromisoformat(job["due"]) - datetime.now(UTC) for job in jobs]
 
-    (after_end,) = await eventually(due_in)
+    (after_end,) = await until(due_in)
     await bought_another(testbed, "starter")
     await created_another(testbed, "starter")
     await testbed.settled()

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_samples import NOW, TENANT
-from billing_testbed import eventually
 from paybill_billing.app import INVARIANTS
 from paybill_billing.providers.port.snapshots import InvoiceTotals
 from paybill_billing.providers.stripe.invoice_totals import totals_of
@@ -17,6 +16,7 @@ from paybill_contracts.money import Money
 from paybill_contracts.payments import DisputeOutcome
 from paybill_contracts.usage import Usage
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 ID = "ten_" + "d" * 32
 NOTHING = InvoiceTotals((), ())
@@ -222,11 +222,11 @@ def settings(settings):
 
 async def test_a_payment_and_its_refund_are_on_the_statement(testbed) -> None:
     subscription = await testbed.subscribed(ID)
-    paid = await eventually(lambda: _statement(testbed, received=2900))
+    paid = await until(lambda: _statement(testbed, received=2900))
     intents = testbed.fake.stripe.payment_intents.list({"customer": (await testbed.account(ID))["customer"]}).data
 
     await asyncio.to_thread(testbed.fake.stripe.refunds.create, {"payment_intent": intents[0].id, "amount": 900})
-    refunded = await eventually(lambda: _statement(testbed, received=2900, returned=900))
+    refunded = await until(lambda: _statement(testbed, received=2900, returned=900))
     await testbed.settled()
     running = testbed.served.running
     report = await replay(running.service, running.settings, running.database)
@@ -294,7 +294,7 @@ async def test_a_check_that_the_provider_refuses_ends_with_an_incident_that_a_re
     await asyncio.to_thread(testbed.fake.control.fail_calls, 1_000_000, status=400, path="/v1/invoices")
     await asyncio.to_thread(testbed.fake.control.pay_checkout, checkout)
     opened, failed, closed = await testbed.given_up_and_retried("check_statement")
-    await eventually(lambda: _statement(testbed, received=2900))
+    await until(lambda: _statement(testbed, received=2900))
 
     assert (opened.event.kind, opened.event.tenant_id) == ("statement_unknown", ID)
     assert opened.event.command == f"paybill jobs retry {failed['id']}"

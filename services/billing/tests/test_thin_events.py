@@ -5,8 +5,9 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from billing_testbed import SECRETS, eventually
+from billing_testbed import SECRETS
 from paybill_billing.providers.stripe.inbound import StripeInbound
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "e" * 32
 
@@ -128,4 +129,4 @@ async def test_an_alert_without_an_object_is_fetched_and_leaves_the_queue(testbe
     async def done():
         return await testbed.sql("SELECT target FROM webhooks WHERE done_at IS NOT NULL")
 
-    assert await eventually(done) == [("event/evt_test_1",)]
+    assert await until(done) == [("event/evt_test_1",)]

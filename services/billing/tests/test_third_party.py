@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from billing_samples import NOW
-from billing_testbed import Publisher, eventually
+from billing_testbed import Publisher
 from paybill_billing.app import service
 from paybill_billing.providers.port import ProviderConfig
 from paybill_billing.providers.registry import connect
@@ -15,6 +15,7 @@ from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.messaging.streams import connect as connected_to
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 from pydantic import ValidationError
 
 sys.path.append(str(Path(__file__).parent / "third_party"))
@@ -72,7 +73,7 @@ async def test_a_customer_of_a_third_party_subscribes_changes_and_leaves(testbed
     async def grown():
         return (await testbed.subscription(TENANT, "active"))["quantity"] == 4
 
-    await eventually(grown)
+    await until(grown)
     await testbed.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
     )
@@ -80,7 +81,7 @@ async def test_a_customer_of_a_third_party_subscribes_changes_and_leaves(testbed
     async def left():
         return remote.subscriptions[id_].status == "canceled"
 
-    await eventually(left)
+    await until(left)
     assert await send_webhook(outside, remote, id_) == 200
     await testbed.subscription(TENANT, "ended")
     running = testbed.served.running
@@ -150,7 +151,7 @@ async def test_effects_at_a_removed_provider_wait_visibly_and_delay_no_other(sta
 
     first = await start(service(), **settings)
     await tenants.request_tenant(TENANT)
-    await eventually(lambda: opened(first, TENANT))
+    await until(lambda: opened(first, TENANT))
     await first.running.__aexit__(None, None, None)
     without = settings | {"providers": {}, "default_provider": "manual"}
     served = await start(service(), url=first.running.settings.database_url, **without)
@@ -164,8 +165,8 @@ async def test_effects_at_a_removed_provider_wait_visibly_and_delay_no_other(sta
         effects = (await served.client.get("/v1/operations/effects")).json()
         return [effect for effect in effects if effect["work"] == "cancel/acmepay" and effect["reason"]]
 
-    await eventually(lambda: opened(served, OTHER))
-    (effect,) = await eventually(waiting)
+    await until(lambda: opened(served, OTHER))
+    (effect,) = await until(waiting)
     assert "acmepay is not configured here" in effect["reason"]
     assert effect["state"] == "pending"
     assert not [call for call in remote.calls if call.startswith("cancel_all")]

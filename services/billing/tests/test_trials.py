@@ -6,12 +6,12 @@ from importlib.resources import files
 
 import pytest
 from billing_samples import CATALOGUE, NOW, PRO_1, REQUESTED, TENANT
-from billing_testbed import eventually
 from paybill_billing.providers.domain import Choice
 from paybill_billing.subscriptions.domain import accounts, trials
 from paybill_billing.subscriptions.domain.trials import Trial
 from paybill_contracts.accounts import TrialClaimed, TrialReleased
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
+from paybill_runtime.testing import until
 
 OTHER = "ten_" + "2" * 32
 DIGEST = "d" * 64
@@ -130,7 +130,7 @@ async def test_a_trial_that_began_while_its_sign_up_was_abandoned_is_not_left_to
         found = await asyncio.to_thread(testbed.fake.stripe.subscriptions.list, {"status": "all"})
         return [each.status for each in found.data] == ["canceled"]
 
-    await eventually(cancelled)
+    await until(cancelled)
     await asyncio.to_thread(control.resume_delivery)
     await testbed.subscription(TENANT, "ended")
     await testbed.tenants.request_tenant(OTHER, contact_digest=DIGEST)

@@ -5,11 +5,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from billing_testbed import eventually
 from paybill_billing.usage.jobs import WindowCloser
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_contracts.usage import Usage
 from paybill_runtime.jobs.kinds import RetryAfter
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "d" * 32
 PLANS = """
@@ -34,7 +34,7 @@ plans:
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
 async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(testbed):
     await testbed.subscribed(TENANT)
-    await eventually(lambda: _entitled(testbed))
+    await until(lambda: _entitled(testbed))
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     for quantity in (5, 7):
         await testbed.metering.submit(Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=hour))
@@ -45,13 +45,13 @@ async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(tes
         with suppress(RetryAfter):  # usage waits in INTAKE
             return await closing.tick(datetime.now(UTC) + timedelta(days=40))
 
-    await eventually(closed)
-    failed = await eventually(lambda: _window(testbed, "failed"))
+    await until(closed)
+    failed = await until(lambda: _window(testbed, "failed"))
     meter = await asyncio.to_thread(_meter, testbed)
     await testbed.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
-    window = await eventually(lambda: _window(testbed, "reported"))
+    window = await until(lambda: _window(testbed, "reported"))
     await testbed.served.client.post(f"/v1/usage/windows/{failed['id']}/count")
-    await eventually(lambda: _counted(testbed))
+    await until(lambda: _counted(testbed))
 
     assert "api_calls" in failed["failure"]
     assert (window["value"], window["reported"]) == (12, 12)
@@ -122,10 +122,10 @@ async def test_usage_is_on_the_invoice_of_its_period_which_stripe_finalises_an_h
     for quantity, moment in ((7, end - timedelta(minutes=9)), (35, end + timedelta(minutes=21))):
         used = Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=datetime.now(UTC))
         id_ = await testbed.metering.submit(used)
-        await eventually(lambda id_=id_: _recorded(testbed, id_))
+        await until(lambda id_=id_: _recorded(testbed, id_))
         await _advance_to(testbed, moment)
         await closing.tick(moment)
-        await eventually(lambda quantity=quantity: _reported_units(testbed, quantity))
+        await until(lambda quantity=quantity: _reported_units(testbed, quantity))
     await _advance_to(testbed, end + timedelta(hours=2))
 
     (period,) = (await testbed.get(f"/v1/tenants/{TENANT}/usage/invoiced"))["periods"]
@@ -160,7 +160,7 @@ async def test_usage_that_was_not_reported_before_a_cancellation_at_stripe_is_un
 
     (fact,) = await testbed.log.facts("billing.usage_unbilled")
     assert fact.event.quantity == 42
-    window = await eventually(lambda: _window(testbed, "unbilled"))
+    window = await until(lambda: _window(testbed, "unbilled"))
     assert (window["unbilled"], window["reported"], window["closed"]) == (42, None, False)
     (incident,) = await testbed.log.facts("billing.incident_opened")
     assert (incident.event.kind, incident.event.tenant_id) == ("unbilled_usage", TENANT)
@@ -182,9 +182,9 @@ async def _metered(testbed):
     """Subscribes the tenant, with a metered item of 10 cents for each call."""
     subscription = await testbed.subscribed(TENANT)
     await asyncio.to_thread(_add_metered_item, testbed, subscription)
-    await eventually(lambda: _entitled(testbed))
+    await until(lambda: _entitled(testbed))
     await testbed.log.facts("billing.billing_period_started", at_least=1)
-    await eventually(lambda: _has_run_a_second(subscription))
+    await until(lambda: _has_run_a_second(subscription))
     return subscription
 
 
@@ -241,7 +241,7 @@ async def _quoted(testbed, change):
         found = await testbed.get(f"/v1/changes/{change['id']}")
         return found if found["status"] == "quoted" else None
 
-    return await eventually(found)
+    return await until(found)
 
 
 async def _entitled(testbed):

@@ -3,10 +3,10 @@
 import json
 from datetime import UTC, datetime, timedelta
 
-from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_contracts.usage import Usage
 from paybill_runtime.clock import new_id
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "d" * 32
 
@@ -27,7 +27,7 @@ async def test_usage_is_counted_once_and_shown_with_the_included_amount(testbed)
         usage = (await testbed.account(TENANT))["usage"]
         return usage if usage and usage[0]["total"] == 10 else None
 
-    assert await eventually(counted) == [{"meter": "calls", "total": 10, "records": 2, "included": 10000}]
+    assert await until(counted) == [{"meter": "calls", "total": 10, "records": 2, "included": 10000}]
     facts = await testbed.log.facts("billing.usage_recorded", at_least=2)
     assert [(fact.event.quantity, fact.event.total) for fact in facts] == [(5, 5), (5, 10)]
 
@@ -52,7 +52,7 @@ async def test_refused_usage_is_quarantined_with_the_reason_and_later_usage_coun
     async def counted():
         return [meter["total"] for meter in (await testbed.account(TENANT))["usage"]] == [7]
 
-    await eventually(counted)
+    await until(counted)
     listed = await testbed.get("/v1/operations/quarantine")
     assert len(listed) == len(refused)
 
@@ -72,4 +72,4 @@ async def _entitled(testbed):
     async def entitlements():
         return (await testbed.account(TENANT))["entitlements"]
 
-    await eventually(entitlements)
+    await until(entitlements)

@@ -2,17 +2,18 @@
 
 import asyncio
 import json
-import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import httpx
 import pytest
 import stripe
-from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
+from paybill_embedded.errors import EmbeddedError
+from paybill_embedded.ports import require_free
 from paybill_runtime.app import serving
+from paybill_runtime.testing import until
 from sqlalchemy import text
 
 TENANT = "ten_" + "f" * 32
@@ -39,9 +40,8 @@ async def waits_for_a_lock(running):
 
 async def is_closed(port):
     """Returns True when nothing listens on the port. It does not connect, which the shutdown would see."""
-    with socket.socket() as probe, suppress(OSError):
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
+    with suppress(EmbeddedError):
+        require_free(port, "the test")
         return True
     return False
 
@@ -104,9 +104,9 @@ async def test_requests_before_a_shutdown_are_stored_and_acknowledged(start, set
         url = f"http://127.0.0.1:{port}/webhooks/stripe"
         async with held(served.running, "webhooks"):
             sending = asyncio.create_task(client.post(url, content=body, headers=signed(body)))
-            await eventually(lambda: waits_for_a_lock(served.running))
+            await until(lambda: waits_for_a_lock(served.running))
             stopping = asyncio.create_task(http.aclose())
-            await eventually(lambda: is_closed(port))
+            await until(lambda: is_closed(port))
             with pytest.raises(httpx.ConnectError):
                 await client.post(url, content=body, headers=signed(body))
         await stopping
@@ -169,7 +169,7 @@ async def test_a_malformed_object_delays_no_other_and_is_acknowledged(testbed):
     async def waits():
         return [each for each in await testbed.get("/v1/webhooks/waiting") if each["reason"]]
 
-    (waiting,) = await eventually(waits)
+    (waiting,) = await until(waits)
     assert waiting["object"] == odd.id
     assert waiting["reason"].startswith("UnknownPriceError: no price of")
     await asyncio.to_thread(control.wait_delivered)

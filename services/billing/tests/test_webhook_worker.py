@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_samples import EUR_20
-from billing_testbed import EMAIL, SECRETS, eventually
+from billing_testbed import EMAIL, SECRETS
 from paybill_billing.app import service
 from paybill_billing.providers.port import ProviderUnavailableError
 from paybill_billing.providers.port.snapshots import PriceSnapshot, ProviderSnapshot, SnapshotItem
@@ -16,6 +16,7 @@ from paybill_billing.providers.sync_queue import kind_of
 from paybill_billing.subscriptions.domain.expiry import SYNC_DELAY
 from paybill_billing.webhooks.jobs import ProviderSync
 from paybill_runtime.jobs.kinds import Kind
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "b" * 32
 QUICK = """\
@@ -73,7 +74,7 @@ async def test_messages_before_the_account_is_open_lead_to_the_same_state(testbe
     async def waits():
         return [waiting for waiting in await testbed.get("/v1/webhooks/waiting") if waiting["reason"]]
 
-    (waiting,) = await eventually(waits)
+    (waiting,) = await until(waits)
     await testbed.tenants.request_tenant(TENANT)
     await testbed.subscription(TENANT, "active")
     await testbed.settled()
@@ -93,7 +94,7 @@ async def test_messages_of_an_unknown_customer_wait_and_delay_no_other(testbed, 
         found = await testbed.get("/v1/webhooks/waiting")
         return [each for each in found if each["object"] == "sub_foreign" and each["reason"]]
 
-    (waiting,) = await eventually(waits)
+    (waiting,) = await until(waits)
     assert waiting["reason"] == "no account has this customer"
 
 
@@ -106,7 +107,7 @@ async def test_a_subscription_unknown_to_the_provider_leaves_the_queue(testbed, 
     async def done():
         return await testbed.sql("SELECT 1 FROM webhooks WHERE event_id = 'evt_1' AND done_at IS NOT NULL")
 
-    await eventually(done)
+    await until(done)
 
 
 @pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
@@ -121,7 +122,7 @@ async def test_the_grace_period_ends_by_our_clock_without_messages(testbed):
     async def shut_out():
         return not (await testbed.account(TENANT))["entitlements"]["allows_access"]
 
-    await eventually(shut_out)
+    await until(shut_out)
     assert suspended["provider_status"] == "past_due"
     counted = await testbed.emitted("subscription_grace_started", "subscription_suspended")
     assert counted == {"subscription_grace_started": 1, "subscription_suspended": 1}
@@ -219,7 +220,7 @@ async def test_a_failed_sync_waits_with_its_reason_and_is_retried(scripted):
         reasons.update(waiting["reason"] for waiting in await testbed.get("/v1/webhooks/waiting"))
         return any(each["access"] == "active" for each in (await testbed.account(TENANT))["subscriptions"])
 
-    await eventually(active)
+    await until(active)
     assert any("UnknownStatusError" in (reason or "") for reason in reasons)
     assert any("UnknownPriceError" in (reason or "") for reason in reasons)
 
@@ -303,7 +304,7 @@ async def test_a_stale_fetch_does_not_revert_the_decision_of_a_timer(scripted, s
     async def fetched():
         return len(provider.fetches) >= 3 and await testbed.get("/v1/webhooks/waiting") == []
 
-    await eventually(fetched)
+    await until(fetched)
     assert (await testbed.subscription(TENANT, "suspended"))["provider_status"] == "past_due"
     facts = await testbed.log.facts("billing.subscription_suspended", "billing.subscription_recovered")
     assert [fact.event.TYPE for fact in facts] == ["billing.subscription_suspended"]
@@ -324,7 +325,7 @@ async def test_a_worker_without_the_lease_records_nothing(scripted, signed):
     async def fetched():
         return provider.fetches
 
-    await eventually(fetched)
+    await until(fetched)
     await asyncio.sleep(0.3)
     assert (await testbed.account(TENANT))["subscriptions"] == []
 
@@ -351,7 +352,7 @@ async def test_a_worker_without_the_lease_stops_its_fetches(scripted, signed):
     async def ended():
         return provider.ended
 
-    await eventually(fetch_started)
+    await until(fetch_started)
     async with testbed.served.running.database.engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         for another_has_it in (
@@ -360,5 +361,5 @@ async def test_a_worker_without_the_lease_stops_its_fetches(scripted, signed):
             "UPDATE chassis.lease SET owner = 'another' WHERE name = 'webhooks'",
         ):
             await connection.exec_driver_sql(another_has_it)
-        await eventually(ended)
+        await until(ended)
         await connection.exec_driver_sql("RESET application_name")

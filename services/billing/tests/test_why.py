@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 
-from billing_testbed import eventually
+from paybill_runtime.testing import until
 
 ID, OTHER = "ten_" + "a" * 32, "ten_" + "b" * 32
 
@@ -46,7 +46,7 @@ async def test_a_customer_of_another_tenant_is_refused_for_good(testbed) -> None
         account = (await testbed.get(f"/v1/why/{OTHER}"))["account"]
         return account if account is not None and account["status"] == "failed" else None
 
-    account = await eventually(failed)
+    account = await until(failed)
 
     assert "another tenant" in account["failure"]
     assert (account["is_customer_refused"], account["is_coupon_refused"]) == (True, False)
@@ -65,7 +65,7 @@ async def test_a_pause_at_the_provider_is_shown_while_grace_gives_access(testbed
         found = (await testbed.get(f"/v1/why/{ID}"))["account"]["subscriptions"]
         return found if found[0]["pause"] else None
 
-    [subscription] = await eventually(shown)
+    [subscription] = await until(shown)
 
     assert (subscription["access"], subscription["pause"]) == ("grace", "void")
 
@@ -85,7 +85,7 @@ async def test_an_object_of_a_customer_without_a_tenant_is_shown_with_the_arriva
         found = (await testbed.get(f"/v1/why/{ID}"))["account"]["strangers"]
         return [each for each in found if each["object"] == subscription.id]
 
-    [found] = await eventually(shown)
+    [found] = await until(shown)
 
     assert found["customer"] == stranger.id
     assert began <= datetime.fromisoformat(found["since"]) <= datetime.now(UTC)
