@@ -1,10 +1,10 @@
 """Tests of `paybill entitlement` with the real services."""
 
-import time
 from typing import Any
 
 import pytest
 from paybill_cli.exit_codes import ExitCode
+from polling import until
 
 
 @pytest.fixture
@@ -12,10 +12,7 @@ def tenant(on_stack, customers) -> str:
     """Returns the slug of a tenant that has paid."""
     made = customers.sign_up()
     customers.pay(made["checkout_url"])
-    deadline = time.monotonic() + 60
-    while on_stack("entitlement", "show", made["slug"]).code != ExitCode.OK:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: on_stack("entitlement", "show", made["slug"]).code == ExitCode.OK)
     return str(made["slug"])
 
 

@@ -4,9 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from paybill_cli.client.event_log import EVENTS, connected, stream_info
 from paybill_cli.client.stack import Stack
 from paybill_cli.exit_codes import ExitCode
 from paybill_contracts.schemas import published_events
+from polling import until
 
 UNKNOWN_TENANT = "ten_" + "0" * 32
 
@@ -35,15 +34,6 @@ def intake_size(stack) -> int:
             return (await stream_info(client, "INTAKE")).state.last_seq
 
     return asyncio.run(fetch())
-
-
-def eventually(fetch: Callable[[], Any], within_s: float = 60) -> Any:
-    """Returns the result of `fetch` once it is true."""
-    deadline = time.monotonic() + within_s
-    while not (found := fetch()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-    return found
 
 
 def test_an_event_is_found_by_sequence_and_by_id(on_stack, customers) -> None:
@@ -95,7 +85,7 @@ def test_every_event_type_is_listed_with_its_schema(paybill) -> None:
 def test_published_usage_is_recorded_by_its_owner(on_stack, customers, tmp_path: Path) -> None:
     tenant = customers.sign_up()
     customers.pay(tenant["checkout_url"])
-    eventually(lambda: on_stack("tenant", "show", tenant["slug"], "--json").data["status"] == "active")
+    until(lambda: on_stack("tenant", "show", tenant["slug"], "--json").data["status"] == "active")
     file = tmp_path / "usage.json"
     file.write_text(json.dumps(usage(tenant["id"])))
     id_ = str(uuid.uuid4())
@@ -112,7 +102,7 @@ def test_published_usage_is_recorded_by_its_owner(on_stack, customers, tmp_path:
         "--type",
         "billing.usage_recorded",
     )
-    recorded = eventually(lambda: on_stack(*arguments).out)
+    recorded = until(lambda: on_stack(*arguments).out)
 
     assert first.code == ExitCode.OK
     assert (first.data["id"], first.data["duplicate"], again.data["duplicate"]) == (id_, False, True)
@@ -230,7 +220,7 @@ def test_an_event_that_its_owner_refuses_is_listed_with_the_reason(on_stack) -> 
         rows = on_stack("events", "quarantine", "--json").data
         return [row for row in rows if "d" * 32 in row["reason"]]
 
-    [row] = eventually(listed)
+    [row] = until(listed)
     assert (row["service"], row["state"], row["publisher"]) == ("billing", "quarantined", "metering")
     assert on_stack("events", "quarantine").out.splitlines()[0].startswith("id\tservice\tstate\tsubject")
 
@@ -275,7 +265,7 @@ def test_a_dead_letter_is_listed_and_removed_by_a_redrive(on_stack, real_stack) 
     assert dry.data["service"] == "tenant"
     assert dry.data["would"] == "retry it now, with all attempts again; meanwhile 0 events of its tenant stay behind it"
     assert done.data == {"service": "tenant", "id": id_, "done": "redriven"}
-    assert eventually(lambda: not [row for row in on_stack("events", "quarantine", "--json").data if row["id"] == id_])
+    assert until(lambda: not [row for row in on_stack("events", "quarantine", "--json").data if row["id"] == id_])
 
 
 def test_a_dead_letter_is_skipped_with_a_reason_and_a_confirmation(on_stack, real_stack) -> None:

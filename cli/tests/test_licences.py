@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from paybill_licence import (
     key_id,
     signing_input,
 )
+from polling import until
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -169,10 +169,7 @@ def paying(on_stack, customers) -> str:
     """Returns the slug of a tenant that paid, once billing has its entitlements."""
     tenant = customers.sign_up("team")
     customers.pay(tenant["checkout_url"])
-    deadline = time.monotonic() + 60
-    while on_stack("licence", "issue", tenant["slug"], "--dry-run").code != ExitCode.OK:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: on_stack("licence", "issue", tenant["slug"], "--dry-run").code == ExitCode.OK)
     return str(tenant["slug"])
 
 
@@ -212,11 +209,13 @@ def test_a_licence_is_issued_activated_renewed_and_revoked(on_stack, customers, 
     assert f"the key revoke-{id_} was already executed" in on_stack(*revoke, "--dry-run").err
     none = on_stack("licence", "show", id_, "--token", "--json")
     assert (none.code, none.error["why"]) == (ExitCode.CONFLICT, "leaked")
-    deadline = time.monotonic() + 60
-    while on_stack(*check, "--revocations", tmp_path / "revoked", "--json").code != ExitCode.FAILED:
-        assert time.monotonic() < deadline
+
+    def is_revoked() -> bool:
         found = httpx.get(f"{real_stack.url('billing')}/.well-known/license-revocations", trust_env=False)
         (tmp_path / "revoked").write_text(found.text)
         (tmp_path / "keys.json").write_text(on_stack("licence", "keys").out)
+        return bool(on_stack(*check, "--revocations", tmp_path / "revoked", "--json").code == ExitCode.FAILED)
+
+    until(is_revoked)
     last = on_stack(*check, "--revocations", tmp_path / "revoked", "--json")
     assert last.error["code"] == "licence_revoked"

@@ -1,18 +1,15 @@
 """The exit code of `paybill provider reconcile` says whether a difference is left."""
 
-import time
-
 from paybill_cli.exit_codes import ExitCode
+from polling import until
 
 
 def test_repaired_differences_are_no_failure(on_stack, customers) -> None:
     tenant = customers.sign_up()
     customers.pay(tenant["checkout_url"])
-    end = time.monotonic() + 60
-    while (shown := on_stack("subscription", "show", tenant["slug"], "--json")).code != ExitCode.OK:
-        assert time.monotonic() < end, shown.err
-        time.sleep(0.1)
-    subscription = shown.data
+    show = ("subscription", "show", tenant["slug"], "--json")
+    until(lambda: on_stack(*show).code == ExitCode.OK)
+    subscription = on_stack(*show).data
 
     with customers.fake() as fake:
         fake.wait_delivered()

@@ -6,14 +6,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import stripe
 from paybill_cli.exit_codes import ExitCode
+from polling import until
 
 WHY = ("--reason", "requested")
 
@@ -26,14 +24,6 @@ def subscriber(on_stack, customers) -> str:
     slug: str = tenant["slug"]
     until(lambda: on_stack("subscription", "show", slug, "--json").code == ExitCode.OK)
     return slug
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
-    end = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return found
 
 
 def test_a_plan_is_changed_after_its_quote_was_printed(on_stack, subscriber) -> None:

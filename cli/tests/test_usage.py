@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -11,6 +10,7 @@ from paybill_cli.commands.usage_proof import MEANINGS, Ledger, next_step
 from paybill_cli.exit_codes import ExitCode
 from paybill_client import publish
 from paybill_contracts.usage import Usage
+from polling import until
 
 TENANT = "ten_" + "1" * 32
 METER = f"{TENANT}:calls"
@@ -251,7 +251,7 @@ def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack,
     tenant = customers.sign_up()
     slug, id_ = tenant["slug"], tenant["id"]
     customers.pay(tenant["checkout_url"])
-    wait_for(lambda: on_stack("usage", "show", slug, "--json").data)
+    until(lambda: on_stack("usage", "show", slug, "--json").data)
     for _ in range(3):
         publish(
             Usage(tenant_id=id_, meter="calls", quantity=4, occurred_at=datetime.now(UTC)),
@@ -260,7 +260,7 @@ def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack,
     consume = ("usage", "consume", slug, "calls", "--quantity")
     dry = on_stack(*consume, 5, "--dry-run")
     consumed = on_stack(*consume, 5, "--json")
-    wait_for(lambda: on_stack("usage", "show", slug, "--json").data[0]["value"] == 17)
+    until(lambda: on_stack("usage", "show", slug, "--json").data[0]["value"] == 17)
     right = on_stack("usage", "prove", "--tenant", slug, "--json")
     own, whole = on_stack("usage", "prove", "--tenant", slug), on_stack("usage", "prove")
     edit = "UPDATE meters SET state = jsonb_set(state, '{{windows,0,value}}', '{}') WHERE id = '{}:calls'"
@@ -280,14 +280,6 @@ def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack,
     assert (whole.code, "all that is due is billed. " in whole.err) == (ExitCode.OK, True)
     assert (wrong.code, "16 of 4 measurements" in wrong.out) == (ExitCode.FAILED, True)
     assert [(row["value"], row["records"]) for row in listed.data] == [(17, 4)]
-
-
-def wait_for(condition, timeout_s=60) -> None:
-    """Polls until it is true."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 async def _as_billing(data_dir, statement) -> None:
