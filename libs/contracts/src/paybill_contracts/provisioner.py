@@ -1,11 +1,10 @@
 """Events of the provisioner: environments of tenants, planned, built, closed, opened and retained."""
 
 from enum import StrEnum
-from typing import Annotated
 
-from pydantic import Field, StringConstraints
-
+from paybill_contracts.environment_plans import EnvironmentFact
 from paybill_contracts.event import Event, Value
+from paybill_contracts.kinds import Address
 from paybill_contracts.operations import (
     IntakeQuarantined,
     JobCancelled,
@@ -15,75 +14,8 @@ from paybill_contracts.operations import (
     MessageSkipped,
     RequestRefused,
 )
-from paybill_contracts.placement import Isolation, Placement, Preset
-from paybill_contracts.values import Count, Digest, EnvironmentId, Key, SecretRef, Slug, TenantId, Text, Timestamp
-
-Address = Annotated[
-    str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,120}$"), Field(examples=["postgres.schema.main"])
-]
-"""A resource's name inside its environment: `<kind>.<name>`."""
-
-Property = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$"), Field(examples=["value"])]
-
-
-class Resource(Value):
-    """A resource of an environment. `needs`: addresses of resources that must exist before it."""
-
-    address: Address
-    kind: Key
-    layer: Key
-    isolation: Isolation
-    properties: dict[Key, Property]
-    needs: tuple[Address, ...]
-
-
-class Column(Value):
-    """A column of a tenant's table. `type` is one of the blueprint's allowed PostgreSQL types."""
-
-    name: Key
-    type: Key
-
-
-class Table(Value):
-    """A table of the product; in every placement a tenant has its own rows of it."""
-
-    name: Key
-    columns: tuple[Column, ...]
-
-
-class TierBlueprint(Value):
-    """Definition of a tier's environment on one placement and cloud."""
-
-    tier: Key
-    placement: Preset
-    cloud: Key
-    connection_limit: Count
-
-
-class Blueprint(Value):
-    """Versioned definition of tiers, tables and regions."""
-
-    name: Key
-    regions: tuple[Key, ...]
-    tiers: tuple[TierBlueprint, ...]
-    tables: tuple[Table, ...]
-
-
-class BlueprintPublished(
-    Event, type="provisioner.blueprint_published", version=1, aggregate="blueprint", key="blueprint"
-):
-    """Environments are planned by this blueprint from now on. Plans name `content_hash`."""
-
-    blueprint: Key
-    content: Blueprint
-    content_hash: Digest
-
-
-class EnvironmentFact(Event):
-    """Common fields of an environment's events."""
-
-    tenant_id: TenantId
-    environment_id: EnvironmentId
+from paybill_contracts.placement import Preset
+from paybill_contracts.values import Count, Digest, Key, Slug, Text, Timestamp
 
 
 class EnvironmentRegistered(
@@ -99,66 +31,6 @@ class EnvironmentRegistered(
     region: Key
 
 
-class StepAction(StrEnum):
-    """Action of a plan on a resource."""
-
-    CREATE = "create"
-    UPDATE = "update"
-    DELETE = "delete"
-
-
-class Step(Value):
-    """One change of a plan."""
-
-    action: StepAction
-    resource: Resource
-
-
-class Plan(Value):
-    """The difference between desired and existing resources, in an order that respects `needs`.
-
-    based_on: the environment's revision that it was computed from.
-    """
-
-    environment_id: EnvironmentId
-    based_on: Count
-    blueprint_hash: Digest
-    entitlements_hash: Digest
-    tier: Key
-    preset: Preset
-    placement: Placement
-    cloud: Key
-    region: Key
-    steps: tuple[Step, ...]
-
-
-class EnvironmentPlanned(
-    EnvironmentFact,
-    type="provisioner.environment_planned",
-    version=1,
-    aggregate="environment",
-    key="environment_id",
-):
-    """The plan is recorded. The executor applies exactly the plan with `plan_hash`."""
-
-    plan: Plan
-    plan_hash: Digest
-
-
-class ResourceBuilt(
-    EnvironmentFact,
-    type="provisioner.resource_built",
-    version=1,
-    aggregate="environment",
-    key="environment_id",
-):
-    """One step of the plan is done. `outputs`: values for later steps and consumers, never a secret."""
-
-    address: Address
-    plan_hash: Digest
-    outputs: dict[Key, Property]
-
-
 class EnvironmentFailed(
     EnvironmentFact,
     type="provisioner.environment_failed",
@@ -171,31 +43,6 @@ class EnvironmentFailed(
     plan_hash: Digest
     address: Address
     reason: Text
-
-
-class Endpoint(Value):
-    """Connection parameters of a tenant's database. `secret` refers to the password."""
-
-    host: Text
-    port: Annotated[int, Field(ge=1, le=65_535)]
-    database: Text
-    schema_name: Text
-    username: Text
-    secret: SecretRef
-
-
-class EnvironmentReady(
-    EnvironmentFact,
-    type="provisioner.environment_ready",
-    version=1,
-    aggregate="environment",
-    key="environment_id",
-):
-    """The tenant's environment is ready. `epoch` grows with every placement of the tenant, and with its return."""
-
-    plan_hash: Digest
-    epoch: Count
-    endpoint: Endpoint
 
 
 class Access(StrEnum):

@@ -1,0 +1,263 @@
+"""Plans of tenants' environments, and the facts of what is built by them.
+
+Before version 2, resources were untyped and an environment had one connection: the upcasters are at the end.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from paybill_contracts.event import Event, Payload, Value, upcaster
+from paybill_contracts.kinds import Address, Attributes
+from paybill_contracts.placement import Isolation, Placement, Preset
+from paybill_contracts.values import Count, Digest, EnvironmentId, Key, SecretRef, TenantId, Text
+
+Property = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$"), Field(examples=["value"])]
+
+
+class Resource(Value):
+    """A resource of an environment. `needs`: addresses of resources that must exist before it."""
+
+    address: Address
+    layer: Key
+    isolation: Isolation
+    attributes: Attributes
+    needs: tuple[Address, ...]
+
+    @property
+    def kind(self) -> str:
+        """Name of its kind."""
+        return self.attributes.kind
+
+
+class EnvironmentFact(Event):
+    """Common fields of an environment's events."""
+
+    tenant_id: TenantId
+    environment_id: EnvironmentId
+
+
+class StepAction(StrEnum):
+    """Action of a plan on a resource.
+
+    adopt: it exists and becomes recorded. replace: another resource takes its place.
+    """
+
+    CREATE = "create"
+    ADOPT = "adopt"
+    UPDATE = "update"
+    REPLACE = "replace"
+    DELETE = "delete"
+
+
+class Step(Value):
+    """One change of a plan. before: the built resource, None for a new one; after: None for one that is deleted."""
+
+    action: StepAction
+    before: Resource | None
+    after: Resource | None
+    reason: Text | None = None
+
+    @property
+    def address(self) -> str:
+        """Address of the resource."""
+        return self.resource.address
+
+    @property
+    def resource(self) -> Resource:
+        """The resource after the step; of a deletion the one before it."""
+        resource = self.after or self.before
+        if resource is None:
+            raise ValueError("a step has a resource before or after it")
+        return resource
+
+
+class BlueprintRef(Value):
+    """A version of a blueprint. `content_hash` identifies what it contains."""
+
+    name: Key
+    version: Count
+    content_hash: Digest
+
+
+class Plan(Value):
+    """The difference between desired and existing resources, in an order that respects `needs`.
+
+    based_on: the environment's revision that it was computed from. hashed: False for a plan of an earlier version, of
+    which the hash cannot be computed again.
+    """
+
+    environment_id: EnvironmentId
+    epoch: Count
+    based_on: Count
+    blueprint: BlueprintRef
+    entitlements_hash: Digest
+    tier: Key
+    preset: Preset
+    placement: Placement
+    cloud: Key
+    region: Key
+    steps: tuple[Step, ...]
+    hashed: bool = True
+
+
+class EnvironmentPlanned(
+    EnvironmentFact,
+    type="provisioner.environment_planned",
+    version=2,
+    aggregate="environment",
+    key="environment_id",
+):
+    """The plan is recorded. The executor applies exactly the plan with `plan_hash`."""
+
+    plan: Plan
+    plan_hash: Digest
+
+
+class BuiltOutputs(Value):
+    """A resource that is built. `outputs`: values for later steps and consumers, never a secret."""
+
+    address: Address
+    outputs: dict[Key, Property]
+
+
+class ResourceBuilt(
+    EnvironmentFact,
+    type="provisioner.resource_built",
+    version=2,
+    aggregate="environment",
+    key="environment_id",
+):
+    """Steps of the plan are done that became durable together."""
+
+    plan_hash: Digest
+    resources: tuple[BuiltOutputs, ...]
+
+
+class ResourceRemoved(
+    EnvironmentFact,
+    type="provisioner.resource_removed",
+    version=1,
+    aggregate="environment",
+    key="environment_id",
+):
+    """A step of the plan removed a resource, and its absence was observed."""
+
+    plan_hash: Digest
+    address: Address
+
+
+class Connection(Value):
+    """Parameters of a tenant's connection to a database. secret: of the password; None until it is requested.
+
+    address: of the login's role in the environment.
+    """
+
+    address: Address
+    host: Text
+    port: Annotated[int, Field(ge=1, le=65_535)]
+    database: Text
+    schema_name: Text
+    username: Text
+    secret: SecretRef | None = None
+
+
+class EnvironmentReady(
+    EnvironmentFact,
+    type="provisioner.environment_ready",
+    version=2,
+    aggregate="environment",
+    key="environment_id",
+):
+    """The tenant's environment is ready. `epoch` grows with every placement of the tenant, and with its return."""
+
+    plan_hash: Digest
+    epoch: Count
+    connections: tuple[Connection, ...]
+
+
+_ADDRESSES = {
+    "folder.data": "bucket.data",
+    "postgres.database": "database.main",
+    "postgres.schema": "schema.main",
+    "postgres.role": "role.main",
+}
+_TABLE_PREFIX = "table-"
+
+
+@upcaster("provisioner.environment_planned", 1)
+def _planned_v1(fields: Payload) -> Payload:
+    plan: dict[str, Any] = dict(fields["plan"])
+    blueprint = {"name": "main", "version": 0, "content_hash": plan.pop("blueprint_hash")}
+    steps = [
+        {"action": step["action"], "before": None, "after": _resource(step["resource"])} for step in plan["steps"]
+    ]
+    return fields | {"plan": plan | {"blueprint": blueprint, "steps": steps, "epoch": 0, "hashed": False}}
+
+
+@upcaster("provisioner.resource_built", 1)
+def _built_v1(fields: Payload) -> Payload:
+    outputs = dict(fields["outputs"])
+    if "folder" in outputs:
+        outputs["bucket"] = outputs.pop("folder")
+    rest = {name: value for name, value in fields.items() if name not in {"address", "outputs"}}
+    return rest | {"resources": [{"address": _address(fields["address"]), "outputs": outputs}]}
+
+
+@upcaster("provisioner.environment_ready", 1)
+def _ready_v1(fields: Payload) -> Payload:
+    rest = {name: value for name, value in fields.items() if name != "endpoint"}
+    return rest | {"connections": [{"address": "role.main"} | fields["endpoint"]]}
+
+
+def _address(address: str) -> str:
+    return _ADDRESSES.get(address, address)
+
+
+def _resource(resource: Payload) -> Payload:
+    return {
+        "address": _address(resource["address"]),
+        "layer": resource["layer"],
+        "isolation": resource["isolation"],
+        "attributes": _attributes(resource["kind"], resource["properties"]),
+        "needs": [_address(each) for each in resource["needs"]],
+    }
+
+
+def _attributes(kind: str, properties: Payload) -> Payload:
+    match kind:
+        case "secret":
+            return {"kind": "secret", "name": properties["name"]}
+        case "folder":
+            return {"kind": "bucket", "name": properties["path"]}
+        case "postgres-database":
+            return {"kind": "database", "name": properties["name"]}
+        case "postgres-schema":
+            tables = [
+                {"name": name.removeprefix(_TABLE_PREFIX), "columns": [_column(each) for each in columns.split(", ")]}
+                for name, columns in sorted(properties.items())
+                if name.startswith(_TABLE_PREFIX)
+            ]
+            return {
+                "kind": "schema",
+                "name": properties["name"],
+                "in_database": "database.main",
+                "tables": tables,
+                "tenant_column": properties["name"] == "product" and properties["database"].startswith("pool_"),
+            }
+        case "postgres-role":
+            return {
+                "kind": "role",
+                "name": properties["name"],
+                "in_schema": "schema.main",
+                "secret": "secret.database",
+                "connection_limit": int(properties["connection-limit"]),
+            }
+        case _:
+            raise ValueError(f"no kind {kind}")
+
+
+def _column(text: str) -> Payload:
+    name, type_ = text.split(" ")
+    return {"name": name, "type": type_}

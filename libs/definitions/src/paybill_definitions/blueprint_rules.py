@@ -1,0 +1,199 @@
+"""Rules of a blueprint: every tier gives resources that its cloud can build, in every region."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+
+from paybill_contracts.blueprints import Blueprint, TierBlueprint
+from paybill_contracts.environment_plans import Resource
+from paybill_contracts.kinds import Column, Table
+from paybill_contracts.placement import Isolation
+
+from paybill_definitions.expressions import ExpressionError, all_names
+from paybill_definitions.resources import ResourceError, Values, render
+
+CLOUDS: Mapping[str, frozenset[str]] = {"local": frozenset({"database", "schema", "role", "secret", "bucket"})}
+"""Kinds that the driver of each cloud builds."""
+
+MAX_NAME_BYTES = 63
+"""Of a database, schema or role in PostgreSQL, which truncates longer names without an error."""
+
+TENANT_COLUMN = "tenant_id"
+"""First column of every table and key; a blueprint's table must not have a column of this name."""
+
+KEY_TYPES = ("text", "uuid", "bigint", "integer")
+COLUMN_TYPES = (*KEY_TYPES, "boolean", "jsonb", "timestamptz", "date", "numeric", "bytea")
+MAX_NAME_LENGTH = 40
+"""Of regions and tables: they are parts of database and role names."""
+
+MAX_COLUMNS = 50
+MAX_CELLS = 100
+MAX_CELL_CAPACITY = 1000
+"""Of a cell. PostgreSQL's `REVOKE` reads all members of a group, and a cell has one group."""
+
+_SAMPLE_TENANT = "ten_" + "0" * 32
+_SAMPLE_SLUG = "a" * 40
+
+
+@dataclass(frozen=True, slots=True)
+class BlueprintDiagnostic:
+    """An error, with the path of the part in the blueprint, such as ("tiers", 0, "resources", 2, "tables")."""
+
+    path: tuple[int | str, ...]
+    reason: str
+
+
+def errors(blueprint: Blueprint) -> Iterator[BlueprintDiagnostic]:
+    """Yields every error of a blueprint alone."""
+    for part in ("regions", "tiers"):
+        if not getattr(blueprint, part):
+            yield BlueprintDiagnostic((part,), f"a blueprint needs at least one of the {part}")
+    yield from _repeated("regions", "region", [each.replace("-", "_") for each in blueprint.regions])
+    for index, region in enumerate(blueprint.regions):
+        yield from _length(("regions", index), "region", region)
+    yield from _cells(blueprint)
+    yield from _repeated("tables", "table", [table.name for table in blueprint.tables])
+    for index, table in enumerate(blueprint.tables):
+        yield from _table(index, table)
+    names = [f"{tier.tier} ({tier.placement})" for tier in blueprint.tiers]
+    yield from _repeated("tiers", "tier", names)
+    for index, tier in enumerate(blueprint.tiers):
+        yield from _tier(blueprint, index, tier)
+
+
+def _cells(blueprint: Blueprint) -> Iterator[BlueprintDiagnostic]:
+    yield from _repeated("cells", "cell group", [each.isolation for each in blueprint.cells])
+    for index, cells in enumerate(blueprint.cells):
+        path = ("cells", index)
+        if cells.isolation is Isolation.SILO:
+            yield BlueprintDiagnostic((*path, "isolation"), "a silo is not shared: cells are of pool or bridge")
+        if not 1 <= cells.count <= MAX_CELLS:
+            yield BlueprintDiagnostic((*path, "count"), f"a region has 1 to {MAX_CELLS} cells")
+        if not 1 <= cells.capacity <= MAX_CELL_CAPACITY:
+            yield BlueprintDiagnostic((*path, "capacity"), f"a cell has 1 to {MAX_CELL_CAPACITY} tenants")
+
+
+def _table(index: int, table: Table) -> Iterator[BlueprintDiagnostic]:
+    path = ("tables", index)
+    yield from _length((*path, "name"), "table", table.name)
+    if len(table.columns) > MAX_COLUMNS:
+        yield BlueprintDiagnostic((*path, "columns"), f"{MAX_COLUMNS} columns at most; move some to another table")
+    if not table.columns:
+        yield BlueprintDiagnostic(path, f"the table {table.name} has no columns; the first one is the key")
+        return
+    if table.columns[0].type not in KEY_TYPES:
+        yield BlueprintDiagnostic((*path, "columns", 0), f"the first column is the key, one of {', '.join(KEY_TYPES)}")
+    yield from _repeated(
+        "columns", f"column of {table.name}", [column.name for column in table.columns], prefix=path
+    )
+    for position, column in enumerate(table.columns):
+        yield from _column((*path, "columns", position), column)
+
+
+def _column(path: tuple[int | str, ...], column: Column) -> Iterator[BlueprintDiagnostic]:
+    if column.name == TENANT_COLUMN:
+        yield BlueprintDiagnostic(path, f"{TENANT_COLUMN} is the first column of every table; choose another name")
+    if column.type not in COLUMN_TYPES:
+        yield BlueprintDiagnostic(
+            path, f"{column.name} has the type {column.type}, not one of {', '.join(COLUMN_TYPES)}"
+        )
+
+
+def _tier(blueprint: Blueprint, index: int, tier: TierBlueprint) -> Iterator[BlueprintDiagnostic]:
+    path = ("tiers", index)
+    kinds = CLOUDS.get(tier.cloud)
+    if kinds is None:
+        yield BlueprintDiagnostic((*path, "cloud"), f"there is no driver for {tier.cloud}, only {', '.join(CLOUDS)}")
+        return
+    yield from _repeated("resources", "resource", [each.address for each in tier.resources], prefix=path)
+    shared = {tier.layers.data} - {Isolation.SILO} - {each.isolation for each in blueprint.cells}
+    if shared:
+        yield BlueprintDiagnostic(
+            path, f"the layer data is {tier.layers.data}, and `cells` has none of that isolation; add it"
+        )
+    position_of = {each.address: position for position, each in enumerate(tier.resources)}
+    try:
+        resources = render(blueprint, tier, sample_values(blueprint, tier))
+    except ResourceError as error:
+        place = (*path, "resources", position_of[error.address])
+        yield BlueprintDiagnostic((*place, error.attribute) if error.attribute else place, str(error))
+        return
+    for resource in resources:
+        place = (*path, "resources", position_of[resource.address])
+        if resource.kind not in kinds:
+            built = ", ".join(sorted(kinds))
+            yield BlueprintDiagnostic(place, f"the driver for {tier.cloud} builds no {resource.kind}, only {built}")
+        if resource.kind in {"database", "schema", "role"} and len(resource.attributes.name) > MAX_NAME_BYTES:
+            yield BlueprintDiagnostic(
+                place, f"its name in PostgreSQL would be {resource.attributes.name}: {MAX_NAME_BYTES} bytes at most"
+            )
+    yield from _graph(path, resources, position_of)
+
+
+def _graph(
+    path: tuple[int | str, ...], resources: Collection[Resource], position_of: Mapping[str, int]
+) -> Iterator[BlueprintDiagnostic]:
+    for resource in resources:
+        for needed in resource.needs:
+            if needed not in position_of:
+                place = (*path, "resources", position_of[resource.address])
+                yield BlueprintDiagnostic(place, f"{resource.address} needs {needed}, which the tier does not have")
+                return
+    try:
+        TopologicalSorter({each.address: each.needs for each in resources}).prepare()
+    except CycleError as error:
+        place = (*path, "resources", position_of[error.args[1][0]])
+        yield BlueprintDiagnostic(place, f"these need each other: {', '.join(error.args[1])}")
+
+
+def sample_values(blueprint: Blueprint, tier: TierBlueprint) -> Values:
+    """Returns values with the longest region and slug, and 1 for every limit that the tier uses."""
+    limits = {}
+    for definition in tier.resources:
+        for value in definition.attributes.values():
+            try:
+                found = [name for name in all_names(value) if name.startswith("limits.")]
+            except ExpressionError:  # `render` reports it with its place
+                continue
+            limits |= {name.removeprefix("limits."): 1 for name in found}
+    cells = {each.isolation: each.count for each in blueprint.cells}
+    region = max(blueprint.regions, key=len, default="none")
+    return Values(tenant_id=_SAMPLE_TENANT, slug=_SAMPLE_SLUG, region=region, limits=limits, cells=cells)
+
+
+def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[BlueprintDiagnostic]:
+    """Yields what the next version must not change, because existing tables keep their keys, types and columns."""
+    indexes = {table.name: index for index, table in enumerate(next_.tables)}
+    for table in published.tables:
+        if table.name not in indexes:
+            yield BlueprintDiagnostic(("tables",), f"the table {table.name} is gone; Paybill removes no table with data")
+            continue
+        path = ("tables", indexes[table.name])
+        columns = next_.tables[indexes[table.name]].columns
+        types = {column.name: (position, column.type) for position, column in enumerate(columns)}
+        if table.columns[0].name != columns[0].name:
+            yield BlueprintDiagnostic(path, f"the key of {table.name} is {table.columns[0].name} and cannot change")
+        for column in table.columns:
+            if column.name not in types:
+                yield BlueprintDiagnostic(path, f"{table.name}.{column.name} is gone; Paybill removes no column")
+            elif types[column.name][1] != column.type:
+                place = (*path, "columns", types[column.name][0])
+                yield BlueprintDiagnostic(
+                    place, f"{table.name}.{column.name} is {column.type} and cannot become {types[column.name][1]}"
+                )
+
+
+def _length(path: tuple[int | str, ...], kind: str, name: str) -> Iterator[BlueprintDiagnostic]:
+    if len(name) > MAX_NAME_LENGTH:
+        yield BlueprintDiagnostic(path, f"the {kind} {name} is longer than {MAX_NAME_LENGTH}; shorten it")
+
+
+def _repeated(
+    part: str, kind: str, names: Iterable[str], prefix: tuple[int | str, ...] = ()
+) -> Iterator[BlueprintDiagnostic]:
+    counts: Counter[str] = Counter()
+    for index, name in enumerate(names):
+        counts[name] += 1
+        if counts[name] > 1:
+            yield BlueprintDiagnostic((*prefix, part, index), f"the {kind} {name} is defined twice")

@@ -1,0 +1,164 @@
+"""Resources of a tenant's environment: a blueprint's tier with the values of one tenant. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from paybill_contracts.blueprints import Blueprint, ResourceDefinition, TierBlueprint
+from paybill_contracts.environment_plans import Resource
+from paybill_contracts.errors import DomainError
+from paybill_contracts.event import canonical, plain_message
+from paybill_contracts.kinds import KINDS, LAYERS, Attributes, meanings, needs_of
+from paybill_contracts.placement import Isolation
+from pydantic import ValidationError
+
+from paybill_definitions.expressions import ExpressionError, all_names, resolved
+
+MAIN = "main"
+"""Name of the database, schema and role that need no suffix in their provider's names."""
+
+_DATA = "data"
+_SHARED_SCHEMA = "product"
+
+
+class ResourceError(DomainError):
+    """A definition does not give a resource: an unknown kind, attribute or expression, or a value of another type."""
+
+    code = "invalid_resource"
+
+    def __init__(self, address: str, attribute: str, reason: str) -> None:
+        super().__init__(f"{address}{f'.{attribute}' if attribute else ''}: {reason}")
+        self.address = address
+        self.attribute = attribute
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values of one tenant. cells: number of the tenant's cell by isolation level, 1 for the first."""
+
+    tenant_id: str
+    slug: str
+    region: str
+    limits: Mapping[str, int] = field(default_factory=dict)
+    cells: Mapping[Isolation, int] = field(default_factory=dict)
+
+    @property
+    def expressions(self) -> dict[str, str | int]:
+        """Values of the expressions that do not need a built resource."""
+        limits = {f"limits.{name}": value for name, value in self.limits.items()}
+        return {"tenant.slug": self.slug, "region": self.region, **limits}
+
+
+def render(blueprint: Blueprint, tier: TierBlueprint, values: Values) -> tuple[Resource, ...]:
+    """Returns the resources of a tenant, in the order of the blueprint. Raises ResourceError."""
+    return tuple(_resource(blueprint, tier, each, values) for each in tier.resources)
+
+
+def kind_of(address: str) -> str:
+    """Returns the kind of a resource with this address: `role.main` is a `role`. Raises ResourceError."""
+    kind, _, name = address.partition(".")
+    if kind not in KINDS or not name:
+        raise ResourceError(address, "", f"write `<kind>.<name>` with one of the kinds {', '.join(KINDS)}")
+    return kind
+
+
+def _resource(blueprint: Blueprint, tier: TierBlueprint, definition: ResourceDefinition, values: Values) -> Resource:
+    address = definition.address
+    kind = kind_of(address)
+    isolation: Isolation = getattr(tier.layers, LAYERS[kind])
+    given = {name: _resolved(value, values) for name, value in definition.attributes.items()}
+    known = {name: meaning for name, meaning in meanings(KINDS[kind])}
+    for name in given:
+        if name not in known:
+            settable = ", ".join(each for each, meaning in known.items() if not meaning.derived)
+            raise ResourceError(address, name, f"a {kind} has no such attribute, only {settable}")
+        if known[name].derived:
+            raise ResourceError(address, name, "it follows from tenant, region and placement; remove it")
+    if "tables" in known:
+        given["tables"] = _tables(blueprint, address, given.get("tables", ()))
+    derived = {"name": name_of(address, tier, values)} | ({"tenant_column": True} if kind == "schema" else {})
+    attributes = _attributes(address, kind, given | derived)
+    needs = dict.fromkeys((*needs_of(attributes), *_outputs_used(tier, definition)))
+    return Resource(
+        address=address, layer=LAYERS[kind], isolation=isolation, attributes=attributes, needs=tuple(needs)
+    )
+
+
+def _attributes(address: str, kind: str, fields: Mapping[str, Any]) -> Attributes:
+    try:
+        found: Attributes = KINDS[kind].model_validate_json(canonical(dict(fields)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        attribute = str(first["loc"][0]) if first["loc"] else ""
+        raise ResourceError(address, attribute, plain_message(first)) from error
+    return found
+
+
+def _resolved(value: object, values: Values) -> object:
+    if isinstance(value, str):
+        return resolved(value, values.expressions)
+    if isinstance(value, tuple):
+        return [_resolved(each, values) for each in value]
+    return value
+
+
+def _tables(blueprint: Blueprint, address: str, names: Any) -> list[dict[str, Any]]:
+    tables = {table.name: table for table in blueprint.tables}
+    for name in names:
+        if name not in tables:
+            raise ResourceError(address, "tables", f"there is no table {name}, only {', '.join(tables) or 'none'}")
+    return [tables[name].model_dump(mode="json") for name in names]
+
+
+def _outputs_used(tier: TierBlueprint, definition: ResourceDefinition) -> list[str]:
+    """Returns the addresses whose outputs the definition uses. Raises ResourceError."""
+    addresses = {each.address for each in tier.resources}
+    used = []
+    for attribute, value in definition.attributes.items():
+        try:
+            found = list(all_names(value))
+        except ExpressionError as error:
+            raise ResourceError(definition.address, attribute, str(error)) from error
+        for name in found:
+            if name in {"tenant.slug", "region"} or name.startswith("limits."):
+                continue
+            address, _, output = name.rpartition(".")
+            if address not in addresses or output not in KINDS[kind_of(address)].OUTPUTS:
+                raise ResourceError(
+                    definition.address,
+                    attribute,
+                    f"${{{name}}} has no value; known are ${{tenant.slug}}, ${{region}}, ${{limits.<feature>}} and outputs "
+                    "of this tier's resources",
+                )
+            used.append(address)
+    return used
+
+
+def name_of(address: str, tier: TierBlueprint, values: Values) -> str:
+    """Returns the provider's name of a resource: the same for the same tenant, placement and cell."""
+    kind, _, name = address.partition(".")
+    number = values.tenant_id.removeprefix("ten_")
+    suffix = "" if name == MAIN else f"_{name.replace('-', '_')}"
+    match kind:
+        case "database":
+            return f"{_database(tier.layers.data, number, values)}{suffix}"
+        case "schema":
+            own = tier.layers.data is Isolation.BRIDGE
+            return f"{f't_{number}' if own else _SHARED_SCHEMA}{suffix}"
+        case "role":
+            return f"t_{number}{suffix}"
+        case "secret":
+            return f"environments/{number}/{name}"
+        case "bucket":
+            path = f"{values.region}/{tier.layers.storage}/t_{number}"
+            return path if name == _DATA else f"{path}/{name}"
+        case _:
+            return f"{number}-{name}"
+
+
+def _database(isolation: Isolation, number: str, values: Values) -> str:
+    if isolation is Isolation.SILO:
+        return f"silo_{number}"
+    cell = values.cells.get(isolation, 1)
+    return f"{isolation}_{values.region.replace('-', '_')}" + (f"_{cell}" if cell > 1 else "")
