@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from paybill_contracts.blueprints import Blueprint, BlueprintPublished
 from hypothesis import HealthCheck, settings
 from paybill_contracts.catalogue import Catalogue, CataloguePublished, PlanVersion
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 
 pytest_plugins = ["paybill_runtime.testing"]
 

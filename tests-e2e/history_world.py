@@ -30,12 +30,14 @@ from paybill_billing.usage.jobs import WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
 from paybill_billing.webhooks.jobs import ProviderSync
 from paybill_contracts.billing import PublisherGrant
+from paybill_contracts.blueprints import Blueprint, TierBlueprint
 from paybill_contracts.catalogue import Catalogue, Interval, Meter, MeteredFeature, OveragePrice, PlanVersion, Price
 from paybill_contracts.envelope import Fact, IntakeEvent, Origin
 from paybill_contracts.event import Event
+from paybill_contracts.kinds import Column, Table
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Access, Blueprint, Column, Export, Table, TierBlueprint
+from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.usage import Usage
 from paybill_provisioner import app as provisioner_app
 from paybill_provisioner.domain import blueprints

@@ -20,22 +20,15 @@ from paybill_contracts.billing import (
     SubscriptionRecovered,
     SubscriptionSuspended,
 )
+from paybill_contracts.blueprints import Blueprint, TierBlueprint
 from paybill_contracts.catalogue import PlanRef
+from paybill_contracts.environment_plans import EnvironmentPlanned
 from paybill_contracts.event import Event, digest
+from paybill_contracts.kinds import Column, Table
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import (
-    AccessChangeStarted,
-    Blueprint,
-    Column,
-    EnvironmentPlanned,
-    Export,
-    RestorationStarted,
-    RetentionStarted,
-    Table,
-    TierBlueprint,
-)
+from paybill_contracts.provisioner import AccessChangeStarted, Export, RestorationStarted, RetentionStarted
 from paybill_contracts.tenant import Source, SuspensionMode, TenantRequested
 from paybill_provisioner import app as provisioner_app
 from paybill_provisioner.domain import access, environments

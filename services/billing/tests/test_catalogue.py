@@ -12,12 +12,12 @@ from paybill_billing.catalogue.domain.catalogue import (
     UnknownPriceError,
 )
 from paybill_billing.providers.port.snapshots import PriceSnapshot
+from paybill_contracts.blueprints import Blueprint, BlueprintPublished, TierBlueprint
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, Meter, Window
 from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.event import digest
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Blueprint, BlueprintPublished, TierBlueprint
 from paybill_definitions.plans_file import read_plans
 
 

@@ -6,9 +6,9 @@ import pytest
 from billing_testbed import Publisher
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
+from paybill_contracts.blueprints import Blueprint, BlueprintPublished, TierBlueprint
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Blueprint, BlueprintPublished, TierBlueprint
 from paybill_contracts.purchases import PurchaseTerms
 from paybill_runtime.app import Running
 from paybill_runtime.errors import ConfigurationError

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from paybill_contracts.provisioner import Column, Table
+from paybill_contracts.kinds import Column, Table
 from paybill_embedded.postgres import PostgresServer
 from paybill_provisioner.app import service
 from paybill_runtime.security.identity import Identity, make_identity
@@ -18,6 +18,7 @@ from paybill_runtime.security.secrets import FileSecrets
 
 sys.path.append(str(Path(__file__).parent))
 
+from blueprint_samples import blueprint_text
 from driver_harness import DRIVER, DriverHarness
 from provisioner_samples import events_about_new_tenant
 
@@ -43,17 +44,7 @@ async def harness(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Dri
 def settings(harness: DriverHarness, tmp_path: Path) -> dict[str, Any]:
     """Returns the settings of a service with one region and three placements."""
     blueprint = tmp_path / "blueprints.yaml"
-    blueprint.write_text(
-        f"""
-        name: test
-        regions: [{harness.region}]
-        tiers:
-          - {{tier: starter, placement: pooled, cloud: local, connection_limit: 5}}
-          - {{tier: team, placement: bridge, cloud: local, connection_limit: 5}}
-          - {{tier: business, placement: silo, cloud: local, connection_limit: 5}}
-        tables: [{{name: documents, columns: [{{name: id, type: text}}, {{name: body, type: jsonb}}]}}]
-        """
-    )
+    blueprint.write_text(blueprint_text(harness.region))
     return {
         "blueprints_file": blueprint,
         "local_database_url": harness.postgres.url(DRIVER, "postgres"),

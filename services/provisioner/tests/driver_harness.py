@@ -5,18 +5,20 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
-from paybill_contracts.event import digest
+from blueprint_samples import blueprint_of, published, tier_blueprint
+from paybill_contracts.kinds import Table
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Blueprint, Table, TierBlueprint
+from paybill_contracts.provisioner import Access
 from paybill_embedded.postgres import PostgresServer
-from paybill_provisioner.domain import environments
-from paybill_provisioner.domain.blueprints import PublishedBlueprint
-from paybill_provisioner.domain.environments import Environment, Status, evolve
+from paybill_provisioner.domain import building, environments, planning
+from paybill_provisioner.domain.environments import Desired, Environment, Status, evolve
+from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
 from paybill_runtime.security.secrets import FileSecrets
@@ -66,8 +68,8 @@ class TenantPair:
         return {
             "tenant_role": self.tenant_role,
             "neighbour_role": self.neighbour_role,
-            "database": self.tenant.endpoint.database,
-            "schema": f'"{self.tenant.endpoint.schema_name}"',
+            "database": self.tenant.connections[0].database,
+            "schema": f'"{self.tenant.connections[0].schema_name}"',
         }
 
 
@@ -90,13 +92,8 @@ class DriverHarness:
     def planned(self, preset: Preset, number: str | None = None) -> Environment:
         """Returns an environment with a plan and no built resources."""
         tenant = f"ten_{number or uuid4().hex}"
-        content = Blueprint(
-            name="test",
-            regions=(self.region,),
-            tiers=(TierBlueprint(tier="any", placement=preset, cloud="local", connection_limit=5),),
-            tables=self.tables,
-        )
-        blueprint = PublishedBlueprint(id="main", content=content, content_hash=digest(content))
+        tier = tier_blueprint("any", preset, tables=self.tables)
+        blueprint = published(blueprint_of(tier, regions=(self.region,), tables=self.tables))
         new = Environment(
             id=environments.id_of(tenant),
             tenant_id=tenant,
@@ -105,12 +102,14 @@ class DriverHarness:
             revision=1,
             status=Status.REGISTERED,
         )
-        return evolve(new, environments.planned(new, blueprint, "any", preset, "ab" * 32))
+        for event in planning.towards(new, Desired(Size("any", preset), "ab" * 32), blueprint, datetime.now(UTC)):
+            new = evolve(new, event)
+        return new
 
     async def build(self, environment: Environment, driver: LocalDriver | None = None) -> Environment:
         """Builds the planned environment and returns it in status ready."""
         async for done in (driver or self.driver).build(environment, environment.remaining):
-            for event in environments.resources_built(environment, environment.plan_hash or "", done):
+            for event in building.resources_built(environment, environment.plan_hash or "", done, Access.OPEN):
                 environment = evolve(environment, event)
         assert environment.status is Status.READY
         return environment
@@ -128,17 +127,16 @@ class DriverHarness:
         return TenantPair(
             tenant=tenant,
             neighbour=neighbour,
-            tenant_role=tenant.endpoint.username,
-            neighbour_role=neighbour.endpoint.username,
+            tenant_role=tenant.connections[0].username,
+            neighbour_role=neighbour.connections[0].username,
             neighbour_id=neighbour.tenant_id,
-            table=f'"{neighbour.endpoint.schema_name}".documents',
+            table=f'"{neighbour.connections[0].schema_name}".documents',
         )
 
     @asynccontextmanager
     async def connect(self, environment: Environment, **other: Any) -> AsyncIterator[Any]:
         """Connects as the tenant, with its endpoint and password."""
-        endpoint = environment.endpoint
-        assert endpoint is not None
+        endpoint = environment.connections[0]
         password = await self.secrets.get(endpoint.secret)
         settings = {
             "host": endpoint.host,
@@ -155,8 +153,9 @@ class DriverHarness:
 
     async def privileges(self, environment: Environment) -> Any:
         """Returns all privileges related to a tenant, from the system catalogues."""
-        assert environment.endpoint is not None
-        ((text,),) = await self.as_superuser(environment.endpoint.database, PRIVILEGES, environment.endpoint.username)
+        ((text,),) = await self.as_superuser(
+            environment.connections[0].database, PRIVILEGES, environment.connections[0].username
+        )
         return json.loads(text)
 
     async def can_write(self, environment: Environment, key: str = "probe") -> bool:

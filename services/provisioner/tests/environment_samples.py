@@ -3,19 +3,12 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from blueprint_samples import blueprint_of, published, tier_blueprint
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import PlanRef
-from paybill_contracts.event import digest
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import (
-    Access,
-    Blueprint,
-    Column,
-    Export,
-    Table,
-    TierBlueprint,
-)
+from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.tenant import (
     Hold,
     HoldOrigin,
@@ -28,8 +21,7 @@ from paybill_contracts.tenant import (
     TenantRequested,
     TenantSuspended,
 )
-from paybill_provisioner.domain import access, environments
-from paybill_provisioner.domain.blueprints import PublishedBlueprint
+from paybill_provisioner.domain import access, building, environments, planning
 from paybill_provisioner.domain.environments import (
     Environment,
     evolve,
@@ -38,16 +30,9 @@ from paybill_provisioner.domain.environments import (
 NUMBER = "0123456789abcdef0123456789abcdef"
 TENANT = f"ten_{NUMBER}"
 HASH = "ab" * 32
-CONTENT = Blueprint(
-    name="standard",
-    regions=("eu-central",),
-    tiers=(
-        TierBlueprint(tier="starter", placement=Preset.POOLED, cloud="local", connection_limit=5),
-        TierBlueprint(tier="business", placement=Preset.SILO, cloud="local", connection_limit=50),
-    ),
-    tables=(Table(name="documents", columns=(Column(name="id", type="text"), Column(name="body", type="jsonb"))),),
-)
-BLUEPRINT = PublishedBlueprint(id="main", content=CONTENT, content_hash=digest(CONTENT))
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+CONTENT = blueprint_of(tier_blueprint("starter", Preset.POOLED), tier_blueprint("business", Preset.SILO, 50))
+BLUEPRINT = published(CONTENT)
 REQUESTED = TenantRequested(
     tenant_id=TENANT,
     slug="acme",
@@ -80,10 +65,10 @@ CANCELLED = TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.BILLING, reason=
 EXPORT = Export(location="exports/x.jsonl.gz", sha256=HASH, size_bytes=10, rows=1)
 OUTPUTS = {
     "secret.database": {"secret": "secret://provisioner/environments/x/database?v=1"},
-    "folder.data": {},
-    "postgres.database": {"host": "127.0.0.1", "port": "5432", "database": "pool_eu_central"},
-    "postgres.schema": {"schema_name": "product"},
-    "postgres.role": {"username": f"t_{NUMBER}"},
+    "bucket.data": {"bucket": "x"},
+    "database.main": {"host": "127.0.0.1", "port": "5432", "database": "pool_eu_central"},
+    "schema.main": {"schema_name": "product"},
+    "role.main": {"username": f"t_{NUMBER}"},
 }
 EVERYTHING = list(OUTPUTS.items())
 
@@ -112,12 +97,12 @@ def after(environment: Environment | None, events: Any) -> Environment:
 
 
 REGISTERED = after(None, environments.on_tenant_requested(None, REQUESTED))
-BUILDING = after(REGISTERED, environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT))
+BUILDING = after(REGISTERED, planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW))
 PLAN_HASH = BUILDING.plan_hash or ""
-FAILED = after(BUILDING, environments.build_failed(BUILDING, PLAN_HASH, "disk full"))
-READY = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING))
+FAILED = after(BUILDING, building.build_failed(BUILDING, PLAN_HASH, "disk full"))
+READY = after(BUILDING, building.resources_built(BUILDING, PLAN_HASH, EVERYTHING, Access.OPEN))
 CLOSING = after(READY, access.on_tenant_suspended(READY, BLOCKED))
 CLOSED = after(CLOSING, access.access_changed(CLOSING, Access.CLOSED))
 RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))
 RETAINED = after(RETAINING, access.retained(RETAINING, EXPORT))
-RESTORING = after(RETAINED, access.on_return_started(RETAINED, RETURNS, BLUEPRINT))
+RESTORING = after(RETAINED, access.on_return_started(RETAINED, RETURNS, BLUEPRINT, NOW))

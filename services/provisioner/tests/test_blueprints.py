@@ -1,34 +1,28 @@
-"""Validation and publication of blueprints."""
-
-from typing import Any
+"""Publication of blueprints: the newest version stays in force."""
 
 import pytest
+from blueprint_samples import DOCUMENTS, blueprint_of, published, tier_blueprint
+from paybill_contracts.blueprints import Blueprint
 from paybill_contracts.event import digest
+from paybill_contracts.kinds import Column
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Blueprint, Column, Table, TierBlueprint
 from paybill_provisioner.domain.blueprints import (
     BlueprintNotPublishedError,
+    BlueprintVersionError,
     InvalidBlueprintError,
     UnknownRegionError,
     UnknownTierError,
     evolve,
     publish,
+    publish_first,
     require_published,
     require_region,
     tier_of,
 )
 
-STARTER = TierBlueprint(tier="starter", placement=Preset.POOLED, cloud="local", connection_limit=5)
-DOCUMENTS = Table(name="documents", columns=(Column(name="id", type="text"), Column(name="body", type="jsonb")))
-BLUEPRINT = Blueprint(name="standard", regions=("eu-central", "us-east"), tiers=(STARTER,), tables=(DOCUMENTS,))
-
-
-def changed(**fields: Any) -> Blueprint:
-    return BLUEPRINT.model_copy(update=fields)
-
-
-def table(*columns: tuple[str, str], name: str = "notes") -> Table:
-    return Table(name=name, columns=tuple(Column(name=column, type=type_) for column, type_ in columns))
+STARTER = tier_blueprint("starter", Preset.POOLED)
+BLUEPRINT = blueprint_of(STARTER, regions=("eu-central", "us-east"))
+NEXT = BLUEPRINT.model_copy(update={"version": 2, "regions": ("us-east",)})
 
 
 def test_publishing_a_blueprint_records_its_content_and_hash() -> None:
@@ -38,42 +32,47 @@ def test_publishing_a_blueprint_records_its_content_and_hash() -> None:
 
 
 def test_publishing_the_same_blueprint_again_records_nothing() -> None:
-    (event,) = publish(None, BLUEPRINT)
-
-    assert publish(evolve(None, event), BLUEPRINT) == []
+    assert publish(published(BLUEPRINT), BLUEPRINT) == []
 
 
-def test_publishing_another_blueprint_replaces_the_first() -> None:
-    (first,) = publish(None, BLUEPRINT)
-    (second,) = publish(evolve(None, first), changed(regions=("us-east",)))
+def test_a_newer_version_replaces_the_one_in_force() -> None:
+    (event,) = publish(published(BLUEPRINT), NEXT)
 
-    assert evolve(evolve(None, first), second).content.regions == ("us-east",)
+    assert evolve(published(BLUEPRINT), event).content.regions == ("us-east",)
 
 
-@pytest.mark.parametrize(
-    ("blueprint", "message"),
-    [
-        (changed(regions=()), "needs at least a region"),
-        (changed(tiers=()), "needs at least a region, a tier"),
-        (changed(tables=()), "and a table"),
-        (changed(regions=("eu-west", "eu_west")), "region eu_west is defined twice"),
-        (changed(regions=("r" * 41,)), "longer than 40"),
-        (changed(tiers=(STARTER, STARTER)), "starter \\(pooled\\) is defined twice"),
-        (changed(tiers=(STARTER.model_copy(update={"cloud": "moon"}),)), "no driver for moon"),
-        (changed(tiers=(STARTER.model_copy(update={"connection_limit": 0}),)), "connection_limit"),
-        (changed(tables=(DOCUMENTS, DOCUMENTS)), "table documents is defined twice"),
-        (changed(tables=(table(),)), "first column is the key"),
-        (changed(tables=(table(("id", "jsonb")),)), "first column is the key"),
-        (changed(tables=(table(("id", "text"), ("id", "text")),)), "column of notes id is defined twice"),
-        (changed(tables=(table(("id", "text"), ("x", "money")),)), "x has the type money"),
-        (changed(tables=(table(("tenant_id", "text")),)), "tenant_id is reserved"),
-        (changed(tables=(table(("id", "text"), name="t" * 41),)), "longer than 40"),
-        (changed(tables=(table(*((f"c{n}", "text") for n in range(51))),)), "50 columns at most"),
-    ],
-)
-def test_a_blueprint_that_cannot_be_built_is_refused(blueprint: Blueprint, message: str) -> None:
-    with pytest.raises(InvalidBlueprintError, match=message):
-        publish(None, blueprint)
+@pytest.mark.parametrize("other", [BLUEPRINT, NEXT.model_copy(update={"regions": ("eu-central",)})])
+def test_another_content_needs_a_newer_version(other: Blueprint) -> None:
+    with pytest.raises(BlueprintVersionError, match="version 2 is in force; write `version: 3`"):
+        publish(published(NEXT), other)
+
+
+def test_a_start_publishes_only_the_first_blueprint() -> None:
+    assert len(publish_first(None, BLUEPRINT)) == 1
+    assert publish_first(published(NEXT), BLUEPRINT) == publish_first(published(BLUEPRINT), NEXT) == []
+
+
+def test_a_blueprint_that_cannot_be_built_is_refused() -> None:
+    moon = BLUEPRINT.model_copy(update={"tiers": (STARTER.model_copy(update={"cloud": "moon"}),)})
+
+    with pytest.raises(InvalidBlueprintError, match="no driver for moon"):
+        publish(None, moon)
+
+
+def test_the_next_version_keeps_tables_columns_types_and_keys() -> None:
+    """PostgreSQL would keep the old type, and a key of a table with data cannot change."""
+    other = DOCUMENTS.model_copy(
+        update={"columns": (Column(name="key", type="text"), Column(name="id", type="bigint"))}
+    )
+    changed = BLUEPRINT.model_copy(update={"version": 2, "tables": (other,)})
+
+    with pytest.raises(InvalidBlueprintError) as refused:
+        publish(published(BLUEPRINT), changed)
+    assert [each.reason for each in refused.value.diagnostics] == [
+        "the key of documents is id and cannot change",
+        "documents.id is text and cannot become bigint",
+        "documents.body is gone; Paybill removes no column",
+    ]
 
 
 def test_a_tier_is_found_by_its_name_and_placement() -> None:

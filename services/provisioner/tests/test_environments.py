@@ -16,6 +16,7 @@ from environment_samples import (
     FAILED,
     HASH,
     LEAVES,
+    NOW,
     NUMBER,
     PLAN_HASH,
     REACTIVATED,
@@ -33,6 +34,7 @@ from environment_samples import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from paybill_contracts.environment_plans import EnvironmentPlanned, EnvironmentReady, ResourceBuilt, StepAction
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import decode, digest, encode
 from paybill_contracts.placement import Preset, placement_of
@@ -42,27 +44,20 @@ from paybill_contracts.provisioner import (
     AccessClosed,
     AccessOpened,
     EnvironmentFailed,
-    EnvironmentPlanned,
-    EnvironmentReady,
     EnvironmentRetained,
-    ResourceBuilt,
     RestorationStarted,
     RetentionStarted,
-    StepAction,
 )
 from paybill_contracts.tenant import Hold, HoldOrigin, HoldsChanged, SuspensionMode, TenantSuspended
-from paybill_provisioner.domain import access, environments
-from paybill_provisioner.domain.blueprints import UnknownRegionError, UnknownTierError
+from paybill_provisioner.domain import access, building, environments, planning
 from paybill_provisioner.domain.environments import (
-    BuiltResource,
     Environment,
-    EnvironmentNotFailedError,
     EnvironmentUnknownError,
-    PlanDestroysError,
     PlanMismatchError,
     Status,
     evolve,
 )
+from paybill_provisioner.domain.planning import EnvironmentNotFailedError
 from paybill_provisioner.tables import ENVIRONMENTS
 
 
@@ -73,10 +68,11 @@ def test_a_sign_up_registers_one_environment_with_the_tenants_number() -> None:
 
 
 def test_entitlements_lead_to_a_plan_that_names_its_inputs() -> None:
-    (event,) = environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT)
+    (event,) = planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW)
 
     assert isinstance(event, EnvironmentPlanned)
-    assert event.plan.blueprint_hash == BLUEPRINT.content_hash
+    assert (event.plan.blueprint.name, event.plan.blueprint.version) == ("standard", 1)
+    assert event.plan.blueprint.content_hash == BLUEPRINT.content_hash
     assert event.plan.entitlements_hash == HASH
     assert event.plan.placement == placement_of(Preset.POOLED)
     assert (event.plan.based_on, event.plan.cloud, event.plan.region) == (1, "local", "eu-central")
@@ -85,133 +81,91 @@ def test_entitlements_lead_to_a_plan_that_names_its_inputs() -> None:
 
 
 def test_the_hash_of_a_plan_survives_encoding() -> None:
-    (event,) = environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT)
+    (event,) = planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW)
     copy = decode(event.TYPE, event.VERSION, encode(event))
 
     assert isinstance(copy, EnvironmentPlanned)
-    environments.require_plan(after(REGISTERED, [event]), copy)
-
-
-def test_entitlements_without_access_plan_nothing() -> None:
-    assert environments.on_entitlements_set(REGISTERED, entitled(allows_access=False), BLUEPRINT) == []
-
-
-@pytest.mark.parametrize("environment", [BUILDING, READY, CLOSED, RETAINING, RETAINED])
-def test_entitlements_of_a_planned_environment_plan_nothing(environment: Environment) -> None:
-    assert environments.on_entitlements_set(environment, entitled(), BLUEPRINT) == []
+    planning.require_plan(after(REGISTERED, [event]), copy)
 
 
 def test_entitlements_of_an_unknown_tenant_are_refused() -> None:
     with pytest.raises(EnvironmentUnknownError):
-        environments.on_entitlements_set(None, entitled(), BLUEPRINT)
+        planning.on_entitlements_set(None, entitled(), BLUEPRINT, NOW)
 
 
-def test_an_unknown_tier_is_refused() -> None:
-    with pytest.raises(UnknownTierError):
-        environments.on_entitlements_set(REGISTERED, entitled(tier="platinum"), BLUEPRINT)
-
-
-def test_an_unknown_region_is_refused() -> None:
-    other_region = after(
-        None, environments.on_tenant_requested(None, REQUESTED.model_copy(update={"region": "mars-north"}))
-    )
-
-    with pytest.raises(UnknownRegionError):
-        environments.on_entitlements_set(other_region, entitled(), BLUEPRINT)
-
-
-def test_the_last_step_makes_the_environment_ready_with_its_endpoint() -> None:
+def test_the_last_step_makes_the_environment_ready_with_its_connection() -> None:
     assert (READY.status, READY.epoch, READY.access, READY.remaining) == (Status.READY, 1, Access.OPEN, ())
-    assert READY.endpoint is not None
-    assert (READY.endpoint.database, READY.endpoint.port, READY.endpoint.username) == (
-        "pool_eu_central",
-        5432,
-        f"t_{NUMBER}",
-    )
+    (connection,) = READY.connections
+    assert (connection.database, connection.port, connection.username) == ("pool_eu_central", 5432, f"t_{NUMBER}")
 
 
 def test_steps_recorded_in_two_parts_are_each_recorded_once() -> None:
-    first = environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2])
+    first = building.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2])
     halfway = after(BUILDING, first)
-    second = environments.resources_built(halfway, PLAN_HASH, EVERYTHING)
+    second = building.resources_built(halfway, PLAN_HASH, EVERYTHING)
 
-    assert [type(event) for event in first] == [ResourceBuilt] * 2
-    assert [type(event) for event in second] == [ResourceBuilt] * 3 + [EnvironmentReady]
-    assert environments.resources_built(after(halfway, second), PLAN_HASH, EVERYTHING) == []
+    assert [type(event) for event in first] == [ResourceBuilt]
+    assert [type(event) for event in second] == [ResourceBuilt, EnvironmentReady, AccessChangeStarted]
+    assert building.resources_built(after(halfway, second), PLAN_HASH, EVERYTHING) == []
 
 
 def test_a_plan_other_than_the_recorded_one_is_not_built() -> None:
-    (planned,) = environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT)
+    (planned,) = planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW)
     assert isinstance(planned, EnvironmentPlanned)
     forged = planned.model_copy(update={"plan": planned.plan.model_copy(update={"region": "us-east"})})
     consistent = forged.model_copy(update={"plan_hash": digest(forged.plan)})
 
     for fact in (forged, consistent):
         with pytest.raises(PlanMismatchError):
-            environments.require_plan(BUILDING, fact)
+            planning.require_plan(BUILDING, fact)
     with pytest.raises(PlanMismatchError):
-        environments.resources_built(BUILDING, HASH, EVERYTHING)
+        building.resources_built(BUILDING, HASH, EVERYTHING)
 
 
 def test_a_failed_plan_names_the_step_and_keeps_built_resources() -> None:
-    halfway = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
-    (event,) = environments.build_failed(halfway, PLAN_HASH, "disk full")
+    halfway = after(BUILDING, building.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
+    (event,) = building.build_failed(halfway, PLAN_HASH, "disk full")
 
     assert isinstance(event, EnvironmentFailed)
-    assert event.address == halfway.remaining[0].resource.address
+    assert event.address == halfway.remaining[0].address
     assert len(after(halfway, [event]).built) == 2
 
 
 @pytest.mark.parametrize("environment", [READY, FAILED, RETAINING, RETAINED])
 def test_only_a_building_environment_can_fail(environment: Environment) -> None:
-    assert environments.build_failed(environment, PLAN_HASH, "disk full") == []
+    assert building.build_failed(environment, PLAN_HASH, "disk full") == []
 
 
 def test_the_failure_of_a_superseded_plan_is_ignored() -> None:
-    assert environments.build_failed(BUILDING, HASH, "disk full") == []
+    assert building.build_failed(BUILDING, HASH, "disk full") == []
 
 
 def test_a_retry_plans_only_the_remaining_steps() -> None:
-    halfway = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
-    failed = after(halfway, environments.build_failed(halfway, PLAN_HASH, "disk full"))
-    (event,) = environments.retry(failed, TENANT, BLUEPRINT)
+    halfway = after(BUILDING, building.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
+    failed = after(halfway, building.build_failed(halfway, PLAN_HASH, "disk full"))
+    (event,) = planning.retry(failed, TENANT, BLUEPRINT, NOW)
 
     assert isinstance(event, EnvironmentPlanned)
     assert {step.resource.address for step in event.plan.steps} == {name for name, _ in EVERYTHING[2:]}
     again = after(failed, [event])
     assert again.status is Status.BUILDING
     assert event.plan.based_on == failed.revision
-    assert after(again, environments.resources_built(again, event.plan_hash, EVERYTHING[2:])).status is Status.READY
+    assert after(again, building.resources_built(again, event.plan_hash, EVERYTHING[2:])).status is Status.READY
 
 
 def test_a_retry_during_the_build_records_nothing() -> None:
-    assert environments.retry(BUILDING, TENANT, BLUEPRINT) == []
+    assert planning.retry(BUILDING, TENANT, BLUEPRINT, NOW) == []
 
 
 @pytest.mark.parametrize("environment", [REGISTERED, READY, RETAINING, RETAINED])
 def test_only_a_failed_environment_can_be_retried(environment: Environment) -> None:
     with pytest.raises(EnvironmentNotFailedError):
-        environments.retry(environment, TENANT, BLUEPRINT)
+        planning.retry(environment, TENANT, BLUEPRINT, NOW)
 
 
 def test_an_unknown_environment_cannot_be_retried() -> None:
     with pytest.raises(EnvironmentUnknownError):
-        environments.retry(None, TENANT, BLUEPRINT)
-
-
-def test_new_entitlements_after_a_failure_plan_again() -> None:
-    (event,) = environments.on_entitlements_set(FAILED, entitled(tier="business", placement=Preset.SILO), BLUEPRINT)
-
-    assert isinstance(event, EnvironmentPlanned)
-    assert event.plan.tier == "business"
-
-
-def test_a_plan_that_would_delete_a_resource_is_refused() -> None:
-    leftover = READY.built[0].resource.model_copy(update={"address": "old.thing"})
-    with_leftover = replace(FAILED, built=(BuiltResource(resource=leftover, outputs={}),))
-
-    with pytest.raises(PlanDestroysError, match=r"old\.thing"):
-        environments.retry(with_leftover, TENANT, BLUEPRINT)
+        planning.retry(None, TENANT, BLUEPRINT, NOW)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +199,7 @@ def test_offboarding_happens_once_and_ignores_later_holds(environment: Environme
 
 def test_an_early_suspension_closes_the_environment_when_it_is_ready() -> None:
     suspended = after(BUILDING, access.on_tenant_suspended(BUILDING, BLOCKED))
-    events = environments.resources_built(suspended, PLAN_HASH, EVERYTHING)
+    events = building.resources_built(suspended, PLAN_HASH, EVERYTHING)
 
     assert [type(event) for event in events[-2:]] == [EnvironmentReady, AccessChangeStarted]
     assert after(suspended, events).target_access is Access.CLOSED
@@ -274,9 +228,9 @@ def test_offboarding_before_any_plan_retains_at_once() -> None:
 
 def test_resources_built_during_offboarding_are_recorded_but_never_ready() -> None:
     leaving = after(BUILDING, access.on_tenant_left(BUILDING, LEAVES))
-    events = environments.resources_built(leaving, PLAN_HASH, EVERYTHING)
+    events = building.resources_built(leaving, PLAN_HASH, EVERYTHING)
 
-    assert [type(event) for event in events] == [ResourceBuilt] * 5
+    assert [type(event) for event in events] == [ResourceBuilt]
     assert after(leaving, events).status is Status.RETAINING
 
 
@@ -290,14 +244,15 @@ def test_a_retained_environment_is_restored_with_its_data_at_the_next_epoch() ->
     back = after(RESTORING, [ready])
 
     assert isinstance(ready, EnvironmentReady)
-    assert (ready.epoch, ready.endpoint, ready.plan_hash) == (READY.epoch + 1, READY.endpoint, READY.plan_hash)
+    assert (ready.epoch, ready.plan_hash) == (READY.epoch + 1, READY.plan_hash)
+    assert ready.connections == READY.connections
     assert (back.status, back.access, back.built) == (Status.READY, Access.OPEN, READY.built)
-    assert access.restored(back) == access.on_return_started(back, RETURNS, BLUEPRINT) == []
+    assert access.restored(back) == access.on_return_started(back, RETURNS, BLUEPRINT, NOW) == []
 
 
 def test_a_held_tenant_returns_without_more_access_than_its_hold_leaves() -> None:
     held = RETURNS.model_copy(update={"holds": BLOCKED.holds})
-    restoring = after(RETAINED, access.on_return_started(RETAINED, held, BLUEPRINT))
+    restoring = after(RETAINED, access.on_return_started(RETAINED, held, BLUEPRINT, NOW))
     events = access.restored(restoring)
 
     assert restoring.target_access is Access.CLOSED
@@ -306,7 +261,7 @@ def test_a_held_tenant_returns_without_more_access_than_its_hold_leaves() -> Non
 
 def test_a_tenant_leaves_again_during_its_return_and_returns_during_the_export() -> None:
     leaving = after(RESTORING, access.on_tenant_left(RESTORING, LEAVES))
-    back = after(leaving, access.on_return_started(leaving, RETURNS, BLUEPRINT))
+    back = after(leaving, access.on_return_started(leaving, RETURNS, BLUEPRINT, NOW))
 
     assert (leaving.status, back.status) == (Status.RETAINING, Status.RESTORING)
     assert access.restored(leaving) == access.retained(back, EXPORT) == []
@@ -316,7 +271,7 @@ def test_an_environment_that_was_never_complete_is_planned_when_the_tenant_retur
     for incomplete in (REGISTERED, FAILED):
         gone = after(incomplete, access.on_tenant_left(incomplete, LEAVES))
         gone = after(gone, access.retained(gone, EXPORT))
-        events = access.on_return_started(gone, RETURNS, BLUEPRINT)
+        events = access.on_return_started(gone, RETURNS, BLUEPRINT, NOW)
         back = after(gone, events)
 
         assert [type(event) for event in events] == [RestorationStarted, EnvironmentPlanned]
@@ -341,7 +296,7 @@ def test_holds_before_the_build_set_the_access_with_which_it_is_built() -> None:
         lambda: access.on_tenant_suspended(None, BLOCKED),
         lambda: access.on_tenant_reactivated(None, REACTIVATED),
         lambda: access.on_tenant_left(None, LEAVES),
-        lambda: access.on_return_started(None, RETURNS, BLUEPRINT),
+        lambda: access.on_return_started(None, RETURNS, BLUEPRINT, NOW),
     ],
 )
 def test_events_of_an_unknown_tenant_are_refused(handle: Any) -> None:
@@ -351,18 +306,18 @@ def test_events_of_an_unknown_tenant_are_refused(handle: Any) -> None:
 
 ACTIONS = {
     "requested": lambda env: environments.on_tenant_requested(env, REQUESTED),
-    "entitled": lambda env: environments.on_entitlements_set(env, entitled(), BLUEPRINT),
+    "entitled": lambda env: planning.on_entitlements_set(env, entitled(), BLUEPRINT, NOW),
     "blocked": lambda env: access.on_tenant_suspended(env, BLOCKED),
     "read_only": lambda env: access.on_tenant_suspended(env, READ_ONLY),
     "reactivated": lambda env: access.on_tenant_reactivated(env, REACTIVATED),
     "leaves": lambda env: access.on_tenant_left(env, LEAVES),
-    "some": lambda env: environments.resources_built(env, env.plan_hash, EVERYTHING[:3]) if env else [],
-    "all": lambda env: environments.resources_built(env, env.plan_hash, EVERYTHING) if env else [],
-    "fails": lambda env: environments.build_failed(env, env.plan_hash, "no") if env else [],
-    "retry": lambda env: environments.retry(env, TENANT, BLUEPRINT),
+    "some": lambda env: building.resources_built(env, env.plan_hash, EVERYTHING[:3]) if env else [],
+    "all": lambda env: building.resources_built(env, env.plan_hash, EVERYTHING) if env else [],
+    "fails": lambda env: building.build_failed(env, env.plan_hash, "no") if env else [],
+    "retry": lambda env: planning.retry(env, TENANT, BLUEPRINT, NOW),
     "changed": lambda env: access.access_changed(env, env.target_access) if env else [],
     "retained": lambda env: access.retained(env, EXPORT) if env else [],
-    "returns": lambda env: access.on_return_started(env, RETURNS, BLUEPRINT),
+    "returns": lambda env: access.on_return_started(env, RETURNS, BLUEPRINT, NOW),
     "restored": lambda env: access.restored(env) if env else [],
 }
 
@@ -383,8 +338,8 @@ def test_invariants_hold_for_any_order_of_events(actions: list[str]) -> None:
             left = (left or environment.status is Status.RETAINED) and not isinstance(event, RestorationStarted)
         assert not left or (environment and environment.access is Access.CLOSED and environment.export)
         if environment and environment.status is Status.READY:
-            assert not environment.remaining
-            assert environment.endpoint
+            assert environment.failure or not environment.remaining
+            assert environment.connections
 
 
 def test_the_stored_document_keeps_the_key_of_the_target_access() -> None:

@@ -130,7 +130,7 @@ async def test_unavailable_features_stay_unavailable(harness, preset) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 async def test_a_tenant_cannot_pass_on_its_privileges(harness, preset) -> None:
     pair = await harness.tenant_pair(preset)
-    database = pair.tenant.endpoint.database
+    database = pair.tenant.connections[0].database
     query = """SELECT (SELECT datacl::text FROM pg_database WHERE datname = current_database()),
                       (SELECT string_agg(nspacl::text, '' ORDER BY oid) FROM pg_namespace),
                       (SELECT string_agg(relacl::text, '' ORDER BY oid) FROM pg_class WHERE relname = 'documents')"""

@@ -134,7 +134,7 @@ async def test_in_a_bridge_a_neighbours_schema_is_closed(harness) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 async def test_the_schema_public_is_closed(harness, preset) -> None:
     environment = await harness.ready(preset)
-    await harness.as_driver(environment.endpoint.database, "CREATE TABLE public.left_over (id int)")
+    await harness.as_driver(environment.connections[0].database, "CREATE TABLE public.left_over (id int)")
     async with harness.connect(environment) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="schema public"):
             await connection.execute("SELECT * FROM public.left_over")
@@ -165,8 +165,8 @@ async def test_a_plain_password_is_in_no_log_even_when_all_statements_are_logged
         environment = await harness.ready(Preset.POOLED)
     finally:
         await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver RESET ALL")
-    password = await harness.secrets.get(environment.endpoint.secret)
+    password = await harness.secrets.get(environment.connections[0].secret)
     log = harness.postgres.log.read_text(encoding="utf-8")
 
-    assert f'CREATE ROLE "{environment.endpoint.username}"' in log
+    assert f'CREATE ROLE "{environment.connections[0].username}"' in log
     assert password not in log

@@ -8,7 +8,9 @@ from paybill_contracts.provisioner import Access
 
 async def test_without_row_level_security_a_neighbours_rows_are_visible(harness) -> None:
     pair = await harness.tenant_pair(Preset.POOLED)
-    await harness.as_driver(pair.tenant.endpoint.database, "ALTER TABLE product.documents DISABLE ROW LEVEL SECURITY")
+    await harness.as_driver(
+        pair.tenant.connections[0].database, "ALTER TABLE product.documents DISABLE ROW LEVEL SECURITY"
+    )
 
     async with harness.connect(pair.tenant) as connection:
         assert await connection.fetchval("SELECT count(*) FROM documents") == 2
@@ -16,7 +18,7 @@ async def test_without_row_level_security_a_neighbours_rows_are_visible(harness)
 
 async def test_forced_row_level_security_hides_rows_from_the_table_owner(harness) -> None:
     pair = await harness.tenant_pair(Preset.POOLED)
-    database, query = pair.tenant.endpoint.database, "SELECT id FROM product.documents ORDER BY id"
+    database, query = pair.tenant.connections[0].database, "SELECT id FROM product.documents ORDER BY id"
 
     assert await harness.as_driver(database, query) == []
     await harness.as_driver(database, "ALTER TABLE product.documents NO FORCE ROW LEVEL SECURITY")
@@ -26,7 +28,7 @@ async def test_forced_row_level_security_hides_rows_from_the_table_owner(harness
 @pytest.mark.parametrize("group", ["members", "writers"])
 async def test_groups_are_safe_because_set_role_is_denied(harness, group) -> None:
     pair = await harness.tenant_pair(Preset.POOLED)
-    database = pair.tenant.endpoint.database
+    database = pair.tenant.connections[0].database
     async with harness.connect(pair.tenant) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f'SET ROLE "{database}_{group}"')
@@ -57,13 +59,13 @@ async def test_a_missing_privilege_closes_a_neighbours_schema(harness, breach, q
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(query.format(**names))
         for statement in breach.format(**names).split("; "):
-            await harness.as_driver(pair.tenant.endpoint.database, statement)
+            await harness.as_driver(pair.tenant.connections[0].database, statement)
         await connection.execute(query.format(**names))
 
 
 async def test_revoked_connect_closes_a_neighbours_database(harness) -> None:
     pair = await harness.tenant_pair(Preset.SILO)
-    database = pair.neighbour.endpoint.database
+    database = pair.neighbour.connections[0].database
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with harness.connect(pair.tenant, database=database):
             pass
@@ -78,7 +80,7 @@ async def test_revoked_connect_closes_a_neighbours_database(harness) -> None:
 @pytest.mark.parametrize("preset", [Preset.BRIDGE, Preset.SILO])
 async def test_opening_access_restores_a_missing_privilege(harness, preset) -> None:
     environment = await harness.ready(preset)
-    endpoint = environment.endpoint
+    endpoint = environment.connections[0]
     table = f'"{endpoint.schema_name}".documents'
     await harness.as_driver(endpoint.database, f'REVOKE INSERT ON {table} FROM "{endpoint.username}"')
     async with harness.connect(environment) as connection:

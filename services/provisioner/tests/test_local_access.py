@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
+from paybill_contracts.kinds import Column, Table
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Access, Column, Table
+from paybill_contracts.provisioner import Access
 
 PRESETS = list(Preset)
 ADD = "INSERT INTO documents (id, body) VALUES ($1, $2)"
@@ -119,7 +120,9 @@ async def test_after_an_export_the_driver_cannot_become_the_tenant(harness) -> N
 
     assert await harness.privileges(environment) == before
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await harness.as_driver(environment.endpoint.database, f'SET ROLE "{environment.endpoint.username}"')
+        await harness.as_driver(
+            environment.connections[0].database, f'SET ROLE "{environment.connections[0].username}"'
+        )
 
 
 async def test_the_export_of_an_environment_that_was_never_built_is_empty(harness) -> None:

@@ -9,8 +9,10 @@ from contextlib import suppress
 
 import asyncpg
 import pytest
+from paybill_contracts.environment_plans import Step, StepAction
+from paybill_contracts.kinds import Column, Table
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Access, Column, Step, StepAction, Table
+from paybill_contracts.provisioner import Access
 from paybill_provisioner.drivers import scram
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
@@ -69,7 +71,7 @@ async def test_a_second_build_changes_nothing(harness, preset) -> None:
     await other.close()
 
     assert await harness.privileges(again) == before
-    assert again.endpoint == environment.endpoint
+    assert again.connections[0] == environment.connections[0]
     assert await harness.can_write(again)
 
 
@@ -216,7 +218,7 @@ async def test_a_stale_executor_cannot_break_the_build_of_its_successor(harness,
 
 async def test_a_pool_without_row_level_security_accepts_no_tenant(harness) -> None:
     first = await harness.ready(Preset.POOLED)
-    database = first.endpoint.database
+    database = first.connections[0].database
     for breach, repair in (
         ("NO FORCE ROW LEVEL SECURITY", "FORCE ROW LEVEL SECURITY"),
         ("DISABLE ROW LEVEL SECURITY", "ENABLE ROW LEVEL SECURITY"),
@@ -235,7 +237,9 @@ async def test_a_pool_without_row_level_security_accepts_no_tenant(harness) -> N
 
 async def test_a_database_opened_to_public_is_closed_again(harness) -> None:
     first = await harness.ready(Preset.BRIDGE)
-    await harness.as_driver(first.endpoint.database, f'GRANT CONNECT ON DATABASE "{first.endpoint.database}" TO PUBLIC')
+    await harness.as_driver(
+        first.connections[0].database, f'GRANT CONNECT ON DATABASE "{first.connections[0].database}" TO PUBLIC'
+    )
     before = await harness.privileges(first)
 
     await harness.ready(Preset.BRIDGE)
@@ -248,7 +252,7 @@ async def test_a_database_opened_to_public_is_closed_again(harness) -> None:
 
 async def test_the_stored_password_is_readable_by_the_operator(harness) -> None:
     environment = await harness.ready(Preset.POOLED)
-    reference = environment.endpoint.secret
+    reference = environment.connections[0].secret
     operator = FileSecrets(
         harness.directory.parent / "secrets", Identity.load(harness.directory.parent / "identities", "operator")
     )
@@ -259,7 +263,7 @@ async def test_the_stored_password_is_readable_by_the_operator(harness) -> None:
 
 async def test_directories_of_tenants_are_private(harness) -> None:
     environment = await harness.ready(Preset.BRIDGE)
-    path = harness.directory / "tenants" / environment.outputs["folder.data"]["folder"]
+    path = harness.directory / "tenants" / environment.outputs["bucket.data"]["bucket"]
 
     assert path.is_dir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
@@ -267,7 +271,7 @@ async def test_directories_of_tenants_are_private(harness) -> None:
 
 async def test_the_driver_deletes_nothing(harness) -> None:
     planned = harness.planned(Preset.POOLED)
-    deletions = [Step(action=StepAction.DELETE, resource=planned.remaining[0].resource)]
+    deletions = [Step(action=StepAction.DELETE, before=planned.remaining[0].after, after=None)]
 
     with pytest.raises(Refused, match="deletes nothing"):
         async for _ in harness.driver.build(planned, deletions):

@@ -6,10 +6,10 @@ import asyncpg
 import pytest
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access
+from paybill_definitions.blueprint_rules import errors
 from paybill_provisioner.app import service
-from paybill_provisioner.domain.blueprints import check as check_blueprint
 from paybill_provisioner.jobs import NoDriverError, build, change_access, retain
-from paybill_provisioner.settings import Settings, read_blueprint
+from paybill_provisioner.settings import Settings
 from paybill_runtime.database.migrate import check
 from paybill_runtime.database.pool import Database
 from paybill_runtime.errors import ConfigurationError
@@ -35,7 +35,7 @@ async def test_duplicate_events_lead_to_one_lifecycle(provisioner, harness, publ
     tenant = about(preset)
     await publish(tenant.requested, tenant.entitled, copies=2)
     (ready,) = await log.facts("provisioner.environment_ready")
-    environment = SimpleNamespace(endpoint=ready.event.endpoint)
+    environment = SimpleNamespace(connections=ready.event.connections)
     async with harness.connect(environment) as connection:
         await connection.execute("INSERT INTO documents (id) VALUES ('a')")
 
@@ -63,7 +63,7 @@ async def test_duplicate_events_lead_to_one_lifecycle(provisioner, harness, publ
     assert [fact.event.TYPE.partition(".")[2] for fact in published] == [
         "environment_registered",
         "environment_planned",
-        *["resource_built"] * 5,
+        *["resource_built"] * (2 if preset is Preset.SILO else 1),
         "environment_ready",
         "access_change_started",
         "access_closed",
@@ -76,7 +76,7 @@ async def test_duplicate_events_lead_to_one_lifecycle(provisioner, harness, publ
     ]
     assert [fact.revision for fact in published] == list(range(1, len(published) + 1))
     assert retained.event.export.rows == 1
-    assert (back.event.epoch, back.event.endpoint) == (2, ready.event.endpoint)
+    assert (back.event.epoch, back.event.connections) == (2, ready.event.connections)
     report = await replay(service(), provisioner.running.settings, provisioner.running.database)
     assert report.equal
 
@@ -90,21 +90,24 @@ async def test_a_cancelled_tenant_is_never_built(provisioner, publish, log, abou
     assert (shown["status"], shown["plan"]) == ("retained", None)
 
 
-async def test_an_unknown_tier_is_retried_with_its_reason_and_blocks_no_other_tenant(
+async def test_an_unknown_tier_is_refused_with_its_reason_and_blocks_no_other_tenant(
     provisioner, publish, log, about
 ) -> None:
     unknown, known = about(tier="platinum"), about()
     await publish(unknown.requested, unknown.entitled, known.requested, known.entitled)
     await log.facts("provisioner.environment_ready")
 
-    [waiting] = (await provisioner.client.get("/v1/operations/dead-letters")).json()
+    (refused,) = await log.facts("provisioner.plan_refused")
     why = (await provisioner.client.get(f"/v1/why/{unknown.tenant}")).json()
     shown = (await provisioner.client.get(f"/v1/environments/{unknown.environment}")).json()
 
-    assert (waiting["tenant"], waiting["dead"]) == (unknown.tenant, False)
-    assert "the blueprint has no tier platinum" in waiting["reason"]
-    assert [message["id"] for message in why["messages"]] == [waiting["event_id"]]
-    assert why["environment"]["status"] == shown["status"] == "registered"
+    assert (refused.event.tenant_id, refused.event.code) == (unknown.tenant, "tier_unknown")
+    assert (shown["status"], shown["refusal"]["code"], shown["desired"]["tier"]) == (
+        "registered",
+        "tier_unknown",
+        "platinum",
+    )
+    assert "the blueprint has no tier platinum" in why["environment"]["failure"]
 
 
 async def test_a_failed_environment_reports_its_reason_and_is_built_by_a_retry(
@@ -113,7 +116,7 @@ async def test_a_failed_environment_reports_its_reason_and_is_built_by_a_retry(
     first, second = about(), about()
     await publish(first.requested, first.entitled)
     (ready,) = await log.facts("provisioner.environment_ready")
-    database = ready.event.endpoint.database
+    database = ready.event.connections[0].database
     await harness.as_driver(database, "ALTER TABLE product.documents NO FORCE ROW LEVEL SECURITY")
     await publish(second.requested, second.entitled)
     await log.facts("provisioner.environment_failed")
@@ -150,12 +153,11 @@ async def test_an_environment_is_shown_with_its_plan_and_without_its_secret(
     shown = answer.json()
 
     assert shown["plan"]["hash"] == planned.event.plan_hash
-    assert shown["endpoint"] == ready.event.endpoint.model_dump(exclude={"secret"})
+    assert shown["connections"] == [each.model_dump() for each in ready.event.connections]
     assert {each["address"] for each in shown["resources"]} == {each["address"] for each in shown["plan"]["steps"]}
     assert (shown["preset"], shown["tier"], shown["epoch"]) == ("bridge", "team", 1)
     assert shown["placement"]["data"] == "bridge"
-    assert "secret://" not in answer.text
-    assert await harness.secrets.get(ready.event.endpoint.secret) not in answer.text
+    assert await harness.secrets.get(ready.event.connections[0].secret) not in answer.text
 
 
 async def test_environments_are_listed_by_page_and_filter(provisioner, publish, log, about) -> None:
@@ -250,28 +252,24 @@ def test_the_blueprint_in_the_package_can_be_built() -> None:
     settings = Settings.model_construct(blueprints_file=None)
     blueprint = settings.blueprint()
 
-    check_blueprint(blueprint)
+    assert list(errors(blueprint)) == []
     assert [tier.placement for tier in blueprint.tiers] == list(Preset)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "should be an object"),
-        (b"- a", "should be an object"),
-        (b"a: [", "expected"),
-        (b"\xff\xfe\x00", "unacceptable"),
-        (b"name: x\nregions: [a]\ntiers: []\ntables: []\nregoins: [b]", "an unknown name"),
-        (b"name: x\nregions: [2026-01-01]\ntiers: []\ntables: []", "regions"),
-        (b"name: X\nregions: []\ntiers: []\ntables: []", "name"),
-        (b"{name: x, 1: y}", "must be str"),
-        (b"a: &a [*a]", "Recursion"),
-        (b"!!python/object/apply:os.system ['true']", "constructor"),
+        (b"", "blueprints.yaml:1: the file is empty"),
+        (b"\xff\xfe\x00", "can't decode byte 0xff"),
+        (b"name: x\nregions: [2026-01-01]\n", "blueprints.yaml:2: regions.0: Input should be a valid string"),
     ],
 )
-def test_an_error_in_a_blueprint_file_is_reported(text, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        read_blueprint(text)
+def test_an_error_in_a_blueprint_file_stops_the_start_with_its_line(tmp_path, text, message) -> None:
+    file = tmp_path / "blueprints.yaml"
+    file.write_bytes(text)
+
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.model_construct(blueprints_file=file).blueprint()
 
 
 def test_a_missing_blueprint_file_is_named_without_its_directory(tmp_path) -> None:

@@ -17,18 +17,11 @@ from paybill_contracts.billing import (
     SubscriptionSuspended,
 )
 from paybill_contracts.catalogue import PlanRef
+from paybill_contracts.environment_plans import EnvironmentPlanned, EnvironmentReady, Plan
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset, placement_of
-from paybill_contracts.provisioner import (
-    Endpoint,
-    EnvironmentFailed,
-    EnvironmentPlanned,
-    EnvironmentReady,
-    EnvironmentRetained,
-    Export,
-    Plan,
-)
+from paybill_contracts.provisioner import Endpoint, EnvironmentFailed, EnvironmentRetained, Export
 from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode, TenantSuspended
 from paybill_tenant.domain.policies import LifecyclePolicy
 from paybill_tenant.domain.tenants import Entitlement, Status, Tenant, evolve

@@ -5,9 +5,9 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from paybill_contracts.blueprints import Blueprint, BlueprintPublished
 from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.providers import ProvidersConfigured
-from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_runtime.http.auth import Role, make_key
 from paybill_tenant.app import service
 from tenant_samples import entitlements

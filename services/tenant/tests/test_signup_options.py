@@ -1,11 +1,11 @@
 """Options of a sign-up, as their owners publish them."""
 
 import pytest
+from paybill_contracts.blueprints import Blueprint, BlueprintPublished
 from paybill_contracts.catalogue import Catalogue, CataloguePublished, Interval, OveragePrice, PlanVersion, Price
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
 from paybill_contracts.providers import ProvidersConfigured
-from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_contracts.purchases import FIRST_PRICE, PlanPrices, PurchaseTerms
 from paybill_tenant.domain.signup_options import (
     NoCouponsError,

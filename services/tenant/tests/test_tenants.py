@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from paybill_contracts.billing import AccountRegistered
-from paybill_contracts.provisioner import EnvironmentReady
+from paybill_contracts.environment_plans import EnvironmentReady
 from paybill_contracts.tenant import (
     Hold,
     HoldOrigin,

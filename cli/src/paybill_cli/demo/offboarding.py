@@ -7,7 +7,8 @@ from pathlib import Path
 
 import httpx
 from paybill_contracts.billing import SubscriptionEnded
-from paybill_contracts.provisioner import EnvironmentReady, EnvironmentRetained, RestorationStarted, RetentionStarted
+from paybill_contracts.environment_plans import EnvironmentReady
+from paybill_contracts.provisioner import EnvironmentRetained, RestorationStarted, RetentionStarted
 from paybill_contracts.tenant import OffboardingStarted, ReturnStarted, TenantActivated, TenantRetained
 from paybill_stack.layout import STRIPE_FAKE
 
@@ -53,7 +54,8 @@ async def _come_back(session: DemoSession, tenant: Tenant) -> None:
     ready = await expect(EnvironmentReady, tenant=tenant.id, after=after)
     await expect(TenantActivated, tenant=tenant.id, after=after)
     await session.wait_status(tenant.slug, "active")
-    session.check(f"{tenant.slug} has its environment back", ready.endpoint == tenant.endpoint, f"epoch {ready.epoch}")
+    same = ready.connections[0] == tenant.endpoint
+    session.check(f"{tenant.slug} has its environment back", same, f"epoch {ready.epoch}")
     await check_own_documents(session, tenant)
 
 

@@ -9,14 +9,11 @@ from paybill_contracts.billing import (
     PublishersAllowed,
     SubscriptionActivated,
 )
+from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.catalogue import CataloguePublished
+from paybill_contracts.environment_plans import EnvironmentPlanned, EnvironmentReady
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import (
-    BlueprintPublished,
-    EnvironmentPlanned,
-    EnvironmentReady,
-    EnvironmentRegistered,
-)
+from paybill_contracts.provisioner import EnvironmentRegistered
 from paybill_contracts.tenant import OfferingNoted, ProvisioningStarted, TenantActivated, TenantRequested
 
 from paybill_cli.demo.session import Customer, DemoSession, Tenant
@@ -98,4 +95,4 @@ async def _pay(session: DemoSession, customer: Customer) -> Tenant:
     )
     await session.wait_status(customer.slug, "active")
     subscription = activated.subscription.provider_subscription
-    return Tenant(customer.slug, customer.placement, id_, customer.customer, subscription, ready.endpoint)
+    return Tenant(customer.slug, customer.placement, id_, customer.customer, subscription, ready.connections[0])

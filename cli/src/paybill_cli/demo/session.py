@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import httpx
+from paybill_contracts.environment_plans import Connection as TenantConnection
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Endpoint
 from paybill_runtime.security.secrets import FileSecrets
 from paybill_stack.supervisor import Supervisor
 from paybill_stripe_fake.client import FakeControl
@@ -44,7 +44,7 @@ class Tenant:
     id: str
     customer: str
     subscription: str
-    endpoint: Endpoint
+    endpoint: TenantConnection
 
     @property
     def documents(self) -> list[str]:
@@ -101,7 +101,7 @@ class DemoSession:
             host=endpoint.host,
             port=endpoint.port,
             user=user or endpoint.username,
-            password=password or await self.secrets.get(endpoint.secret),
+            password=password or await self.secrets.get(endpoint.secret or ""),
             database=database or endpoint.database,
             timeout=_CONNECT_S,
             command_timeout=_CONNECT_S,

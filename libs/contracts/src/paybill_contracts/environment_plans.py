@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from paybill_contracts.event import Event, Payload, Value, upcaster
-from paybill_contracts.kinds import Address, Attributes
+from paybill_contracts.kinds import Address, Attributes, Name
 from paybill_contracts.placement import Isolation, Placement, Preset
 from paybill_contracts.values import Count, Digest, EnvironmentId, Key, SecretRef, TenantId, Text
 
@@ -84,8 +84,8 @@ class BlueprintRef(Value):
 class Plan(Value):
     """The difference between desired and existing resources, in an order that respects `needs`.
 
-    based_on: the environment's revision that it was computed from. hashed: False for a plan of an earlier version, of
-    which the hash cannot be computed again.
+    based_on: the environment's revision that it was computed from. limits: of the entitlements, which expressions of
+    the blueprint use. hashed: False for a plan of an earlier version, of which the hash cannot be computed again.
     """
 
     environment_id: EnvironmentId
@@ -98,6 +98,7 @@ class Plan(Value):
     placement: Placement
     cloud: Key
     region: Key
+    limits: dict[Key, Count]
     steps: tuple[Step, ...]
     hashed: bool = True
 
@@ -113,6 +114,35 @@ class EnvironmentPlanned(
 
     plan: Plan
     plan_hash: Digest
+
+
+class EnvironmentDesired(
+    EnvironmentFact,
+    type="provisioner.environment_desired",
+    version=1,
+    aggregate="environment",
+    key="environment_id",
+):
+    """The tenant is entitled to this tier and placement with these limits; without access nothing is built."""
+
+    tier: Key
+    preset: Preset
+    entitlements_hash: Digest
+    limits: dict[Key, Count]
+    allows_access: bool
+
+
+class PlanRefused(
+    EnvironmentFact, type="provisioner.plan_refused", version=1, aggregate="environment", key="environment_id"
+):
+    """The desired state cannot be planned by the blueprint in force. next_step: what ends that."""
+
+    tier: Key
+    preset: Preset
+    entitlements_hash: Digest
+    code: Key
+    reason: Text
+    next_step: Text
 
 
 class BuiltOutputs(Value):
@@ -146,6 +176,7 @@ class ResourceRemoved(
 
     plan_hash: Digest
     address: Address
+    name: Name
 
 
 class Connection(Value):
@@ -177,6 +208,19 @@ class EnvironmentReady(
     connections: tuple[Connection, ...]
 
 
+class EnvironmentChanged(
+    EnvironmentFact,
+    type="provisioner.environment_changed",
+    version=1,
+    aggregate="environment",
+    key="environment_id",
+):
+    """A plan changed an environment that is ready, in place."""
+
+    plan_hash: Digest
+    connections: tuple[Connection, ...]
+
+
 _ADDRESSES = {
     "folder.data": "bucket.data",
     "postgres.database": "database.main",
@@ -190,10 +234,9 @@ _TABLE_PREFIX = "table-"
 def _planned_v1(fields: Payload) -> Payload:
     plan: dict[str, Any] = dict(fields["plan"])
     blueprint = {"name": "main", "version": 0, "content_hash": plan.pop("blueprint_hash")}
-    steps = [
-        {"action": step["action"], "before": None, "after": _resource(step["resource"])} for step in plan["steps"]
-    ]
-    return fields | {"plan": plan | {"blueprint": blueprint, "steps": steps, "epoch": 0, "hashed": False}}
+    steps = [{"action": step["action"], "before": None, "after": _resource(step["resource"])} for step in plan["steps"]]
+    added = {"blueprint": blueprint, "steps": steps, "epoch": 0, "limits": {}, "hashed": False}
+    return fields | {"plan": plan | added}
 
 
 @upcaster("provisioner.resource_built", 1)
@@ -255,7 +298,8 @@ def _attributes(kind: str, properties: Payload) -> Payload:
                 "connection_limit": int(properties["connection-limit"]),
             }
         case _:
-            raise ValueError(f"no kind {kind}")
+            # No plan had another kind, but the schema allowed every name.
+            return {"kind": "identity", "name": kind}
 
 
 def _column(text: str) -> Payload:

@@ -83,7 +83,7 @@ class Table(Value):
 
 
 class KindAttributes(Value):
-    """Base of the attributes of a kind. OUTPUTS: names of the values that a driver returns for the existing resource."""
+    """Base of the attributes of a kind. OUTPUTS: names of the values that a driver returns for a built resource."""
 
     OUTPUTS: ClassVar[tuple[str, ...]]
 
@@ -149,7 +149,7 @@ class Role(KindAttributes):
 
     kind: Literal["role"] = "role"
     name: Annotated[Name, IDENTITY]
-    in_schema: Annotated[Address, NEEDED]
+    in_schema: Annotated[Address, Meaning(Change.IN_PLACE, needs=True)]
     secret: Annotated[Address | None, SECRET] = None
     connection_limit: Annotated[int, Field(ge=1, le=10_000), IN_PLACE]
 
@@ -178,7 +178,7 @@ class Secret(KindAttributes):
 
     OUTPUTS: ClassVar = ("secret",)
 
-    kind: Literal["secret"] = "secret"  # noqa: S105 - the name of a kind
+    kind: Literal["secret"] = "secret"
     name: Annotated[Name, IDENTITY]
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from paybill_contracts.environment_plans import EnvironmentFact
-from paybill_contracts.event import Event, Value
+from paybill_contracts.event import Value
 from paybill_contracts.kinds import Address
 from paybill_contracts.operations import (
     IntakeQuarantined,

@@ -84,9 +84,7 @@ def _table(index: int, table: Table) -> Iterator[BlueprintDiagnostic]:
         return
     if table.columns[0].type not in KEY_TYPES:
         yield BlueprintDiagnostic((*path, "columns", 0), f"the first column is the key, one of {', '.join(KEY_TYPES)}")
-    yield from _repeated(
-        "columns", f"column of {table.name}", [column.name for column in table.columns], prefix=path
-    )
+    yield from _repeated("columns", f"column of {table.name}", [column.name for column in table.columns], prefix=path)
     for position, column in enumerate(table.columns):
         yield from _column((*path, "columns", position), column)
 
@@ -149,7 +147,7 @@ def _graph(
 
 def sample_values(blueprint: Blueprint, tier: TierBlueprint) -> Values:
     """Returns values with the longest region and slug, and 1 for every limit that the tier uses."""
-    limits = {}
+    limits: dict[str, int] = {}
     for definition in tier.resources:
         for value in definition.attributes.values():
             try:
@@ -167,7 +165,9 @@ def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[Blueprin
     indexes = {table.name: index for index, table in enumerate(next_.tables)}
     for table in published.tables:
         if table.name not in indexes:
-            yield BlueprintDiagnostic(("tables",), f"the table {table.name} is gone; Paybill removes no table with data")
+            yield BlueprintDiagnostic(
+                ("tables",), f"the table {table.name} is gone; Paybill removes no table with data"
+            )
             continue
         path = ("tables", indexes[table.name])
         columns = next_.tables[indexes[table.name]].columns

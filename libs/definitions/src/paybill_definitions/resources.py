@@ -10,7 +10,7 @@ from paybill_contracts.errors import DomainError
 from paybill_contracts.event import canonical, plain_message
 from paybill_contracts.kinds import KINDS, LAYERS, Attributes, meanings, needs_of
 from paybill_contracts.placement import Isolation
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from paybill_definitions.expressions import ExpressionError, all_names, resolved
 
@@ -19,6 +19,7 @@ MAIN = "main"
 
 _DATA = "data"
 _SHARED_SCHEMA = "product"
+_ATTRIBUTES: TypeAdapter[Attributes] = TypeAdapter(Attributes)
 
 
 class ResourceError(DomainError):
@@ -68,7 +69,7 @@ def _resource(blueprint: Blueprint, tier: TierBlueprint, definition: ResourceDef
     kind = kind_of(address)
     isolation: Isolation = getattr(tier.layers, LAYERS[kind])
     given = {name: _resolved(value, values) for name, value in definition.attributes.items()}
-    known = {name: meaning for name, meaning in meanings(KINDS[kind])}
+    known = dict(meanings(KINDS[kind]))
     for name in given:
         if name not in known:
             settable = ", ".join(each for each, meaning in known.items() if not meaning.derived)
@@ -80,19 +81,16 @@ def _resource(blueprint: Blueprint, tier: TierBlueprint, definition: ResourceDef
     derived = {"name": name_of(address, tier, values)} | ({"tenant_column": True} if kind == "schema" else {})
     attributes = _attributes(address, kind, given | derived)
     needs = dict.fromkeys((*needs_of(attributes), *_outputs_used(tier, definition)))
-    return Resource(
-        address=address, layer=LAYERS[kind], isolation=isolation, attributes=attributes, needs=tuple(needs)
-    )
+    return Resource(address=address, layer=LAYERS[kind], isolation=isolation, attributes=attributes, needs=tuple(needs))
 
 
 def _attributes(address: str, kind: str, fields: Mapping[str, Any]) -> Attributes:
     try:
-        found: Attributes = KINDS[kind].model_validate_json(canonical(dict(fields)))
+        return _ATTRIBUTES.validate_json(canonical({**fields, "kind": kind}))
     except ValidationError as error:
         first = error.errors()[0]
-        attribute = str(first["loc"][0]) if first["loc"] else ""
+        attribute = str(first["loc"][1]) if len(first["loc"]) > 1 else ""
         raise ResourceError(address, attribute, plain_message(first)) from error
-    return found
 
 
 def _resolved(value: object, values: Values) -> object:
@@ -128,8 +126,8 @@ def _outputs_used(tier: TierBlueprint, definition: ResourceDefinition) -> list[s
                 raise ResourceError(
                     definition.address,
                     attribute,
-                    f"${{{name}}} has no value; known are ${{tenant.slug}}, ${{region}}, ${{limits.<feature>}} and outputs "
-                    "of this tier's resources",
+                    f"${{{name}}} has no value; known are ${{tenant.slug}}, ${{region}}, ${{limits.<feature>}} and "
+                    "outputs of this tier's resources",
                 )
             used.append(address)
     return used

@@ -13,10 +13,11 @@ from paybill_contracts.billing import (
     SubscriptionRecovered,
     SubscriptionSuspended,
 )
+from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.envelope import IntakeEvent
 from paybill_contracts.incidents import Evidence, Finding
 from paybill_contracts.licences import LicenceRevoked, RevocationOrigin
-from paybill_contracts.provisioner import BlueprintPublished, EnvironmentChangePending, EnvironmentChangeSettled
+from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
 from paybill_contracts.tenant import OffboardingStarted, ReturnRuledOut, ReturnStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
 from paybill_licence import MAX_SEATS

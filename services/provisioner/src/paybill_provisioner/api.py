@@ -5,9 +5,12 @@ from http import HTTPStatus
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Path, Query
+from paybill_contracts.blueprints import Blueprint
+from paybill_contracts.environment_plans import Connection, Resource, StepAction
 from paybill_contracts.errors import NotFoundError
+from paybill_contracts.kinds import Attributes
 from paybill_contracts.placement import Placement, Preset
-from paybill_contracts.provisioner import Access, Blueprint, Export, StepAction
+from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.values import EnvironmentId, Key, TenantId
 from paybill_contracts.why import EnvironmentState
 from paybill_runtime.decisions.context import ServiceContext
@@ -20,7 +23,7 @@ from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 from sqlmodel import col
 
-from paybill_provisioner.domain import environments, size_changes
+from paybill_provisioner.domain import planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import (
     Environment,
@@ -57,14 +60,20 @@ class BlueprintView(BaseModel):
     content: Blueprint
 
 
-class EndpointView(BaseModel):
-    """Connection parameters of the tenant's database. The password is not shown; the secrets port has it."""
+class DesiredView(BaseModel):
+    """The state that the tenant is entitled to."""
 
-    host: str
-    port: int
-    database: str
-    schema_name: str
-    username: str
+    tier: str
+    preset: Preset
+    entitlements_hash: str
+
+
+class RefusalView(BaseModel):
+    """Reason why the desired state cannot be planned, and what ends that."""
+
+    code: str
+    reason: str
+    next: str
 
 
 class StepView(BaseModel):
@@ -80,6 +89,7 @@ class PlanView(BaseModel):
 
     hash: str
     based_on: Annotated[int, Field(description="The environment's revision that the plan was computed from.")]
+    blueprint: Annotated[str, Field(description="Name and version.", examples=["standard@4"])]
     blueprint_hash: str
     entitlements_hash: str
     cloud: str
@@ -93,7 +103,18 @@ class ResourceView(BaseModel):
     kind: str
     layer: str
     isolation: str
-    properties: dict[str, str]
+    attributes: Attributes
+
+    @classmethod
+    def of(cls, resource: Resource) -> Self:
+        """Builds the view of `resource`."""
+        return cls(
+            address=resource.address,
+            kind=resource.kind,
+            layer=resource.layer,
+            isolation=resource.isolation,
+            attributes=resource.attributes,
+        )
 
 
 class FailureView(BaseModel):
@@ -145,7 +166,9 @@ class EnvironmentView(EnvironmentSummary):
 
     epoch: Annotated[int, Field(description="Counts the tenant's placements; 0 until the first is ready.")]
     placement: Placement | None
-    endpoint: EndpointView | None
+    desired: DesiredView | None
+    refusal: RefusalView | None
+    connections: list[Connection]
     plan: PlanView | None
     resources: list[ResourceView]
     failure: FailureView | None
@@ -154,14 +177,18 @@ class EnvironmentView(EnvironmentSummary):
     @classmethod
     def full(cls, environment: Environment) -> Self:
         """Builds the complete view of `environment`."""
-        endpoint, failure = environment.endpoint, environment.failure
+        failure, refusal = environment.failure, environment.refusal
         return cls(
             **_summary(environment),
             epoch=environment.epoch,
             placement=environment.plan.placement if environment.plan else None,
-            endpoint=None if endpoint is None else EndpointView(**endpoint.model_dump(exclude={"secret"})),
+            desired=_desired(environment),
+            refusal=None
+            if refusal is None
+            else RefusalView(code=refusal.code, reason=refusal.reason, next=refusal.next_step),
+            connections=list(environment.connections),
             plan=_plan(environment),
-            resources=[ResourceView(**each.resource.model_dump(exclude={"needs"})) for each in environment.built],
+            resources=[ResourceView.of(each.resource) for each in environment.built],
             failure=None if failure is None else FailureView(address=failure.address, reason=failure.reason),
             export=environment.export,
         )
@@ -216,13 +243,13 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/environments/{environment}/retry", status_code=HTTPStatus.ACCEPTED)
     async def retry(environment: EnvironmentOrTenantId, principal: Operator) -> EnvironmentView:
-        """Plans again after a failure, by the current blueprint; built resources stay."""
+        """Plans again after a failure or a refusal, by the blueprint in force; built resources stay."""
         id_ = _id(environment)
 
-        def decide(unit: UnitOfWork, _: DecisionContext) -> EnvironmentView:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> EnvironmentView:
             blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            unit.record(ENVIRONMENTS, id_, size_changes.on_retry(unit.get(ENVIRONMENTS, id_)))
-            unit.record(ENVIRONMENTS, id_, environments.retry(unit.get(ENVIRONMENTS, id_), environment, blueprint))
+            events = planning.retry(unit.get(ENVIRONMENTS, id_), environment, blueprint, at.now)
+            unit.record(ENVIRONMENTS, id_, events)
             return EnvironmentView.full(existing(unit.get(ENVIRONMENTS, id_), environment))
 
         return await context.decide(
@@ -244,10 +271,10 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
     environment = await load_state(context, ENVIRONMENTS, id_of(tenant_id))
     if environment is None:
         return OwnState()
-    planned, entitled, pending = environment.planned_size, environment.entitled_size, environment.pending
-    waiting = None
-    if pending is not None and planned is not None and entitled is not None:
-        waiting = f"{planned.text} is built and {entitled.text} is entitled since {pending.since:%Y-%m-%d %H:%M} UTC"
+    planned, desired, pending = environment.planned_size, environment.desired_size, environment.pending
+    waiting, refusal, failure = None, environment.refusal, environment.failure
+    if pending is not None and planned is not None and desired is not None:
+        waiting = f"{planned.text} is built and {desired.text} is entitled since {pending.since:%Y-%m-%d %H:%M} UTC"
     return OwnState(
         aggregates=(f"{ENVIRONMENTS.kind}/{environment.id}",),
         environment=EnvironmentState(
@@ -257,8 +284,8 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
             placement=planned.preset if planned else None,
             access=environment.access,
             target_access=environment.target_access,
-            failed_resource=environment.failure.address if environment.failure else None,
-            failure=environment.failure.reason if environment.failure else None,
+            failed_resource=failure.address if failure else "plan" if refusal else None,
+            failure=failure.reason if failure else refusal.reason if refusal else None,
             pending=waiting,
         ),
     )
@@ -286,7 +313,7 @@ def _summary(environment: Environment) -> dict[str, Any]:
 
 
 def _pending(environment: Environment) -> PendingChangeView | None:
-    pending, size = environment.pending, environment.changed_size
+    pending, size = environment.pending, environment.desired_size
     if pending is None or size is None:
         return None
     return PendingChangeView(
@@ -298,19 +325,24 @@ def _pending(environment: Environment) -> PendingChangeView | None:
     )
 
 
+def _desired(environment: Environment) -> DesiredView | None:
+    desired = environment.desired
+    if desired is None:
+        return None
+    return DesiredView(tier=desired.size.tier, preset=desired.size.preset, entitlements_hash=desired.entitlements_hash)
+
+
 def _plan(environment: Environment) -> PlanView | None:
     plan = environment.plan
     if plan is None or environment.plan_hash is None:
         return None
-    remaining = {step.resource.address for step in environment.remaining}
+    remaining = environment.remaining
     return PlanView(
         hash=environment.plan_hash,
         based_on=plan.based_on,
-        blueprint_hash=plan.blueprint_hash,
+        blueprint=f"{plan.blueprint.name}@{plan.blueprint.version}",
+        blueprint_hash=plan.blueprint.content_hash,
         entitlements_hash=plan.entitlements_hash,
         cloud=plan.cloud,
-        steps=[
-            StepView(action=step.action, address=step.resource.address, done=step.resource.address not in remaining)
-            for step in plan.steps
-        ],
+        steps=[StepView(action=step.action, address=step.address, done=step not in remaining) for step in plan.steps],
     )

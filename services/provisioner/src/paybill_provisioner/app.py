@@ -14,7 +14,7 @@ from paybill_runtime.settings import read_secret
 
 from paybill_provisioner.api import read_state, router
 from paybill_provisioner.consumer import HANDLERS
-from paybill_provisioner.domain import blueprints, size_changes
+from paybill_provisioner.domain import blueprints, size_invariant
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
 from paybill_provisioner.domain.environments import id_of
 from paybill_provisioner.drivers import Drivers
@@ -27,17 +27,17 @@ from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS, INCIDENTS, STAT
 INVARIANTS = Invariants(
     VIOLATIONS,
     (TenantState(ENVIRONMENTS, id_of=id_of, tenant_of=lambda each: each.tenant_id),),
-    rules=(size_changes.SIZE,),
+    rules=(size_invariant.SIZE,),
 )
 """Invariants of the service (docs/invariants.md)."""
 
 
 async def publish_blueprint(context: ServiceContext) -> None:
-    """Publishes the blueprint of the settings; an unchanged one publishes nothing."""
+    """Publishes the blueprint of the settings at the first start; later ones are published by a person."""
     blueprint = context.settings.blueprint()
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
-        unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish(unit.get(BLUEPRINTS, BLUEPRINT_ID), blueprint))
+        unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish_first(unit.get(BLUEPRINTS, BLUEPRINT_ID), blueprint))
 
     cause = f"blueprint:{digest(blueprint)}"
     origin = Origin(cause, cause, "service:provisioner", "")

@@ -16,14 +16,8 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_provisioner.domain import access, environments, size_changes
-from paybill_provisioner.domain.blueprints import (
-    BLUEPRINT_ID,
-    BlueprintIncompleteError,
-    UnknownRegionError,
-    UnknownTierError,
-    require_published,
-)
+from paybill_provisioner.domain import access, environments, planning
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import Environment, EnvironmentEvent, id_of
 from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
 
@@ -55,12 +49,7 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
 @HANDLERS.fact(EntitlementsSet, writes=_writes, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContext) -> None:
     blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    _record(unit, fact, size_changes.on_entitlements_set(_environment(unit, fact), fact, at.now))
-    try:
-        events = environments.on_entitlements_set(_environment(unit, fact), fact, blueprint)
-    except (UnknownTierError, UnknownRegionError) as error:
-        raise BlueprintIncompleteError(str(error)) from error
-    _record(unit, fact, events)
+    _record(unit, fact, planning.on_entitlements_set(_environment(unit, fact), fact, blueprint, at.now))
 
 
 @HANDLERS.fact(TenantSuspended, writes=_writes)
@@ -81,13 +70,12 @@ def holds_changed(unit: UnitOfWork, fact: HoldsChanged, _: DecisionContext) -> N
 @HANDLERS.fact(ReturnStarted, writes=_writes, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
 def return_started(unit: UnitOfWork, fact: ReturnStarted, at: DecisionContext) -> None:
     blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    _record(unit, fact, access.on_return_started(_environment(unit, fact), fact, blueprint))
-    _record(unit, fact, size_changes.on_return_started(_environment(unit, fact), fact, at.now))
+    _record(unit, fact, access.on_return_started(_environment(unit, fact), fact, blueprint, at.now))
 
 
 @HANDLERS.fact(OffboardingStarted, writes=_writes)
 def offboarding_started(unit: UnitOfWork, fact: OffboardingStarted, _: DecisionContext) -> None:
-    _record(unit, fact, size_changes.on_leaving(_environment(unit, fact)))
+    _record(unit, fact, planning.on_leaving(_environment(unit, fact)))
     _record(unit, fact, access.on_tenant_left(_environment(unit, fact), fact))
 
 

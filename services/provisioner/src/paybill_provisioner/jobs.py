@@ -4,18 +4,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 
-from paybill_contracts.provisioner import (
-    Access,
-    AccessChangeStarted,
-    EnvironmentPlanned,
-    RestorationStarted,
-    RetentionStarted,
-)
+from paybill_contracts.environment_plans import EnvironmentPlanned
+from paybill_contracts.provisioner import Access, AccessChangeStarted, RestorationStarted, RetentionStarted
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 
-from paybill_provisioner.domain import access, environments
+from paybill_provisioner.domain import access, building, planning
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import (
     Environment,
     EnvironmentEvent,
@@ -25,7 +21,7 @@ from paybill_provisioner.domain.environments import (
     id_of,
 )
 from paybill_provisioner.drivers import Driver, Drivers
-from paybill_provisioner.tables import ENVIRONMENTS
+from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
 
 JOBS = JobRegistry()
 
@@ -46,7 +42,7 @@ class NoDriverError(Exception):
 def build_failed(job: Job[EnvironmentPlanned], reason: str) -> Outcome:
     """Records the failure; built resources stay, and an operator may retry."""
     text = "".join(each if each.isprintable() else " " for each in reason)[:400] or "no reason"
-    return _outcome(job.event.tenant_id, lambda state: environments.build_failed(state, job.event.plan_hash, text))
+    return _outcome(job.event.tenant_id, lambda state: building.build_failed(state, job.event.plan_hash, text))
 
 
 @JOBS.effect(EnvironmentPlanned, attempts=BUILD_ATTEMPTS, failed=build_failed)
@@ -54,16 +50,17 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
     """Applies the remaining steps of the recorded plan; any other plan is refused."""
     environment = await _current(job, job.event.tenant_id)
     try:
-        environments.require_plan(environment, job.event)
+        planning.require_plan(environment, job.event)
     except PlanMismatchError as error:
         raise Refused(str(error)) from error
-    if environment.status is not Status.BUILDING:
+    if environment.status not in {Status.BUILDING, Status.CHANGING}:
         return
-    remaining = {step.resource.address for step in environment.remaining}
+    built_with = environment.target_access
+    remaining = {step.address for step in environment.remaining}
     async with aclosing(_driver(drivers, environment).build(environment, environment.remaining)) as parts:
         async for done in parts:
             remaining.difference_update(address for address, _ in done)
-            decision = partial(environments.resources_built, plan_hash=job.event.plan_hash, done=done)
+            decision = partial(building.resources_built, plan_hash=job.event.plan_hash, done=done, access=built_with)
             yield _outcome(environment.tenant_id, decision, last=not remaining)
 
 
@@ -72,7 +69,7 @@ async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> Asyn
     """Applies the target access. A superseded event is ignored: the later event has its own job."""
     environment = await _current(job, job.event.tenant_id)
     target = environment.target_access
-    if environment.status is not Status.READY or target is not job.event.access:
+    if environment.status not in {Status.READY, Status.CHANGING} or target is not job.event.access:
         return
     await _driver(drivers, environment).set_access(environment, target)
     yield _outcome(environment.tenant_id, lambda state: access.access_changed(state, target), last=True)
@@ -121,7 +118,14 @@ def _outcome(
     """Returns the outcome that records the events of `decision` on the current state; `last` ends the effect."""
     environment_id = id_of(tenant_id)
 
-    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
-        unit.record(ENVIRONMENTS, environment_id, decision(existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)))
+    def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+        state = existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)
+        unit.record(ENVIRONMENTS, environment_id, decision(state))
+        # The tenant may have become entitled to another size while the plan was open.
+        after = existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)
+        if after.status is not state.status:
+            blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+            unit.record(ENVIRONMENTS, environment_id, planning.compare(after, blueprint, at.now))
 
-    return Outcome(decide, writes=[ENVIRONMENTS.key(environment_id)], last=last)
+    reads = [BLUEPRINTS.key(BLUEPRINT_ID)]
+    return Outcome(decide, writes=[ENVIRONMENTS.key(environment_id)], reads=reads, last=last)

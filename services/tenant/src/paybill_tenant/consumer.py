@@ -14,7 +14,9 @@ from paybill_contracts.billing import (
     SubscriptionRecovered,
     SubscriptionSuspended,
 )
+from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.catalogue import CataloguePublished
+from paybill_contracts.environment_plans import EnvironmentPlanned, EnvironmentReady
 from paybill_contracts.incidents import (
     BillingIncidentAssigned,
     BillingIncidentClosed,
@@ -30,13 +32,7 @@ from paybill_contracts.incidents import (
     TenantIncidentOpened,
 )
 from paybill_contracts.providers import ProvidersConfigured
-from paybill_contracts.provisioner import (
-    BlueprintPublished,
-    EnvironmentFailed,
-    EnvironmentPlanned,
-    EnvironmentReady,
-    EnvironmentRetained,
-)
+from paybill_contracts.provisioner import EnvironmentFailed, EnvironmentRetained
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions

@@ -1,6 +1,7 @@
 """Access of tenants: closed by suspension and offboarding, opened by reactivation and return."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from hashlib import sha256
 from typing import assert_never
 
@@ -25,16 +26,10 @@ from paybill_contracts.tenant import (
 )
 
 from paybill_provisioner.domain.blueprints import PublishedBlueprint
-from paybill_provisioner.domain.environments import (
-    Environment,
-    EnvironmentEvent,
-    Status,
-    access_change,
-    evolve,
-    existing,
-    planned,
-    ready,
-)
+from paybill_provisioner.domain.building import access_change, ready
+from paybill_provisioner.domain.environments import Desired, Environment, EnvironmentEvent, Status, evolve, existing
+from paybill_provisioner.domain.planning import towards
+from paybill_provisioner.domain.sizes import Size
 
 NOTHING_EXPORTED = Export(location="nothing", sha256=sha256(b"").hexdigest(), size_bytes=0, rows=0)
 """Export of an environment that was never planned: there is no file."""
@@ -61,7 +56,7 @@ def on_tenant_reactivated(environment: Environment | None, fact: TenantReactivat
 
 def _start_change(environment: Environment, access: Access) -> list[EnvironmentEvent]:
     match environment.status:
-        case Status.REGISTERED | Status.BUILDING | Status.FAILED | Status.READY | Status.RESTORING:
+        case Status.REGISTERED | Status.BUILDING | Status.FAILED | Status.READY | Status.CHANGING | Status.RESTORING:
             return [] if environment.target_access is access else [access_change(environment, access)]
         case Status.RETAINING | Status.RETAINED:
             return []
@@ -71,7 +66,7 @@ def _start_change(environment: Environment, access: Access) -> list[EnvironmentE
 
 def access_changed(environment: Environment, access: Access) -> list[EnvironmentEvent]:
     """Records that `access` is in effect."""
-    if environment.status is not Status.READY or environment.access is access:
+    if environment.status not in {Status.READY, Status.CHANGING} or environment.access is access:
         return []
     if access is Access.OPEN:
         return [AccessOpened(tenant_id=environment.tenant_id, environment_id=environment.id)]
@@ -87,7 +82,7 @@ def on_tenant_left(
     match environment.status:
         case Status.REGISTERED:
             return [started, *retained(evolve(environment, started), NOTHING_EXPORTED)]
-        case Status.BUILDING | Status.FAILED | Status.READY | Status.RESTORING:
+        case Status.BUILDING | Status.FAILED | Status.READY | Status.CHANGING | Status.RESTORING:
             return [started]
         case Status.RETAINING | Status.RETAINED:
             return []
@@ -103,13 +98,12 @@ def retained(environment: Environment, export: Export) -> list[EnvironmentEvent]
 
 
 def on_return_started(
-    environment: Environment | None, fact: ReturnStarted, blueprint: PublishedBlueprint
+    environment: Environment | None, fact: ReturnStarted, blueprint: PublishedBlueprint, now: datetime
 ) -> list[EnvironmentEvent]:
     """Starts to restore the retained environment, with its data. One that was never complete is planned again.
 
     A tenant that was cancelled may return before its environment is retained: the export that runs has no outcome then.
-
-    Raises EnvironmentUnknownError, UnknownTierError, UnknownRegionError, PlanDestroysError.
+    The size that it is entitled to is planned once the data is accessible. Raises EnvironmentUnknownError.
     """
     environment = existing(environment, fact.tenant_id)
     if environment.status not in {Status.RETAINING, Status.RETAINED}:
@@ -117,17 +111,17 @@ def on_return_started(
     started = RestorationStarted(
         tenant_id=environment.tenant_id, environment_id=environment.id, access=_access_under(fact.holds)
     )
-    if environment.endpoint is not None:
-        return [started]
+    limits = environment.desired.limits if environment.desired else {}
+    desired = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits)
     after = evolve(environment, started)
-    return [started, planned(after, blueprint, fact.tier, fact.placement, fact.entitlements_hash)]
+    return [started, *towards(after, desired, blueprint, now, reason=f"the plan {fact.plan} needs {desired.size.text}")]
 
 
 def restored(environment: Environment) -> list[EnvironmentEvent]:
     """Records that the retained environment is accessible again, at the access level that is requested."""
     if environment.status is not Status.RESTORING or environment.plan_hash is None:
         return []
-    return ready(environment, environment.plan_hash)
+    return ready(environment, environment.plan_hash, environment.target_access)
 
 
 def _access_under(holds: Sequence[Hold]) -> Access:

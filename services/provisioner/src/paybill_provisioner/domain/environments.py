@@ -1,49 +1,55 @@
-"""Lifecycle of a tenant's environment, from registration until only its data is retained."""
+"""State of a tenant's environment, from registration until only its data is retained."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated, assert_never
 
-from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.environment_plans import (
+    Connection,
+    EnvironmentChanged,
+    EnvironmentDesired,
+    EnvironmentPlanned,
+    EnvironmentReady,
+    Plan,
+    PlanRefused,
+    Resource,
+    ResourceBuilt,
+    ResourceRemoved,
+    Step,
+    StepAction,
+)
 from paybill_contracts.errors import ConflictError, NotFoundError
-from paybill_contracts.event import digest
-from paybill_contracts.placement import Preset, placement_of
+from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import (
     Access,
     AccessChangeStarted,
     AccessClosed,
     AccessOpened,
-    Endpoint,
     EnvironmentChangePending,
     EnvironmentChangeSettled,
     EnvironmentFailed,
-    EnvironmentPlanned,
-    EnvironmentReady,
     EnvironmentRegistered,
     EnvironmentRetained,
     Export,
-    Plan,
-    Resource,
-    ResourceBuilt,
     RestorationStarted,
     RetentionStarted,
-    Step,
-    StepAction,
 )
 from paybill_contracts.tenant import TenantRequested
 from pydantic import Field
 
-from paybill_provisioner.domain import graph
-from paybill_provisioner.domain.blueprints import PublishedBlueprint, require_region, tier_of
 from paybill_provisioner.domain.sizes import PendingChange, Size
 
 EnvironmentEvent = (
     EnvironmentRegistered
+    | EnvironmentDesired
+    | PlanRefused
     | EnvironmentPlanned
     | ResourceBuilt
+    | ResourceRemoved
     | EnvironmentFailed
     | EnvironmentReady
+    | EnvironmentChanged
     | AccessChangeStarted
     | AccessOpened
     | AccessClosed
@@ -61,22 +67,10 @@ class EnvironmentUnknownError(NotFoundError):
     code = "environment_unknown"
 
 
-class EnvironmentNotFailedError(ConflictError):
-    """Only a failed plan can be retried."""
-
-    code = "environment_not_failed"
-
-
 class PlanMismatchError(ConflictError):
     """The plan to be built is not the recorded one."""
 
     code = "plan_mismatch"
-
-
-class PlanDestroysError(ConflictError):
-    """The plan would delete resources of a tenant, which needs an approval."""
-
-    code = "plan_destroys"
 
 
 class Status(StrEnum):
@@ -86,9 +80,29 @@ class Status(StrEnum):
     BUILDING = "building"
     FAILED = "failed"
     READY = "ready"
+    CHANGING = "changing"
     RETAINING = "retaining"
     RETAINED = "retained"
     RESTORING = "restoring"
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The state that the tenant is entitled to. limits: of its features, for expressions of the blueprint."""
+
+    size: Size
+    entitlements_hash: str
+    limits: Mapping[str, int] = field(default_factory=dict)
+    allows_access: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Reason why the desired state cannot be planned, and what ends that."""
+
+    code: str
+    reason: str
+    next_step: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +125,10 @@ class Failure:
 class Environment:
     """The environment of one tenant.
 
-    changed_size: the entitled size, if it has changed since the plan. pending: of that change, until it is built.
-    target_access: last requested; access: in effect. revision: number of events so far; a plan names the one that it
-    is based on.
+    desired: of the last entitlements; plan: the last one; built: what exists; built_size: of the last complete plan.
+    replaced: built resources that another one has replaced and that still exist. refusal: of the desired state.
+    pending: a change of size that waits. target_access: last requested; access: in effect. revision: number of events
+    so far; a plan names the one that it is based on.
     """
 
     id: str
@@ -122,16 +137,19 @@ class Environment:
     region: str
     revision: int
     status: Status
+    desired: Desired | None = None
+    refusal: Refusal | None = None
     plan: Plan | None = None
     plan_hash: str | None = None
     built: tuple[BuiltResource, ...] = ()
+    replaced: tuple[Resource, ...] = ()
+    built_size: Size | None = None
     failure: Failure | None = None
     epoch: int = 0
-    endpoint: Endpoint | None = None
+    connections: tuple[Connection, ...] = ()
     target_access: Annotated[Access, Field(alias="wanted")] = Access.OPEN
     access: Access = Access.CLOSED
     export: Export | None = None
-    changed_size: Size | None = None
     pending: PendingChange | None = None
 
     @property
@@ -140,15 +158,16 @@ class Environment:
         return Size(self.plan.tier, self.plan.preset) if self.plan else None
 
     @property
-    def entitled_size(self) -> Size | None:
-        """The size that the tenant is entitled to; None before the first plan."""
-        return self.changed_size or self.planned_size
+    def desired_size(self) -> Size | None:
+        """The size that the tenant is entitled to; None before the first entitlements."""
+        return self.desired.size if self.desired else None
 
     @property
     def resources(self) -> Mapping[str, Resource]:
-        """Resources by address: built ones and those of the plan, which may be incomplete."""
+        """Resources by address: built ones, and those that the plan builds, which may be incomplete."""
         built = {each.resource.address: each.resource for each in self.built}
-        return built | {step.resource.address: step.resource for step in (self.plan.steps if self.plan else ())}
+        steps = self.plan.steps if self.plan else ()
+        return built | {step.address: step.after for step in steps if step.after is not None}
 
     @property
     def outputs(self) -> Mapping[str, Mapping[str, str]]:
@@ -159,8 +178,17 @@ class Environment:
     def remaining(self) -> tuple[Step, ...]:
         """Steps of the plan that are not done yet, in order."""
         built = {each.resource.address: each.resource for each in self.built}
+        existing_resources = (*built.values(), *self.replaced)
         steps = self.plan.steps if self.plan else ()
-        return tuple(step for step in steps if built.get(step.resource.address) != step.resource)
+        return tuple(
+            step
+            for step in steps
+            if (
+                step.before in existing_resources
+                if step.action is StepAction.DELETE
+                else built.get(step.address) != step.after
+            )
+        )
 
 
 def id_of(tenant_id: str) -> str:
@@ -186,162 +214,6 @@ def on_tenant_requested(environment: Environment | None, fact: TenantRequested) 
     ]
 
 
-def on_entitlements_set(
-    environment: Environment | None, fact: EntitlementsSet, blueprint: PublishedBlueprint
-) -> list[EnvironmentEvent]:
-    """Plans the environment that the tenant is entitled to.
-
-    Raises EnvironmentUnknownError, UnknownTierError, UnknownRegionError, PlanDestroysError.
-    """
-    environment = existing(environment, fact.tenant_id)
-    match environment.status:
-        case Status.REGISTERED | Status.FAILED:
-            if not fact.allows_access:
-                return []
-            return [planned(environment, blueprint, fact.tier, fact.placement, fact.entitlements_hash)]
-        case Status.BUILDING | Status.READY | Status.RETAINING | Status.RETAINED | Status.RESTORING:
-            return []
-        case _:
-            assert_never(environment.status)
-
-
-def retry(
-    environment: Environment | None, environment_id: str, blueprint: PublishedBlueprint
-) -> list[EnvironmentEvent]:
-    """Plans again after a failure, by the current blueprint; built resources stay.
-
-    Raises EnvironmentUnknownError, EnvironmentNotFailedError and what planning raises.
-    """
-    environment = existing(environment, environment_id)
-    match environment.status:
-        case Status.FAILED if environment.plan is not None:
-            last = environment.plan
-            size = environment.changed_size or Size(last.tier, last.preset)
-            return [planned(environment, blueprint, size.tier, size.preset, last.entitlements_hash)]
-        case Status.BUILDING:
-            return []
-        case Status.FAILED | Status.REGISTERED | Status.READY | Status.RETAINING | Status.RETAINED | Status.RESTORING:
-            raise EnvironmentNotFailedError(
-                f"the environment is {environment.status}; only a failed one can be retried"
-            )
-        case _:
-            assert_never(environment.status)
-
-
-def planned(
-    environment: Environment, blueprint: PublishedBlueprint, tier: str, preset: Preset, entitlements_hash: str
-) -> EnvironmentPlanned:
-    """Plans the steps from the built resources to those of the tier, with the hash that the executor checks."""
-    require_region(blueprint.content, environment.region)
-    definition = tier_of(blueprint.content, tier, preset)
-    desired = graph.desired(blueprint.content, definition, environment.tenant_id, environment.region)
-    steps = graph.diff(desired, (each.resource for each in environment.built))
-    deleted = [step.resource.address for step in steps if step.action is StepAction.DELETE]
-    if deleted:
-        raise PlanDestroysError(f"the plan would delete {', '.join(deleted)}; keep the tier, or move the tenant")
-    plan = Plan(
-        environment_id=environment.id,
-        based_on=environment.revision,
-        blueprint_hash=blueprint.content_hash,
-        entitlements_hash=entitlements_hash,
-        tier=tier,
-        preset=preset,
-        placement=placement_of(preset),
-        cloud=definition.cloud,
-        region=environment.region,
-        steps=steps,
-    )
-    return EnvironmentPlanned(
-        tenant_id=environment.tenant_id, environment_id=environment.id, plan=plan, plan_hash=digest(plan)
-    )
-
-
-def require_plan(environment: Environment, fact: EnvironmentPlanned) -> None:
-    """Raises PlanMismatchError unless the plan in `fact` has the hash of the recorded one."""
-    if not digest(fact.plan) == fact.plan_hash == environment.plan_hash:
-        raise PlanMismatchError(
-            f"the requested plan is {digest(fact.plan)[:12]}…, the recorded one {str(environment.plan_hash)[:12]}…; "
-            "check the environment and retry it"
-        )
-
-
-def resources_built(
-    environment: Environment, plan_hash: str, done: Sequence[tuple[str, Mapping[str, str]]]
-) -> list[EnvironmentEvent]:
-    """Records the steps that are `done` (address and outputs); after the last one the environment is ready.
-
-    For a tenant in offboarding it only records the resources. Raises PlanMismatchError.
-    """
-    if environment.plan_hash != plan_hash:
-        raise PlanMismatchError(f"the plan {plan_hash[:12]}… is no longer the current one")
-    open_steps = {step.resource.address for step in environment.remaining}
-    events: list[EnvironmentEvent] = [
-        ResourceBuilt(
-            tenant_id=environment.tenant_id,
-            environment_id=environment.id,
-            address=address,
-            plan_hash=plan_hash,
-            outputs=dict(outputs),
-        )
-        for address, outputs in done
-        if address in open_steps
-    ]
-    after = environment
-    for event in events:
-        after = evolve(after, event)
-    if after.status is Status.BUILDING and not after.remaining:
-        events += ready(after, plan_hash)
-    return events
-
-
-def ready(environment: Environment, plan_hash: str) -> list[EnvironmentEvent]:
-    """Returns the events of an environment that is ready, at the access level that is requested."""
-    fact = EnvironmentReady(
-        tenant_id=environment.tenant_id,
-        environment_id=environment.id,
-        plan_hash=plan_hash,
-        epoch=environment.epoch + 1,
-        endpoint=_endpoint(environment.outputs),
-    )
-    if environment.target_access is Access.OPEN:
-        return [fact]
-    return [fact, access_change(environment, environment.target_access)]
-
-
-def access_change(environment: Environment, access: Access) -> AccessChangeStarted:
-    """Returns the event that starts a change to `access`."""
-    return AccessChangeStarted(tenant_id=environment.tenant_id, environment_id=environment.id, access=access)
-
-
-def _endpoint(outputs: Mapping[str, Mapping[str, str]]) -> Endpoint:
-    """Builds the endpoint: the outputs of every driver together contain these six values."""
-    values = {name: value for each in outputs.values() for name, value in each.items()}
-    return Endpoint(
-        host=values["host"],
-        port=int(values["port"]),
-        database=values["database"],
-        schema_name=values["schema_name"],
-        username=values["username"],
-        secret=values["secret"],
-    )
-
-
-def build_failed(environment: Environment, plan_hash: str, reason: str) -> list[EnvironmentEvent]:
-    """Records the failure of the current plan; built resources stay. Any other plan is ignored."""
-    if environment.status is not Status.BUILDING or environment.plan_hash != plan_hash:
-        return []
-    remaining = environment.remaining
-    return [
-        EnvironmentFailed(
-            tenant_id=environment.tenant_id,
-            environment_id=environment.id,
-            plan_hash=plan_hash,
-            address=remaining[0].resource.address if remaining else "environment",
-            reason=reason,
-        )
-    ]
-
-
 def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environment:
     """Returns the environment after `event`; only `EnvironmentRegistered` may come first."""
     if isinstance(event, EnvironmentRegistered):
@@ -356,26 +228,39 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
     environment = existing(environment, event.tenant_id)
     environment = replace(environment, revision=environment.revision + 1)
     match event:
-        case EnvironmentPlanned():
-            return replace(
-                environment,
-                status=Status.BUILDING,
-                plan=event.plan,
-                plan_hash=event.plan_hash,
-                failure=None,
-                changed_size=None,
-                pending=None,
+        case EnvironmentDesired():
+            desired = Desired(
+                Size(event.tier, event.preset), event.entitlements_hash, event.limits, event.allows_access
             )
+            return replace(environment, desired=desired, refusal=None)
+        case PlanRefused():
+            return replace(environment, refusal=Refusal(event.code, event.reason, event.next_step))
+        case EnvironmentPlanned():
+            return _with_plan(environment, event)
         case ResourceBuilt():
-            built = BuiltResource(resource=environment.resources[event.address], outputs=event.outputs)
-            others = tuple(each for each in environment.built if each.resource.address != event.address)
-            return replace(environment, built=(*others, built))
+            return _with_built(environment, event)
+        case ResourceRemoved():
+            return _without(environment, event)
         case EnvironmentFailed():
             failure = Failure(address=event.address, reason=event.reason)
-            return replace(environment, status=Status.FAILED, failure=failure)
+            changes = environment.status is Status.CHANGING
+            return replace(environment, status=Status.READY if changes else Status.FAILED, failure=failure)
         case EnvironmentReady():
             return replace(
-                environment, status=Status.READY, epoch=event.epoch, endpoint=event.endpoint, access=Access.OPEN
+                environment,
+                status=Status.READY,
+                epoch=event.epoch,
+                connections=event.connections,
+                access=Access.OPEN,
+                built_size=environment.planned_size,
+            )
+        case EnvironmentChanged():
+            return replace(
+                environment,
+                status=Status.READY,
+                connections=event.connections,
+                built_size=environment.planned_size,
+                failure=None,
             )
         case AccessChangeStarted():
             return replace(environment, target_access=event.access)
@@ -389,10 +274,63 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return replace(environment, status=Status.RETAINED, access=Access.CLOSED, export=event.export)
         case EnvironmentChangePending():
             pending = PendingChange(since=event.since, reason=event.reason, waits_for=event.waits_for)
-            return replace(environment, changed_size=Size(event.to_tier, event.to_preset), pending=pending)
+            return replace(_with_desired_size(environment, event.to_tier, event.to_preset), pending=pending)
         case EnvironmentChangeSettled():
-            return replace(environment, changed_size=Size(event.tier, event.preset), pending=None)
+            return replace(_with_desired_size(environment, event.tier, event.preset), pending=None)
         case RestorationStarted():
-            return replace(environment, status=Status.RESTORING, target_access=event.access)
+            # One that was never complete has nothing to restore and is planned again.
+            status = Status.RESTORING if environment.epoch else Status.REGISTERED
+            return replace(environment, status=status, target_access=event.access)
         case _:
             assert_never(event)
+
+
+def _with_plan(environment: Environment, event: EnvironmentPlanned) -> Environment:
+    plan = event.plan
+    changes = environment.status in {Status.READY, Status.CHANGING}
+    return replace(
+        environment,
+        status=Status.CHANGING if changes else Status.BUILDING,
+        plan=plan,
+        plan_hash=event.plan_hash,
+        desired=Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits),
+        refusal=None,
+        failure=None,
+        pending=None,
+    )
+
+
+def _with_built(environment: Environment, event: ResourceBuilt) -> Environment:
+    built = {each.resource.address: each for each in environment.built}
+    replaced = list(environment.replaced)
+    resources = environment.resources
+    steps = environment.plan.steps if environment.plan else ()
+    replacements = {step.address for step in steps if step.action is StepAction.REPLACE}
+    for done in event.resources:
+        before = built.pop(done.address, None)
+        after = resources[done.address]
+        if before is not None and (done.address in replacements or not _has_same_name(before.resource, after)):
+            replaced.append(before.resource)
+        built[done.address] = BuiltResource(resource=after, outputs=done.outputs)
+    return replace(environment, built=tuple(built.values()), replaced=tuple(replaced))
+
+
+def _without(environment: Environment, event: ResourceRemoved) -> Environment:
+    def is_removed(resource: Resource) -> bool:
+        return (resource.address, resource.attributes.name) == (event.address, event.name)
+
+    replaced = tuple(each for each in environment.replaced if not is_removed(each))
+    if len(replaced) < len(environment.replaced):
+        return replace(environment, replaced=replaced)
+    return replace(environment, built=tuple(each for each in environment.built if not is_removed(each.resource)))
+
+
+def _has_same_name(before: Resource, after: Resource) -> bool:
+    """Returns whether both are the same resource at the provider. Earlier plans called a replacement an update."""
+    return before.kind == after.kind and before.attributes.name == after.attributes.name
+
+
+def _with_desired_size(environment: Environment, tier: str, preset: Preset) -> Environment:
+    if environment.desired is None:
+        return environment
+    return replace(environment, desired=replace(environment.desired, size=Size(tier, preset)))

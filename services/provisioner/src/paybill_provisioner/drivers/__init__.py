@@ -3,15 +3,11 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
-from paybill_contracts.provisioner import Access, Export, Step
+from paybill_contracts.environment_plans import Step
+from paybill_contracts.provisioner import Access, Export
 
+from paybill_provisioner.domain.building import Done as Done
 from paybill_provisioner.domain.environments import Environment
-
-Done = tuple[str, Mapping[str, str]]
-"""A durable step: the address of its resource, and the outputs for later steps and consumers.
-
-The outputs of a whole environment together contain host, port, database, schema_name, username and secret.
-"""
 
 
 class Driver(Protocol):

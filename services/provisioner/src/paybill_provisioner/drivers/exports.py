@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 from paybill_contracts.provisioner import Export
+from paybill_definitions.blueprint_rules import TENANT_COLUMN
 
-from paybill_provisioner.domain.blueprints import TENANT_COLUMN
 from paybill_provisioner.drivers import directories
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace, ident
 from paybill_provisioner.drivers.server import Connection

@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
-from paybill_provisioner.drivers.namespaces import POLICY, DatabaseNamespace
+from paybill_provisioner.drivers.namespaces import (
+    EARLIER_POLICY_EXPRESSION,
+    POLICY,
+    POLICY_EXPRESSION,
+    DatabaseNamespace,
+)
 from paybill_provisioner.drivers.server import Connection
 
 _INSPECTION = """
@@ -15,8 +20,10 @@ SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS role,
 """
 _TABLES = """
 SELECT c.relname::text AS name,
-       c.relrowsecurity AND c.relforcerowsecurity
-       AND ARRAY(SELECT p.polname::text FROM pg_policy AS p WHERE p.polrelid = c.oid) = ARRAY[$2] AS protected,
+       c.relrowsecurity AND c.relforcerowsecurity AS forced,
+       ARRAY(SELECT ARRAY[p.polname::text, p.polcmd::text, p.polpermissive::text, p.polroles::text,
+                          pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)]
+             FROM pg_policy AS p WHERE p.polrelid = c.oid) AS policies,
        ARRAY(SELECT a.attname::text FROM pg_attribute AS a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
 FROM pg_class AS c WHERE c.relkind IN ('r', 'p') AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
@@ -28,7 +35,7 @@ class Inspection:
     """Existing role, grantees of CONNECT, columns of each table, and unsafe settings.
 
     public_schema_open: PUBLIC may use the schema `public`. unprotected: tables without exactly our forced row-level
-    security policy; only relevant in a pool.
+    security policy; only relevant in a pool. slow: those whose policy cannot use the index of the key.
     """
 
     role: bool
@@ -36,6 +43,7 @@ class Inspection:
     public_schema_open: bool
     tables: dict[str, set[str]]
     unprotected: frozenset[str]
+    slow: frozenset[str]
 
     def database_ready(self, namespace: DatabaseNamespace) -> bool:
         """Returns True when the database is set up: PUBLIC cannot connect, and the group can."""
@@ -45,14 +53,15 @@ class Inspection:
     def has_tables(self, namespace: DatabaseNamespace) -> bool:
         """Returns True when every table and column of the namespace exists."""
         return all(
-            {name for name, _ in table.columns} <= self.tables.get(table.name, set()) for table in namespace.tables
+            {column.name for column in table.columns} <= self.tables.get(table.name, set())
+            for table in namespace.tables
         )
 
 
 async def inspect(connection: Connection, namespace: DatabaseNamespace) -> Inspection:
     """Inspects the namespace over a `connection` to its database."""
     row = await connection.fetchrow(_INSPECTION, namespace.role)
-    tables = await connection.fetch(_TABLES, namespace.schema, POLICY)
+    tables = await connection.fetch(_TABLES, namespace.schema)
     if row is None:
         raise LookupError("a query without FROM gave no row")
     return Inspection(
@@ -60,5 +69,18 @@ async def inspect(connection: Connection, namespace: DatabaseNamespace) -> Inspe
         connect_grantees=frozenset(row["connect_grantees"]),
         public_schema_open=row["public_schema_open"],
         tables={table["name"]: set(table["columns"]) for table in tables},
-        unprotected=frozenset(table["name"] for table in tables if not table["protected"]),
+        unprotected=frozenset(
+            table["name"]
+            for table in tables
+            if not (table["forced"] and any(table["policies"] == [_policy(each)] for each in _EXPRESSIONS))
+        ),
+        slow=frozenset(table["name"] for table in tables if table["policies"] == [_policy(EARLIER_POLICY_EXPRESSION)]),
     )
+
+
+_EXPRESSIONS = (POLICY_EXPRESSION, EARLIER_POLICY_EXPRESSION)
+
+
+def _policy(expression: str) -> list[str]:
+    """Returns our policy as `_TABLES` shows it: for all commands and roles, permissive."""
+    return [POLICY, "*", "true", "{0}", expression, expression]

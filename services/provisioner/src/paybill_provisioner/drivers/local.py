@@ -7,13 +7,14 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from paybill_contracts.environment_plans import Resource, Step, StepAction
+from paybill_contracts.kinds import Bucket, Database, Role, Schema, Secret
 from paybill_contracts.placement import Isolation
-from paybill_contracts.provisioner import Access, Export, Resource, Step, StepAction
+from paybill_contracts.provisioner import Access, Export
 from paybill_runtime.jobs.effects import Refused
 from paybill_runtime.security.secrets import Secrets
 
 from paybill_provisioner.domain.environments import Environment
-from paybill_provisioner.domain.graph import Kind
 from paybill_provisioner.drivers import Done, directories, namespaces
 from paybill_provisioner.drivers.exports import ExportFile, no_rows, rows_of
 from paybill_provisioner.drivers.inspection import Inspection, inspect
@@ -56,8 +57,8 @@ class LocalDriver:
         if any(step.action is StepAction.DELETE for step in steps):
             raise Refused("this driver deletes nothing; delete the resource manually, then plan again")
         namespace = DatabaseNamespace.of(environment)
-        resources = {Kind(resource.kind): resource for resource in environment.resources.values()}
-        name = resources[Kind.SECRET].properties["name"]
+        resources = {resource.kind: resource for resource in environment.resources.values()}
+        name = resources["secret"].attributes.name
         known, inspection = await asyncio.gather(self._secrets.latest(name), self._create_database(namespace))
         credentials = await (
             self._credentials.new() if known is None else Credentials.of(await self._secrets.get(known))
@@ -65,17 +66,17 @@ class LocalDriver:
         create = partial(self._create_namespace, namespace, inspection, credentials, environment.target_access)
         prerequisites = (
             self._secret_reference(name, known, credentials.password),
-            asyncio.to_thread(self._create_directory, resources[Kind.DIRECTORY]),
+            asyncio.to_thread(self._create_directory, resources["bucket"]),
         )
         if namespace.shared:
             # Concurrently: nothing is yielded before all are durable, and a repeated build resets the password.
             _, reference, _ = await asyncio.gather(create(), *prerequisites)
-            yield [(step.resource.address, self._outputs(step.resource, reference)) for step in steps]
+            yield [(step.address, self._outputs(step.resource, reference)) for step in steps]
             self._credentials.precompute()
             return
         reference, _ = await asyncio.gather(*prerequisites)
-        done = [(step.resource.address, self._outputs(step.resource, reference)) for step in steps]
-        in_database = {resources[Kind.SCHEMA].address, resources[Kind.ROLE].address}
+        done = [(step.address, self._outputs(step.resource, reference)) for step in steps]
+        in_database = {resources["schema"].address, resources["role"].address}
         yield [each for each in done if each[0] not in in_database]
         await create()
         yield [each for each in done if each[0] in in_database]
@@ -117,7 +118,7 @@ class LocalDriver:
         return known or await self._secrets.put(name, password, SECRET_GRANTEES)
 
     def _create_directory(self, resource: Resource) -> None:
-        directories.make_private(self._directory, TENANTS, *Path(resource.properties["path"]).parts)
+        directories.make_private(self._directory, TENANTS, *Path(resource.attributes.name).parts)
 
     async def _create_database(self, namespace: DatabaseNamespace) -> Inspection:
         inspection = await self._inspect(namespace)
@@ -141,7 +142,7 @@ class LocalDriver:
     async def _create_namespace(
         self, namespace: DatabaseNamespace, inspection: Inspection, credentials: Credentials, access: Access
     ) -> None:
-        if namespace.isolation is Isolation.POOL and not inspection.has_tables(namespace):
+        if namespace.isolation is Isolation.POOL and (inspection.slow or not inspection.has_tables(namespace)):
             inspection = await self._create_pool(namespace)
         if namespace.isolation is Isolation.POOL and inspection.unprotected:
             tables = ", ".join(sorted(inspection.unprotected))
@@ -164,6 +165,8 @@ class LocalDriver:
             inspection = await inspect(connection, namespace)
             if not inspection.has_tables(namespace):
                 await connection.execute(namespaces.create_schema(namespace, inspection.tables))
+            if inspection.slow:
+                await connection.execute(namespaces.use_index(namespace, inspection.slow))
             return await inspect(connection, namespace)
 
     async def _inspect(self, namespace: DatabaseNamespace) -> Inspection | None:
@@ -188,15 +191,16 @@ class LocalDriver:
         raise TimeoutError(f"sessions of {role} do not end; see pg_stat_activity")
 
     def _outputs(self, resource: Resource, reference: str) -> Mapping[str, str]:
-        match Kind(resource.kind):
-            case Kind.SECRET:
+        match resource.attributes:
+            case Secret():
                 return {"secret": reference}
-            case Kind.DIRECTORY:
-                return {"folder": resource.properties["path"]}
-            case Kind.DATABASE:
-                server = self._server
-                return {"host": server.host, "port": str(server.port), "database": resource.properties["name"]}
-            case Kind.SCHEMA:
-                return {"schema_name": resource.properties["name"]}
-            case Kind.ROLE:
-                return {"username": resource.properties["name"]}
+            case Bucket(name=name):
+                return {"bucket": name}
+            case Database(name=name):
+                return {"host": self._server.host, "port": str(self._server.port), "database": name}
+            case Schema(name=name):
+                return {"schema_name": name}
+            case Role(name=name):
+                return {"username": name}
+            case _:
+                raise Refused(f"the local driver builds no {resource.kind}")

@@ -1,30 +1,31 @@
 """Namespace of a tenant's rows in PostgreSQL, and the statements that create, open or close it. No I/O."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from paybill_contracts.kinds import Role, Schema, Table
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access
+from paybill_definitions.blueprint_rules import COLUMN_TYPES, TENANT_COLUMN
 
-from paybill_provisioner.domain.blueprints import COLUMN_TYPES, TENANT_COLUMN
 from paybill_provisioner.domain.environments import Environment
-from paybill_provisioner.domain.graph import TABLE_PREFIX, Kind
 
 MAX_NAME_BYTES = 63
 """PostgreSQL truncates longer names without an error, so that two names could become equal."""
 
-TENANT_OF_CURRENT_USER = "('ten_' || substr(CURRENT_USER::text, 3, 32))"
-"""Tenant id of the current role. It follows from the role's name, which a tenant cannot change."""
+TENANT_OF_CURRENT_USER = """(('ten_' || substr(CURRENT_USER::text, 3, 32)) COLLATE "default")"""
+"""Tenant id of the current role. It follows from the role's name, which a tenant cannot change.
+
+CURRENT_USER has the collation "C", with which the comparison could not use the index of the key.
+"""
 
 POLICY = "own_rows"
+POLICY_EXPRESSION = """(tenant_id = (('ten_'::text || substr((CURRENT_USER)::text, 3, 32)) COLLATE "default"))"""
+"""The policy's expression, as PostgreSQL shows it."""
 
-
-@dataclass(frozen=True, slots=True)
-class TableShape:
-    """A table of the product: columns as (name, type), the key first."""
-
-    name: str
-    columns: tuple[tuple[str, str], ...]
+EARLIER_POLICY_EXPRESSION = "(tenant_id = ('ten_'::text || substr((CURRENT_USER)::text, 3, 32)))"
+"""The expression of earlier versions, without the collation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +35,27 @@ class DatabaseNamespace:
     isolation: Isolation
     database: str
     schema: str
-    tables: tuple[TableShape, ...]
+    tables: tuple[Table, ...]
+    tenant_column: bool
     role: str
     connection_limit: int
 
     @classmethod
     def of(cls, environment: Environment) -> Self:
         """Builds the namespace from the environment's resources."""
-        resources = {resource.kind: resource for resource in environment.resources.values()}
-        schema, role = resources[Kind.SCHEMA], resources[Kind.ROLE]
+        resources = environment.resources
+        role = next(each.attributes for each in resources.values() if isinstance(each.attributes, Role))
+        schema = resources[role.in_schema].attributes
+        if not isinstance(schema, Schema):
+            raise TypeError(f"{role.in_schema} of {environment.id} is no schema")
         return cls(
-            isolation=schema.isolation,
-            database=schema.properties["database"],
-            schema=schema.properties["name"],
-            tables=tuple(
-                _shape(name.removeprefix(TABLE_PREFIX), columns)
-                for name, columns in sorted(schema.properties.items())
-                if name.startswith(TABLE_PREFIX)
-            ),
-            role=role.properties["name"],
-            connection_limit=int(role.properties["connection-limit"]),
+            isolation=resources[role.in_schema].isolation,
+            database=resources[schema.in_database].attributes.name,
+            schema=schema.name,
+            tables=schema.tables,
+            tenant_column=schema.tenant_column,
+            role=role.name,
+            connection_limit=role.connection_limit,
         )
 
     @property
@@ -85,11 +87,6 @@ class DatabaseNamespace:
                 return (self.connect_group,)
             case Isolation.SILO:
                 return ()
-
-
-def _shape(name: str, columns: str) -> TableShape:
-    pairs = [column.split(" ") for column in columns.split(", ")]
-    return TableShape(name, tuple((column, type_) for column, type_ in pairs))
 
 
 def ident(name: str) -> str:
@@ -147,31 +144,51 @@ def create_schema(namespace: DatabaseNamespace, tables: dict[str, set[str]]) -> 
         if table.name not in tables:
             parts += _create_table(namespace, table, name)
             continue
-        missing = [pair for pair in table.columns if pair[0] not in tables[table.name]]
-        parts += [f"ALTER TABLE {name} ADD COLUMN {_column(*pair)}" for pair in missing]
+        missing = [column for column in table.columns if column.name not in tables[table.name]]
+        parts += [f"ALTER TABLE {name} ADD COLUMN {_column(column.name, column.type)}" for column in missing]
     return ";\n".join(parts)
 
 
-def _create_table(namespace: DatabaseNamespace, table: TableShape, name: str) -> list[str]:
-    key = [ident(table.columns[0][0])]
-    columns = [_column(*pair) for pair in table.columns]
-    if namespace.isolation is Isolation.POOL:
+def _create_table(namespace: DatabaseNamespace, table: Table, name: str) -> list[str]:
+    """Creates a table with the same columns and the same key in every placement."""
+    key = [ident(table.columns[0].name)]
+    columns = [_column(column.name, column.type) for column in table.columns]
+    if namespace.tenant_column:
         key.insert(0, ident(TENANT_COLUMN))
         columns.insert(0, f"{ident(TENANT_COLUMN)} text NOT NULL DEFAULT {TENANT_OF_CURRENT_USER}")
     create = f"CREATE TABLE {name} ({', '.join(columns)}, PRIMARY KEY ({', '.join(key)}))"
-    return [create, *(_row_level_security(namespace, name) if namespace.isolation is Isolation.POOL else ())]
+    return [create, *(_row_level_security(namespace, name) if namespace.tenant_column else ())]
 
 
 def _row_level_security(namespace: DatabaseNamespace, name: str) -> list[str]:
-    """Forces the policy, which otherwise would not apply to the owner; privileges are granted only after it."""
+    """Forces the policy, which otherwise would not apply to the owner; privileges are granted only after it.
+
+    A bridge and a silo have it, too, so that an application sees no difference after a move.
+    """
     own = f"{ident(TENANT_COLUMN)} = {TENANT_OF_CURRENT_USER}"
-    return [
+    policy = [
         f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY",
         f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY",
         f"CREATE POLICY {POLICY} ON {name} USING ({own}) WITH CHECK ({own})",
+    ]
+    if namespace.isolation is not Isolation.POOL:
+        return policy
+    return [
+        *policy,
         f"GRANT SELECT ON {name} TO {ident(namespace.connect_group)}",
         f"GRANT INSERT, UPDATE, DELETE ON {name} TO {ident(namespace.write_group)}",
     ]
+
+
+def use_index(namespace: DatabaseNamespace, tables: Iterable[str]) -> str:
+    """Returns the statements that give policies and defaults of an earlier version the collation of the key."""
+    own = f"{ident(TENANT_COLUMN)} = {TENANT_OF_CURRENT_USER}"
+    names = [f"{ident(namespace.schema)}.{ident(table)}" for table in sorted(tables)]
+    return ";\n".join(
+        f"ALTER POLICY {POLICY} ON {name} USING ({own}) WITH CHECK ({own});\n"
+        f"ALTER TABLE {name} ALTER COLUMN {ident(TENANT_COLUMN)} SET DEFAULT {TENANT_OF_CURRENT_USER}"
+        for name in names
+    )
 
 
 def _column(name: str, type_: str) -> str:

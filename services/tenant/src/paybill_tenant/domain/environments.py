@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import assert_never
 
-from paybill_contracts.provisioner import EnvironmentFailed, EnvironmentPlanned, EnvironmentReady
+from paybill_contracts.environment_plans import EnvironmentPlanned, EnvironmentReady
+from paybill_contracts.provisioner import EnvironmentFailed
 from paybill_contracts.tenant import ProvisioningFailed, ProvisioningStarted, TenantActivated
 
 from paybill_tenant.domain import holds

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.catalogue import Catalogue, CataloguePublished, OveragePrice, Price
 from paybill_contracts.charges import STRIPE, excess
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.money import MAX_MINOR, Money
 from paybill_contracts.providers import ProvidersConfigured
-from paybill_contracts.provisioner import BlueprintPublished
 from paybill_contracts.purchases import FIRST_PRICE, PlanPrices, PurchaseTerms, named_prices, price_for, total_of
 from paybill_contracts.tenant import OfferingNoted
 from paybill_contracts.values import Count, Digest, Key

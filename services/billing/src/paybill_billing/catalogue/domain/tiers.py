@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import assert_never
 
+from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.catalogue import BuildableTier, TiersNoted
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import BlueprintPublished
 
 TIERS = "tiers"
 """The id of the only list. It is fixed because a handler names its states before it loads them."""

@@ -1,0 +1,161 @@
+"""Building: what the executor of a plan has done, and the readiness or failure that follows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from paybill_contracts.environment_plans import (
+    BuiltOutputs,
+    Connection,
+    EnvironmentChanged,
+    EnvironmentReady,
+    Resource,
+    ResourceBuilt,
+    ResourceRemoved,
+)
+from paybill_contracts.kinds import Role, Schema
+from paybill_contracts.provisioner import Access, AccessChangeStarted, EnvironmentFailed
+
+from paybill_provisioner.domain.environments import (
+    Environment,
+    EnvironmentEvent,
+    PlanMismatchError,
+    Status,
+    evolve,
+)
+
+Done = tuple[str, Mapping[str, str]]
+"""A durable step: the address of its resource, and the resource's outputs."""
+
+
+def resources_built(
+    environment: Environment, plan_hash: str, done: Sequence[Done], access: Access | None = None
+) -> list[EnvironmentEvent]:
+    """Records steps that became durable together; after the last one of the plan the environment is ready.
+
+    access: with which the logins were built, None when unknown: another one that is requested now is set afterwards.
+    For a tenant in offboarding it only records the resources. Raises PlanMismatchError.
+    """
+    _require_current(environment, plan_hash)
+    open_steps = {step.address for step in environment.remaining if step.after is not None}
+    built = [BuiltOutputs(address=address, outputs=dict(outputs)) for address, outputs in done if address in open_steps]
+    if not built:
+        return _ended(environment, [], access)
+    return _ended(
+        environment,
+        [
+            ResourceBuilt(
+                tenant_id=environment.tenant_id,
+                environment_id=environment.id,
+                plan_hash=plan_hash,
+                resources=tuple(built),
+            )
+        ],
+        access,
+    )
+
+
+def resource_removed(environment: Environment, plan_hash: str, resource: Resource) -> list[EnvironmentEvent]:
+    """Records that a resource is absent, which a step of the plan deletes. Raises PlanMismatchError."""
+    _require_current(environment, plan_hash)
+    if all(step.before != resource for step in environment.remaining):
+        return _ended(environment, [])
+    return _ended(
+        environment,
+        [
+            ResourceRemoved(
+                tenant_id=environment.tenant_id,
+                environment_id=environment.id,
+                plan_hash=plan_hash,
+                address=resource.address,
+                name=resource.attributes.name,
+            )
+        ],
+    )
+
+
+def _require_current(environment: Environment, plan_hash: str) -> None:
+    if environment.plan_hash != plan_hash:
+        raise PlanMismatchError(f"the plan {plan_hash[:12]}… is no longer the current one")
+
+
+def _ended(
+    environment: Environment, events: list[EnvironmentEvent], access: Access | None = None
+) -> list[EnvironmentEvent]:
+    """Adds readiness when no step of the plan remains."""
+    after = environment
+    for event in events:
+        after = evolve(after, event)
+    if after.remaining or after.plan_hash is None:
+        return events
+    if after.status is Status.BUILDING:
+        return [*events, *ready(after, after.plan_hash, access)]
+    if after.status is Status.CHANGING:
+        return [
+            *events,
+            EnvironmentChanged(
+                tenant_id=after.tenant_id,
+                environment_id=after.id,
+                plan_hash=after.plan_hash,
+                connections=tuple(connections(after)),
+            ),
+        ]
+    return events
+
+
+def ready(environment: Environment, plan_hash: str, access: Access | None) -> list[EnvironmentEvent]:
+    """Returns the events of an environment that is ready, at the access level that is requested.
+
+    access: in effect at the logins, None when unknown.
+    """
+    fact = EnvironmentReady(
+        tenant_id=environment.tenant_id,
+        environment_id=environment.id,
+        plan_hash=plan_hash,
+        epoch=environment.epoch + 1,
+        connections=tuple(connections(environment)),
+    )
+    if environment.target_access is access is Access.OPEN:
+        return [fact]
+    return [fact, access_change(environment, environment.target_access)]
+
+
+def access_change(environment: Environment, access: Access) -> AccessChangeStarted:
+    """Returns the event that starts a change to `access`."""
+    return AccessChangeStarted(tenant_id=environment.tenant_id, environment_id=environment.id, access=access)
+
+
+def connections(environment: Environment) -> Iterator[Connection]:
+    """Yields a connection for each login of the tenant; none for an environment without a database."""
+    resources, outputs = environment.resources, environment.outputs
+    for address, resource in sorted(resources.items()):
+        role = resource.attributes
+        if not isinstance(role, Role) or address not in outputs:
+            continue
+        schema = resources[role.in_schema].attributes
+        if not isinstance(schema, Schema):
+            continue
+        database = outputs[schema.in_database]
+        yield Connection(
+            address=address,
+            host=database["host"],
+            port=int(database["port"]),
+            database=database["database"],
+            schema_name=outputs[role.in_schema]["schema_name"],
+            username=outputs[address]["username"],
+            secret=outputs[role.secret].get("secret") if role.secret is not None else None,
+        )
+
+
+def build_failed(environment: Environment, plan_hash: str, reason: str) -> list[EnvironmentEvent]:
+    """Records the failure of the current plan; built resources stay. Any other plan is ignored."""
+    if environment.status not in {Status.BUILDING, Status.CHANGING} or environment.plan_hash != plan_hash:
+        return []
+    remaining = environment.remaining
+    return [
+        EnvironmentFailed(
+            tenant_id=environment.tenant_id,
+            environment_id=environment.id,
+            plan_hash=plan_hash,
+            address=remaining[0].address if remaining else "environment",
+            reason=reason,
+        )
+    ]

@@ -1,0 +1,259 @@
+"""Planning: the steps from what is built to what the tenant is entitled to, or the reason why there is no plan."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import assert_never
+
+from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.catalogue import LimitFeature
+from paybill_contracts.environment_plans import (
+    BlueprintRef,
+    EnvironmentChanged,
+    EnvironmentDesired,
+    EnvironmentPlanned,
+    Plan,
+    PlanRefused,
+    Step,
+    StepAction,
+)
+from paybill_contracts.errors import ConflictError, DomainError
+from paybill_contracts.event import digest
+from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
+from paybill_definitions.resources import ResourceError, Values, render
+
+from paybill_provisioner.domain.blueprints import (
+    PublishedBlueprint,
+    UnknownRegionError,
+    UnknownTierError,
+    require_region,
+    tier_of,
+)
+from paybill_provisioner.domain.environments import (
+    Desired,
+    Environment,
+    EnvironmentEvent,
+    PlanMismatchError,
+    Refusal,
+    Status,
+    existing,
+)
+from paybill_provisioner.domain.sizes import Size
+from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedError, diff
+
+PUBLISH = "publish a blueprint that has it; the environment is then planned by itself"
+"""What ends most refusals of a plan."""
+
+PLANNED_AGAIN = "the environment is planned again"
+WAITS_FOR = "an operator, who moves the tenant: this version of the provisioner moves no data"
+
+_CANNOT_BE_PLANNED = (UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError)
+
+
+class EnvironmentNotFailedError(ConflictError):
+    """Nothing can be retried: the last plan did not fail, and no desired state is refused."""
+
+    code = "environment_not_failed"
+
+
+def on_entitlements_set(
+    environment: Environment | None, fact: EntitlementsSet, blueprint: PublishedBlueprint, now: datetime
+) -> list[EnvironmentEvent]:
+    """Records what the tenant is entitled to, in every status, and plans it. Raises EnvironmentUnknownError."""
+    environment = existing(environment, fact.tenant_id)
+    limits = {each.key: each.limit for each in fact.features if isinstance(each, LimitFeature)}
+    desired = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits, fact.allows_access)
+    if desired == environment.desired and environment.status is not Status.FAILED:
+        return []
+    return towards(environment, desired, blueprint, now, reason=f"the plan {fact.plan.plan} needs {desired.size.text}")
+
+
+def compare(environment: Environment, blueprint: PublishedBlueprint, now: datetime) -> list[EnvironmentEvent]:
+    """Plans the environment when its desired state differs from the planned one and no plan is open.
+
+    A failed plan is not repeated: that needs another desired state, another blueprint or an operator.
+    """
+    plan = environment.plan
+    unchanged = plan is not None and plan.blueprint.content_hash == blueprint.content_hash
+    if environment.desired is None or (environment.failure is not None and unchanged):
+        return []
+    return towards(environment, environment.desired, blueprint, now)
+
+
+def retry(
+    environment: Environment | None, id_: str, blueprint: PublishedBlueprint, now: datetime
+) -> list[EnvironmentEvent]:
+    """Plans again what is desired now, after a failure or a refusal; built resources stay.
+
+    Raises EnvironmentUnknownError, EnvironmentNotFailedError.
+    """
+    environment = existing(environment, id_)
+    if environment.status in {Status.BUILDING, Status.CHANGING}:
+        return []
+    if environment.desired is None or (environment.failure is None and environment.refusal is None):
+        raise EnvironmentNotFailedError(
+            f"the environment is {environment.status}; only a plan that failed or was refused can be retried"
+        )
+    return towards(environment, environment.desired, blueprint, now)
+
+
+def towards(
+    environment: Environment, desired: Desired, blueprint: PublishedBlueprint, now: datetime, reason: str = ""
+) -> list[EnvironmentEvent]:
+    """Returns the events that make `desired` the desired state, and its plan, its refusal or its pending change."""
+    events: list[EnvironmentEvent] = [] if desired == environment.desired else [_desired(environment, desired)]
+    match environment.status:
+        case Status.BUILDING | Status.CHANGING | Status.RETAINING | Status.RETAINED | Status.RESTORING:
+            return events
+        case Status.REGISTERED | Status.FAILED | Status.READY:
+            if not desired.allows_access:
+                return events
+        case _:
+            assert_never(environment.status)
+    try:
+        plan = plan_of(environment, desired, blueprint)
+    except _CANNOT_BE_PLANNED as error:
+        return [*events, *_refused(environment, desired, error)]
+    if environment.epoch and moves_data(plan.steps):
+        return [*events, *_pending(environment, desired, reason, now)]
+    return _planned(environment, events, plan)
+
+
+def plan_of(environment: Environment, desired: Desired, blueprint: PublishedBlueprint) -> Plan:
+    """Returns the plan from the built resources to those of `desired`.
+
+    Raises UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError.
+    """
+    require_region(blueprint.content, environment.region)
+    size = desired.size
+    tier = tier_of(blueprint.content, size.tier, size.preset)
+    values = Values(environment.tenant_id, environment.slug, environment.region, desired.limits)
+    target = render(blueprint.content, tier, values)
+    return Plan(
+        environment_id=environment.id,
+        epoch=environment.epoch,
+        based_on=environment.revision,
+        blueprint=BlueprintRef(
+            name=blueprint.content.name, version=blueprint.content.version, content_hash=blueprint.content_hash
+        ),
+        entitlements_hash=desired.entitlements_hash,
+        tier=size.tier,
+        preset=size.preset,
+        placement=tier.layers,
+        cloud=tier.cloud,
+        region=environment.region,
+        limits=dict(desired.limits),
+        steps=diff(target, (each.resource for each in environment.built)),
+    )
+
+
+def moves_data(steps: Sequence[Step]) -> bool:
+    """Returns True when a step replaces or deletes a resource, which the tenant's data may be in."""
+    return any(step.action in {StepAction.REPLACE, StepAction.DELETE} for step in steps)
+
+
+def require_plan(environment: Environment, fact: EnvironmentPlanned) -> None:
+    """Raises PlanMismatchError unless the plan in `fact` is the recorded one, with the hash that it names."""
+    computed = digest(fact.plan) if fact.plan.hashed else fact.plan_hash
+    if not computed == fact.plan_hash == environment.plan_hash:
+        raise PlanMismatchError(
+            f"the requested plan is {computed[:12]}…, the recorded one {str(environment.plan_hash)[:12]}…; "
+            "check the environment and retry it"
+        )
+
+
+def _planned(environment: Environment, events: list[EnvironmentEvent], plan: Plan) -> list[EnvironmentEvent]:
+    """Returns the events of a plan; one without steps is complete at once, and an equal one is not recorded."""
+    last = environment.plan
+    if environment.pending is not None:
+        size = Size(plan.tier, plan.preset)
+        reason = PLANNED_AGAIN if plan.steps else "the tenant is entitled to the built size again"
+        events = [*events, _settled(environment, size, reason)]
+    if not plan.steps and last is not None and environment.failure is None and _same(last, plan):
+        return events
+    fact = EnvironmentPlanned(
+        tenant_id=environment.tenant_id, environment_id=environment.id, plan=plan, plan_hash=digest(plan)
+    )
+    # The plan names the desired state, so that one fact records both.
+    settled = [event for event in events if not isinstance(event, EnvironmentDesired)]
+    if plan.steps or environment.status is not Status.READY:
+        return [*settled, fact]
+    changed = EnvironmentChanged(
+        tenant_id=environment.tenant_id,
+        environment_id=environment.id,
+        plan_hash=fact.plan_hash,
+        connections=environment.connections,
+    )
+    return [*settled, fact, changed]
+
+
+def _same(last: Plan, plan: Plan) -> bool:
+    fields = ("blueprint", "entitlements_hash", "tier", "preset", "limits")
+    return all(getattr(last, each) == getattr(plan, each) for each in fields)
+
+
+def _desired(environment: Environment, desired: Desired) -> EnvironmentDesired:
+    return EnvironmentDesired(
+        tenant_id=environment.tenant_id,
+        environment_id=environment.id,
+        tier=desired.size.tier,
+        preset=desired.size.preset,
+        entitlements_hash=desired.entitlements_hash,
+        limits=dict(desired.limits),
+        allows_access=desired.allows_access,
+    )
+
+
+def _refused(environment: Environment, desired: Desired, error: DomainError) -> list[EnvironmentEvent]:
+    """Returns the refusal, unless it is recorded already."""
+    refusal = Refusal(error.code, str(error)[:500], PUBLISH)
+    if refusal == environment.refusal and desired == environment.desired:
+        return []
+    return [
+        PlanRefused(
+            tenant_id=environment.tenant_id,
+            environment_id=environment.id,
+            tier=desired.size.tier,
+            preset=desired.size.preset,
+            entitlements_hash=desired.entitlements_hash,
+            code=refusal.code,
+            reason=refusal.reason,
+            next_step=refusal.next_step,
+        )
+    ]
+
+
+def _pending(environment: Environment, desired: Desired, reason: str, now: datetime) -> list[EnvironmentEvent]:
+    """Returns the pending change of an environment whose data would have to move, unless it is recorded already."""
+    built = environment.built_size
+    if built is None or (environment.pending is not None and environment.desired_size == desired.size):
+        return []
+    return [
+        EnvironmentChangePending(
+            tenant_id=environment.tenant_id,
+            environment_id=environment.id,
+            from_tier=built.tier,
+            from_preset=built.preset,
+            to_tier=desired.size.tier,
+            to_preset=desired.size.preset,
+            since=environment.pending.since if environment.pending else now,
+            reason=reason or f"the tenant is entitled to {desired.size.text}",
+            waits_for=WAITS_FOR,
+        )
+    ]
+
+
+def _settled(environment: Environment, size: Size, reason: str) -> EnvironmentChangeSettled:
+    return EnvironmentChangeSettled(
+        tenant_id=environment.tenant_id,
+        environment_id=environment.id,
+        tier=size.tier,
+        preset=size.preset,
+        reason=reason,
+    )
+
+
+def on_leaving(environment: Environment | None) -> list[EnvironmentEvent]:
+    """Ends a pending change, because a tenant that leaves keeps what it has."""
+    if environment is None or environment.pending is None or environment.built_size is None:
+        return []
+    return [_settled(environment, environment.built_size, "the tenant leaves")]

@@ -1,0 +1,135 @@
+"""Steps from the built resources of an environment to the desired ones. Pure; equal inputs give equal steps."""
+
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+
+from paybill_contracts.environment_plans import Resource, Step, StepAction
+from paybill_contracts.errors import DomainError
+from paybill_contracts.kinds import Attributes, Change, Schema, meanings
+from paybill_contracts.placement import Isolation
+
+SHARED_KINDS = frozenset({"database", "network", "compute"})
+"""Kinds of which a pool or a bridge has one for all its tenants: it is not the tenant's, and no plan deletes it."""
+
+
+class BrokenGraphError(DomainError):
+    """A resource needs a missing one, or two need each other."""
+
+    code = "broken_graph"
+
+
+class ChangeRefusedError(DomainError):
+    """An attribute of a built resource cannot change."""
+
+    code = "change_refused"
+
+
+def diff(target: Iterable[Resource], built: Iterable[Resource]) -> tuple[Step, ...]:
+    """Returns the steps from `built` to `target`, each after those that it needs.
+
+    Another identity, such as another database, is a replacement: the old resource is deleted by a step of its own.
+    Deletions come last, in the reverse order of creation. Raises BrokenGraphError, ChangeRefusedError.
+    """
+    before, after = _by_address(built), _by_address(target)
+    steps: list[Step] = []
+    replaced: set[str] = set()
+    for resource in ordered(after.values()):
+        step = _step(before.get(resource.address), resource, replaced)
+        if step is None:
+            continue
+        steps.append(step)
+        if step.reason is not None:
+            replaced.add(resource.address)
+    gone = [
+        resource
+        for resource in ordered(before.values())
+        if (resource.address not in after or resource.address in replaced) and not is_shared(resource)
+    ]
+    deletions = [Step(action=StepAction.DELETE, before=resource, after=None) for resource in reversed(gone)]
+    return (*steps, *deletions)
+
+
+def is_shared(resource: Resource) -> bool:
+    """Returns True for a resource that other tenants use, too."""
+    return resource.kind in SHARED_KINDS and resource.isolation is not Isolation.SILO
+
+
+def _step(before: Resource | None, after: Resource, replaced: set[str]) -> Step | None:
+    if before is None:
+        return Step(action=StepAction.CREATE, before=None, after=after)
+    reason = _replacement(before, after, replaced)
+    if reason is not None:
+        if is_shared(before):
+            return Step(action=StepAction.CREATE, before=None, after=after, reason=reason)
+        return Step(action=StepAction.REPLACE, before=before, after=after, reason=reason)
+    if before == after and not replaced.intersection(after.needs):
+        return None
+    return Step(action=StepAction.UPDATE, before=before, after=after)
+
+
+def _replacement(before: Resource, after: Resource, replaced: set[str]) -> str | None:
+    """Returns the reason why `after` is another resource than `before`. Raises ChangeRefusedError."""
+    if before.kind != after.kind:
+        return f"its kind was {before.kind}"
+    reason = None
+    for name, meaning in meanings(type(after.attributes)):
+        old, new = getattr(before.attributes, name), getattr(after.attributes, name)
+        if meaning.change is Change.REFUSE and old != new:
+            raise ChangeRefusedError(f"{after.address}: {name} is {old} and cannot become {new}")
+        if meaning.change is Change.REPLACE and (old != new or (meaning.needs and new in replaced)):
+            reason = reason or _reason(before, after, name)
+    _require_compatible_tables(before.attributes, after.attributes, after.address)
+    return reason
+
+
+def _reason(before: Resource, after: Resource, attribute: str) -> str:
+    if before.isolation is not after.isolation:
+        return f"placement of layer {after.layer} changed from {before.isolation} to {after.isolation}"
+    return f"{attribute} changed"
+
+
+def _require_compatible_tables(before: Attributes, after: Attributes, address: str) -> None:
+    """Raises ChangeRefusedError when a table or column would be removed or changed: both hold the tenant's data."""
+    if not (isinstance(before, Schema) and isinstance(after, Schema)):
+        return
+    tables = {table.name: table for table in after.tables}
+    for table in before.tables:
+        if table.name not in tables:
+            raise ChangeRefusedError(f"{address}: the table {table.name} has data and cannot be removed")
+        columns = {column.name: column.type for column in tables[table.name].columns}
+        if table.columns[0].name != tables[table.name].columns[0].name:
+            raise ChangeRefusedError(f"{address}: the key of {table.name} is {table.columns[0].name} and cannot change")
+        for column in table.columns:
+            if columns.get(column.name) != column.type:
+                raise ChangeRefusedError(
+                    f"{address}: {table.name}.{column.name} is {column.type} and cannot be changed or removed"
+                )
+
+
+def ordered(resources: Iterable[Resource]) -> tuple[Resource, ...]:
+    """Sorts `resources` topologically, and by address where order is free. Raises BrokenGraphError."""
+    by_address = _by_address(resources)
+    for resource in by_address.values():
+        missing = sorted(set(resource.needs) - by_address.keys())
+        if missing:
+            raise BrokenGraphError(f"{resource.address} needs {missing[0]}, which does not exist")
+    sorter = TopologicalSorter({address: resource.needs for address, resource in by_address.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise BrokenGraphError(f"these need each other: {', '.join(error.args[1])}") from error
+    result: list[Resource] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        result += [by_address[address] for address in ready]
+        sorter.done(*ready)
+    return tuple(result)
+
+
+def _by_address(resources: Iterable[Resource]) -> Mapping[str, Resource]:
+    found: dict[str, Resource] = {}
+    for resource in resources:
+        if resource.address in found:
+            raise BrokenGraphError(f"{resource.address} is defined twice")
+        found[resource.address] = resource
+    return found
