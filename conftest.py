@@ -39,7 +39,7 @@ def offerings() -> tuple[CataloguePublished, BlueprintPublished]:
         prices=(),
     )
     content = Catalogue(product="app", plans=(plan,))
-    regions = Blueprint(name="main", regions=("eu-1",), tiers=(), tables=())
+    regions = Blueprint(name="main", version=1, regions=("eu-1",), cells=(), tiers=(), tables=())
     return (
         CataloguePublished(catalogue="main", content=content, content_hash="c" * 64),
         BlueprintPublished(blueprint="main", content=regions, content_hash="c" * 64),

@@ -8,6 +8,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
+from blueprint_sample import CONTENT, OUTPUTS
 from memory_billing import BillingContext
 from memory_services import EffectJob, MemoryService
 from memory_stripe import KEY, MemoryStripe
@@ -30,11 +31,9 @@ from paybill_billing.usage.jobs import WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
 from paybill_billing.webhooks.jobs import ProviderSync
 from paybill_contracts.billing import PublisherGrant
-from paybill_contracts.blueprints import Blueprint, TierBlueprint
 from paybill_contracts.catalogue import Catalogue, Interval, Meter, MeteredFeature, OveragePrice, PlanVersion, Price
 from paybill_contracts.envelope import Fact, IntakeEvent, Origin
 from paybill_contracts.event import Event
-from paybill_contracts.kinds import Column, Table
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access, Export
@@ -57,22 +56,6 @@ TOLERANCE = timedelta(seconds=60)
 METER = "api_calls"
 PUBLISHER = "metering"
 EXPORT = Export(location="exports/x.jsonl.gz", sha256="ab" * 32, size_bytes=10, rows=1)
-OUTPUTS = {
-    "secret.database": {"secret": "secret://provisioner/environments/x/database?v=1"},
-    "folder.data": {},
-    "postgres.database": {"host": "127.0.0.1", "port": "5432", "database": "pool_eu_central"},
-    "postgres.schema": {"schema_name": "product"},
-    "postgres.role": {"username": "t_1"},
-}
-BLUEPRINT = Blueprint(
-    name="standard",
-    regions=("eu-central",),
-    tiers=tuple(
-        TierBlueprint(tier=tier, placement=Preset.POOLED, cloud="local", connection_limit=5)
-        for tier in ("starter", "business")
-    ),
-    tables=(Table(name="documents", columns=(Column(name="id", type="text"),)),),
-)
 
 
 OVERAGE = Money(minor=3, currency="EUR")
@@ -160,7 +143,7 @@ class MemoryDriver:
 
     async def build(self, _environment: Any, steps: Sequence[Any]) -> Any:
         """Builds all steps at once."""
-        yield [(step.resource.address, OUTPUTS[step.resource.address]) for step in steps]
+        yield [(step.address, OUTPUTS[step.address]) for step in steps]
 
     async def set_access(self, _environment: Any, _access: Access) -> None:
         """Sets nothing: the environment records it."""
@@ -221,7 +204,7 @@ class World:
             [PUBLISHERS.key(publishers.PUBLISHERS)],
         )
         self.provisioner.decide(
-            lambda unit, _: unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish(None, BLUEPRINT)),
+            lambda unit, _: unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish_first(None, CONTENT)),
             [BLUEPRINTS.key(BLUEPRINT_ID)],
         )
         policy = policies.configure(None, offboarding_delay_s=15 * 60, signup_valid_s=30 * DAY_S)

@@ -9,6 +9,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
+from blueprint_sample import BLUEPRINT, OUTPUTS
 from paybill_contracts.billing import (
     AccessState,
     AccountRegistered,
@@ -20,19 +21,17 @@ from paybill_contracts.billing import (
     SubscriptionRecovered,
     SubscriptionSuspended,
 )
-from paybill_contracts.blueprints import Blueprint, TierBlueprint
 from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.environment_plans import EnvironmentPlanned
-from paybill_contracts.event import Event, digest
-from paybill_contracts.kinds import Column, Table
+from paybill_contracts.event import Event
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import AccessChangeStarted, Export, RestorationStarted, RetentionStarted
 from paybill_contracts.tenant import Source, SuspensionMode, TenantRequested
 from paybill_provisioner import app as provisioner_app
-from paybill_provisioner.domain import access, environments
-from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, PublishedBlueprint
+from paybill_provisioner.domain import access, building
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
 from paybill_provisioner.domain.environments import id_of
 from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
 from paybill_runtime.app import Service
@@ -47,22 +46,6 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 TOLERANCE = timedelta(seconds=60)
 HASH = "ab" * 32
 DAY_S = 86_400
-CONTENT = Blueprint(
-    name="standard",
-    regions=("eu-central",),
-    tiers=tuple(
-        TierBlueprint(tier=tier, placement=Preset.POOLED, cloud="local", connection_limit=5)
-        for tier in ("starter", "business")
-    ),
-    tables=(Table(name="documents", columns=(Column(name="id", type="text"),)),),
-)
-OUTPUTS = {
-    "secret.database": {"secret": "secret://provisioner/environments/x/database?v=1"},
-    "folder.data": {},
-    "postgres.database": {"host": "127.0.0.1", "port": "5432", "database": "pool_eu_central"},
-    "postgres.schema": {"schema_name": "product"},
-    "postgres.role": {"username": "t_1"},
-}
 EXPORT = Export(location="exports/x.jsonl.gz", sha256=HASH, size_bytes=10, rows=1)
 
 Action = Callable[[], None]
@@ -119,8 +102,7 @@ class Journey:
         self.tenant, self.provisioner = MemoryService(tenant_app.service()), MemoryService(provisioner_app.service())
         policy = LifecyclePolicy(id=POLICY, offboarding_delay_s=15 * 60, signup_valid_s=30 * DAY_S)
         self.tenant.states[POLICIES.key(POLICY)] = policy, 1
-        blueprint = PublishedBlueprint(id=BLUEPRINT_ID, content=CONTENT, content_hash=digest(CONTENT))
-        self.provisioner.states[BLUEPRINTS.key(BLUEPRINT_ID)] = blueprint, 1
+        self.provisioner.states[BLUEPRINTS.key(BLUEPRINT_ID)] = BLUEPRINT, 1
 
     def at(self, delay_s: float, action: Action) -> None:
         """Runs an action later."""
@@ -188,7 +170,7 @@ class Journey:
         """Runs the effect that a fact of the provisioner requires, after the time that the driver needs."""
         match event:
             case EnvironmentPlanned(plan_hash=plan_hash):
-                self._after_driver(partial(environments.resources_built, plan_hash=plan_hash, done=[*OUTPUTS.items()]))
+                self._after_driver(partial(building.resources_built, plan_hash=plan_hash, done=[*OUTPUTS.items()]))
             case AccessChangeStarted(access=target):
                 self._after_driver(partial(access.access_changed, access=target))
             case RetentionStarted():

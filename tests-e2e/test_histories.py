@@ -186,7 +186,7 @@ def violate_by_size(world: World) -> None:
     """Entitles the tenant to another tier, without a pending change."""
     key = ENVIRONMENTS.key(id_of(TENANT))
     environment, revision = world.provisioner.states[key]
-    other = replace(environment, changed_size=Size("platinum", environment.plan.preset), pending=None)
+    other = replace(environment, desired=replace(environment.desired, size=Size("platinum", environment.plan.preset)))
     world.provisioner.states[key] = other, revision
 
 

@@ -55,7 +55,7 @@ def test_infrastructure_that_differs_without_a_pending_change_is_reported() -> N
     journey = active_journey()
     key = ENVIRONMENTS.key(id_of(journey.id))
     right, revision = journey.provisioner.states[key]
-    wrong = replace(right, changed_size=Size("platinum", right.plan.preset), pending=None)
+    wrong = replace(right, desired=replace(right.desired, size=Size("platinum", right.plan.preset)))
     journey.at(0, lambda: journey.provisioner.states.update({key: (wrong, revision)}))
     journey.at(90, lambda: None)
 

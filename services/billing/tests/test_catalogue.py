@@ -17,7 +17,7 @@ from paybill_contracts.catalogue import BooleanFeature, LimitFeature, Meter, Win
 from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.event import digest
 from paybill_contracts.money import Money
-from paybill_contracts.placement import Preset
+from paybill_contracts.placement import Preset, placement_of
 from paybill_definitions.plans_file import read_plans
 
 
@@ -145,8 +145,12 @@ def test_a_tier_that_cannot_be_built_is_refused_and_all_objections_are_reported(
 
 
 def test_the_tiers_of_a_blueprint_are_recorded_once():
-    tier = TierBlueprint(tier="pro", placement=Preset.SILO, cloud="local", connection_limit=1)
-    blueprint = Blueprint(name="x", regions=(), tiers=(tier, tier.model_copy(update={"cloud": "aws"})), tables=())
+    tier = TierBlueprint(
+        tier="pro", placement=Preset.SILO, layers=placement_of(Preset.SILO), cloud="local", resources=()
+    )
+    blueprint = Blueprint(
+        name="x", version=1, regions=(), cells=(), tiers=(tier, tier.model_copy(update={"cloud": "aws"})), tables=()
+    )
     fact = BlueprintPublished(blueprint="main", content=blueprint, content_hash="c" * 64)
 
     (event,) = tiers.on_blueprint_published(None, fact)

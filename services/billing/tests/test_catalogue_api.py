@@ -8,7 +8,7 @@ from paybill_billing.app import service
 from paybill_billing.settings import Settings
 from paybill_contracts.blueprints import Blueprint, BlueprintPublished, TierBlueprint
 from paybill_contracts.catalogue import Interval
-from paybill_contracts.placement import Preset
+from paybill_contracts.placement import Preset, placement_of
 from paybill_contracts.purchases import PurchaseTerms
 from paybill_runtime.app import Running
 from paybill_runtime.errors import ConfigurationError
@@ -40,9 +40,12 @@ SECOND = FIRST + FIRST.split("plans:\n")[1].replace("version: 1", "version: 2").
 
 def blueprint(*tiers):
     built = tuple(
-        TierBlueprint(tier=tier, placement=Preset.POOLED, cloud="local", connection_limit=5) for tier in tiers
+        TierBlueprint(
+            tier=tier, placement=Preset.POOLED, layers=placement_of(Preset.POOLED), cloud="local", resources=()
+        )
+        for tier in tiers
     )
-    content = Blueprint(name="main", regions=("eu-1",), tiers=built, tables=())
+    content = Blueprint(name="main", version=1, regions=("eu-1",), cells=(), tiers=built, tables=())
     return BlueprintPublished(blueprint="main", content=content, content_hash=f"{len(tiers):064x}")
 
 

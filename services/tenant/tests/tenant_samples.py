@@ -17,11 +17,11 @@ from paybill_contracts.billing import (
     SubscriptionSuspended,
 )
 from paybill_contracts.catalogue import PlanRef
-from paybill_contracts.environment_plans import EnvironmentPlanned, EnvironmentReady, Plan
+from paybill_contracts.environment_plans import BlueprintRef, Connection, EnvironmentPlanned, EnvironmentReady, Plan
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset, placement_of
-from paybill_contracts.provisioner import Endpoint, EnvironmentFailed, EnvironmentRetained, Export
+from paybill_contracts.provisioner import EnvironmentFailed, EnvironmentRetained, Export
 from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode, TenantSuspended
 from paybill_tenant.domain.policies import LifecyclePolicy
 from paybill_tenant.domain.tenants import Entitlement, Status, Tenant, evolve
@@ -39,7 +39,8 @@ SIGN_UP = {
 }
 EMAIL = Personal[str](key=f"tenant/{ID}", sealed="A" * 60)
 EXPORT = Export(location="acme.jsonl", sha256=HASH, size_bytes=1, rows=1)
-ENDPOINT = Endpoint(
+CONNECTION = Connection(
+    address="role.main",
     host="127.0.0.1",
     port=5432,
     database="pool",
@@ -94,14 +95,16 @@ def events_about(tenant_id: str) -> SimpleNamespace:
     unpaid = subscription_fields(tenant_id, AccessState.SUSPENDED)
     plan = Plan(
         environment_id=environment["environment_id"],
+        epoch=0,
         based_on=0,
-        blueprint_hash=HASH,
+        blueprint=BlueprintRef(name="standard", version=1, content_hash=HASH),
         entitlements_hash=HASH,
         tier="standard",
         preset=Preset.POOLED,
         placement=placement_of(Preset.POOLED),
         cloud="local",
         region="eu-1",
+        limits={},
         steps=(),
     )
     return SimpleNamespace(
@@ -116,7 +119,7 @@ def events_about(tenant_id: str) -> SimpleNamespace:
         ),
         planned=EnvironmentPlanned(**environment, plan=plan, plan_hash=HASH),
         failed=EnvironmentFailed(**environment, plan_hash=HASH, address="postgres.main", reason="disk full"),
-        ready=EnvironmentReady(**environment, plan_hash=HASH, epoch=1, endpoint=ENDPOINT),
+        ready=EnvironmentReady(**environment, plan_hash=HASH, epoch=1, connections=(CONNECTION,)),
         retained=EnvironmentRetained(**environment, export=EXPORT),
         suspended=SubscriptionSuspended(**unpaid),
         paused=SubscriptionPaused(**subscription_fields(tenant_id, AccessState.PAUSED)),

@@ -220,7 +220,7 @@ async def test_tenants_are_listed_by_slug_in_pages(tenant, sign_up) -> None:
 async def test_the_list_has_billing_infrastructure_and_age_and_filters_by_them(
     tenant, publish, log, about, sign_up
 ) -> None:
-    regions = Blueprint(name="main", regions=("eu-1", "us-1"), tiers=(), tables=())
+    regions = Blueprint(name="main", version=1, regions=("eu-1", "us-1"), cells=(), tiers=(), tables=())
     await publish(BlueprintPublished(blueprint="main", content=regions, content_hash="f" * 64))
     await log.facts("tenant.offering_noted", at_least=3)
     ids = {}

@@ -61,7 +61,7 @@ def configured(*names: str, default: str) -> ProvidersConfigured:
 def blueprint(*regions: str) -> BlueprintPublished:
     return BlueprintPublished(
         blueprint="main",
-        content=Blueprint(name="main", regions=regions, tiers=(), tables=()),
+        content=Blueprint(name="main", version=1, regions=regions, cells=(), tiers=(), tables=()),
         content_hash="d" * 64,
     )
 

@@ -61,6 +61,7 @@ from paybill_runtime.messaging.publication_spans import FactDuration, Publicatio
 from paybill_runtime.messaging.relay import Relay
 from paybill_runtime.messaging.retry_queue import RetryQueue
 from paybill_runtime.messaging.subscriptions import Subscriptions
+from paybill_runtime.replay.verify import rebuild_changed_formats
 from paybill_runtime.security.data_keys import RECIPIENTS, DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets, Secrets
@@ -225,6 +226,7 @@ class Running:
         try:
             await self._resources.enter_async_context(self.service.lifespan(self.context))
             await self._retry_until_available(partial(migrate, self.database, self.service.name))
+            await self._retry_until_available(partial(rebuild_changed_formats, self.database, self.service.states))
             self.loops.start("decider", self.group_commit.run)
             self.loops.start("connect", self.broker.run)
             await self._retry_until_available(self.leases.tick)

@@ -13,6 +13,7 @@ from paybill_runtime.database.pool import Database
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.replay.command import exit_code, print_reports
 from paybill_runtime.replay.process import Target
+from paybill_runtime.replay.verify import rebuild_changed_formats
 from paybill_runtime.settings import read_secret
 
 
@@ -45,6 +46,8 @@ async def _migrate(service: Service) -> int:
     database = Database(settings.database_url, password, f"{service.name}-migrate")
     try:
         await migrate(database, service.name)
+        for kind in await rebuild_changed_formats(database, service.states):
+            sys.stderr.write(f"the table of {kind} was written again from the facts\n")
         return 0
     finally:
         await database.close()

@@ -57,8 +57,8 @@ class ViolationRow(Base, table=True):
     tenant_id: str = generated("state->>'tenant_id'", index=True)
 
 
-BLUEPRINTS = Stored("blueprint", BlueprintRow, PublishedBlueprint, blueprints.evolve)
-ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve)
+BLUEPRINTS = Stored("blueprint", BlueprintRow, PublishedBlueprint, blueprints.evolve, format=2)
+ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve, format=2)
 INCIDENTS = Incidents("provisioner", IncidentRow)
 VIOLATIONS = Violations("provisioner", ViolationRow)
 STATES = (BLUEPRINTS, ENVIRONMENTS, INCIDENTS, VIOLATIONS)

@@ -195,3 +195,11 @@ idempotency = Table(
     _time("created_at"),
 )
 """Responses to requests with an Idempotency-Key."""
+
+state_format = Table(
+    "state_format",
+    metadata,
+    _text("kind", primary_key=True),
+    Column("format", Integer, nullable=False),
+)
+"""Format in which the states of a kind are stored. A kind without a row has format 1."""

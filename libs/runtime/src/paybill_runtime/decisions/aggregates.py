@@ -47,7 +47,9 @@ class Stored(Generic[S]):
     """Persistence of one kind of aggregate: its table, its JSON form and its `evolve`.
 
     A field whose name in the stored JSON has to stay is renamed as `new: Annotated[T, Field(alias="old")]`.
-    conflicts: the error to raise for each unique constraint of the table that is violated.
+    conflicts: the error to raise for each unique constraint of the table that is violated. format: grows with every
+    change of the state or of `evolve` that a row written before does not survive; the next migration then writes the
+    table again from the facts.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Stored(Generic[S]):
         state: type[S],
         evolve: Callable[[S | None, Any], S],
         conflicts: Mapping[str, type[DomainError]] | None = None,
+        format: int = 1,  # noqa: A002  # the column's name
     ) -> None:
         self.kind = kind
         self.row = row
         self.table: Table = row.__table__  # type: ignore[attr-defined]  # SQLModel adds it to classes with table=True
         self.evolve = evolve
         self.conflicts = dict(conflicts or {})
+        self.format = format
         self._adapter: TypeAdapter[S] = TypeAdapter(state)
 
     def key(self, id_: str) -> Key:

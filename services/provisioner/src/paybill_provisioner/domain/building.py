@@ -80,25 +80,31 @@ def _require_current(environment: Environment, plan_hash: str) -> None:
 def _ended(
     environment: Environment, events: list[EnvironmentEvent], access: Access | None = None
 ) -> list[EnvironmentEvent]:
-    """Adds readiness when no step of the plan remains."""
     after = environment
     for event in events:
         after = evolve(after, event)
-    if after.remaining or after.plan_hash is None:
-        return events
-    if after.status is Status.BUILDING:
-        return [*events, *ready(after, after.plan_hash, access)]
-    if after.status is Status.CHANGING:
-        return [
-            *events,
-            EnvironmentChanged(
-                tenant_id=after.tenant_id,
-                environment_id=after.id,
-                plan_hash=after.plan_hash,
-                connections=tuple(connections(after)),
-            ),
-        ]
-    return events
+    return [*events, *ended(after, access)]
+
+
+def ended(environment: Environment, access: Access | None = None) -> list[EnvironmentEvent]:
+    """Returns the events of a plan without remaining steps: the environment is ready, or changed.
+
+    access: with which the logins were built, None when unknown.
+    """
+    if environment.remaining or environment.plan_hash is None:
+        return []
+    if environment.status is Status.BUILDING:
+        return ready(environment, environment.plan_hash, access)
+    if environment.status is not Status.CHANGING:
+        return []
+    return [
+        EnvironmentChanged(
+            tenant_id=environment.tenant_id,
+            environment_id=environment.id,
+            plan_hash=environment.plan_hash,
+            connections=tuple(connections(environment)),
+        )
+    ]
 
 
 def ready(environment: Environment, plan_hash: str, access: Access | None) -> list[EnvironmentEvent]:

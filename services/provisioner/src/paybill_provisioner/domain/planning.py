@@ -8,7 +8,6 @@ from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import LimitFeature
 from paybill_contracts.environment_plans import (
     BlueprintRef,
-    EnvironmentChanged,
     EnvironmentDesired,
     EnvironmentPlanned,
     Plan,
@@ -28,6 +27,7 @@ from paybill_provisioner.domain.blueprints import (
     require_region,
     tier_of,
 )
+from paybill_provisioner.domain.building import ended
 from paybill_provisioner.domain.environments import (
     Desired,
     Environment,
@@ -35,6 +35,7 @@ from paybill_provisioner.domain.environments import (
     PlanMismatchError,
     Refusal,
     Status,
+    evolve,
     existing,
 )
 from paybill_provisioner.domain.sizes import Size
@@ -175,15 +176,7 @@ def _planned(environment: Environment, events: list[EnvironmentEvent], plan: Pla
     )
     # The plan names the desired state, so that one fact records both.
     settled = [event for event in events if not isinstance(event, EnvironmentDesired)]
-    if plan.steps or environment.status is not Status.READY:
-        return [*settled, fact]
-    changed = EnvironmentChanged(
-        tenant_id=environment.tenant_id,
-        environment_id=environment.id,
-        plan_hash=fact.plan_hash,
-        connections=environment.connections,
-    )
-    return [*settled, fact, changed]
+    return [*settled, fact, *ended(evolve(environment, fact))]
 
 
 def _same(last: Plan, plan: Plan) -> bool:
