@@ -8,7 +8,7 @@ import pytest
 from paybill_contracts.__main__ import ROOT, main
 from paybill_contracts.event import Event, Value, encode, upcaster
 from paybill_contracts.published import Published, sample_problems
-from paybill_contracts.schemas import NoSampleError, published_events, sample_of, schema_of, schema_problems
+from paybill_contracts.schemas import NoSampleError, name_of, published_events, sample_of, schema_of, schema_problems
 from pydantic import Field
 
 Word = Annotated[str, Field(examples=["word"])]
@@ -224,6 +224,11 @@ def test_a_schema_names_type_owner_and_key_of_its_event(event: type[Event]) -> N
 
 
 def test_the_command_checks_and_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    latest = {name_of(event) for event in published_events()}
+    for path in ROOT.glob("s*/*.json"):
+        if path.stem not in latest:  # of an earlier version, whose class is deleted
+            (tmp_path / path.parent.name).mkdir(exist_ok=True)
+            (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
     assert main(["check", "--root", str(tmp_path)]) == 1
     assert "is missing" in capsys.readouterr().err
     assert main(["update", "--root", str(tmp_path)]) == 0

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
+from paybill_contracts.environment_plans import BuiltOutputs
 from paybill_contracts.event import Event
 from paybill_contracts.money import Money
 from paybill_contracts.tenant import Hold, OpenIncident
@@ -79,13 +80,17 @@ _SENTENCES = {
     "provisioner.access_change_started": "access is to become {access}",
     "provisioner.access_closed": "access is {access} now",
     "provisioner.access_opened": "access opened",
-    "provisioner.blueprint_published": "blueprint {blueprint} published, {content_hash:.14}…",
+    "provisioner.blueprint_published": "blueprint {content.name}@{content.version} published, {content_hash:.14}…",
+    "provisioner.environment_changed": "environment changed in place, {plan_hash:.14}…",
+    "provisioner.environment_desired": "{allows_access:entitled|no longer entitled} to {tier} ({preset})",
     "provisioner.environment_failed": "building {address} failed: {reason}",
-    "provisioner.environment_planned": "environment planned, {plan_hash:.14}…",
+    "provisioner.environment_planned": "environment planned as {plan.tier} ({plan.preset}), {plan_hash:.14}…",
     "provisioner.environment_ready": "environment ready, epoch {epoch}",
     "provisioner.environment_registered": "environment needed in {region}",
     "provisioner.environment_retained": "data exported and kept, access closed",
-    "provisioner.resource_built": "{address} built",
+    "provisioner.plan_refused": "{tier} ({preset}) cannot be planned: {reason}",
+    "provisioner.resource_built": "{resources} built",
+    "provisioner.resource_removed": "{address} ({name}) removed",
     "provisioner.retention_started": "data is to be exported and access closed",
     "tenant.debt_noted": "the tenant's customer owes {debt:nothing}",
     "tenant.entitlement_noted": "{allows_access:entitled|no longer entitled} to plan {plan}, tier {tier} ({placement})",
@@ -172,6 +177,8 @@ def _text(value: Any) -> str:
             return f"{value.kind} of {value.subject}" if value.kind and value.subject else value.incident_id
         case BooleanFeature() | StaticFeature() | LimitFeature() | MeteredFeature():
             return f"{value.key} {_content(value)}"
+        case BuiltOutputs():
+            return value.address
         case _:
             return str(value)
 

@@ -171,14 +171,15 @@ async def rebuild_changed_formats(database: Database, states: Sequence[AnyStored
     Raises ConfigurationError when another process of the service runs, or when the facts cannot be folded.
     """
     async with database.transaction() as connection:
-        stored: dict[str, int] = dict((await connection.execute(_FORMATS)).tuples().all())
-        changed = [each for each in states if stored.get(each.kind, 1) != each.format]
+        rows = await connection.execute(_FORMATS)
+        formats: dict[str, int] = {row.kind: row.format for row in rows}
+        changed = [each for each in states if formats.get(each.kind, 1) != each.format]
         if not changed:
             return []
         await _require_stopped(connection)
         await _write(connection, changed)
-        rows = [{"kind": each.kind, "format": each.format} for each in changed]
-        await connection.execute(_SET_FORMAT, rows)
+        new = [{"kind": each.kind, "format": each.format} for each in changed]
+        await connection.execute(_SET_FORMAT, new)
     return [each.kind for each in changed]
 
 
