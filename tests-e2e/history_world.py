@@ -41,6 +41,7 @@ from paybill_contracts.usage import Usage
 from paybill_provisioner import app as provisioner_app
 from paybill_provisioner.domain import blueprints
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
+from paybill_provisioner.drivers import Done
 from paybill_provisioner.tables import BLUEPRINTS
 from paybill_runtime.jobs.effects import DueJob
 from paybill_tenant import app as tenant_app
@@ -141,9 +142,11 @@ class Network(Enum):
 class MemoryDriver:
     """A cloud on which everything succeeds."""
 
-    async def build(self, _environment: Any, steps: Sequence[Any]) -> Any:
-        """Builds all steps at once."""
-        yield [(step.address, OUTPUTS[step.address]) for step in steps]
+    unique_names = frozenset(address.partition(".")[0] for address in OUTPUTS)
+
+    async def create(self, resource: Any, _site: Any, _token: str) -> Done:
+        """Creates the resource at once."""
+        return Done(OUTPUTS[resource.address])
 
     async def set_access(self, _environment: Any, _access: Access) -> None:
         """Sets nothing: the environment records it."""

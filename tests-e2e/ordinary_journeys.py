@@ -170,7 +170,8 @@ class Journey:
         """Runs the effect that a fact of the provisioner requires, after the time that the driver needs."""
         match event:
             case EnvironmentPlanned(plan_hash=plan_hash):
-                self._after_driver(partial(building.resources_built, plan_hash=plan_hash, done=[*OUTPUTS.items()]))
+                progress = building.Progress(built=dict(OUTPUTS))
+                self._after_driver(partial(building.progress_recorded, plan_hash=plan_hash, progress=progress))
             case AccessChangeStarted(access=target):
                 self._after_driver(partial(access.access_changed, access=target))
             case RetentionStarted():

@@ -14,13 +14,13 @@ import asyncpg
 from blueprint_samples import blueprint_of, published, tier_blueprint
 from paybill_contracts.kinds import Table
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Access
 from paybill_embedded.postgres import PostgresServer
 from paybill_provisioner.domain import building, environments, planning
 from paybill_provisioner.domain.environments import Desired, Environment, Status, evolve
 from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
+from paybill_provisioner.execution import Execution
 from paybill_runtime.security.secrets import FileSecrets
 
 DRIVER = "provisioner_driver"
@@ -108,8 +108,10 @@ class DriverHarness:
 
     async def build(self, environment: Environment, driver: LocalDriver | None = None) -> Environment:
         """Builds the planned environment and returns it in status ready."""
-        async for done in (driver or self.driver).build(environment, environment.remaining):
-            for event in building.resources_built(environment, environment.plan_hash or "", done, Access.OPEN):
+        access = environment.target_access
+        execution = Execution(driver or self.driver, environment, access, "job")
+        async for progress in execution.run():
+            for event in building.progress_recorded(environment, environment.plan_hash or "", progress, access):
                 environment = evolve(environment, event)
         assert environment.status is Status.READY
         return environment

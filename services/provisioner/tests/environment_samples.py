@@ -1,5 +1,6 @@
 """An environment in every status, and the events and outputs that lead there."""
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from paybill_contracts.tenant import (
     TenantSuspended,
 )
 from paybill_provisioner.domain import access, building, environments, planning
+from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.environments import (
     Environment,
     evolve,
@@ -73,6 +75,11 @@ OUTPUTS = {
 EVERYTHING = list(OUTPUTS.items())
 
 
+def built(done: Iterable[tuple[str, Mapping[str, str]]]) -> Progress:
+    """Returns the progress of built resources."""
+    return Progress(built=dict(done))
+
+
 def entitled(**fields: Any) -> EntitlementsSet:
     """Returns entitlements with access, changed by `fields`."""
     fact = EntitlementsSet(
@@ -100,7 +107,7 @@ REGISTERED = after(None, environments.on_tenant_requested(None, REQUESTED))
 BUILDING = after(REGISTERED, planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW))
 PLAN_HASH = BUILDING.plan_hash or ""
 FAILED = after(BUILDING, building.build_failed(BUILDING, PLAN_HASH, "disk full"))
-READY = after(BUILDING, building.resources_built(BUILDING, PLAN_HASH, EVERYTHING, Access.OPEN))
+READY = after(BUILDING, building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING), Access.OPEN))
 CLOSING = after(READY, access.on_tenant_suspended(READY, BLOCKED))
 CLOSED = after(CLOSING, access.access_changed(CLOSING, Access.CLOSED))
 RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))

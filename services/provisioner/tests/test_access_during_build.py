@@ -11,20 +11,22 @@ from paybill_runtime.testing import until
 
 
 class _HeldBuilds:
-    """The local driver, whose builds have created everything and end when `gate` is set."""
+    """The local driver, whose logins are created and end their step when `gate` is set."""
 
     def __init__(self, driver) -> None:
-        self.set_access = driver.set_access
-        self.export = driver.export
         self._driver = driver
         self.running: list[str] = []
         self.gate = asyncio.Event()
 
-    async def build(self, environment, steps):
-        async for done in self._driver.build(environment, steps):
-            self.running.append(environment.tenant_id)
+    def __getattr__(self, name):
+        return getattr(self._driver, name)
+
+    async def create(self, resource, site, token):
+        done = await self._driver.create(resource, site, token)
+        if resource.kind == "role":
+            self.running.append(site.environment.tenant_id)
             await self.gate.wait()
-            yield done
+        return done
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from environment_samples import (
     RETURNS,
     TENANT,
     after,
+    built,
     entitled,
 )
 from hypothesis import given
@@ -100,13 +101,13 @@ def test_the_last_step_makes_the_environment_ready_with_its_connection() -> None
 
 
 def test_steps_recorded_in_two_parts_are_each_recorded_once() -> None:
-    first = building.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2])
+    first = building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING[:2]))
     halfway = after(BUILDING, first)
-    second = building.resources_built(halfway, PLAN_HASH, EVERYTHING)
+    second = building.progress_recorded(halfway, PLAN_HASH, built(EVERYTHING))
 
     assert [type(event) for event in first] == [ResourceBuilt]
     assert [type(event) for event in second] == [ResourceBuilt, EnvironmentReady, AccessChangeStarted]
-    assert building.resources_built(after(halfway, second), PLAN_HASH, EVERYTHING) == []
+    assert building.progress_recorded(after(halfway, second), PLAN_HASH, built(EVERYTHING)) == []
 
 
 def test_a_plan_other_than_the_recorded_one_is_not_built() -> None:
@@ -119,11 +120,11 @@ def test_a_plan_other_than_the_recorded_one_is_not_built() -> None:
         with pytest.raises(PlanMismatchError):
             planning.require_plan(BUILDING, fact)
     with pytest.raises(PlanMismatchError):
-        building.resources_built(BUILDING, HASH, EVERYTHING)
+        building.progress_recorded(BUILDING, HASH, built(EVERYTHING))
 
 
 def test_a_failed_plan_names_the_step_and_keeps_built_resources() -> None:
-    halfway = after(BUILDING, building.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
+    halfway = after(BUILDING, building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING[:2])))
     (event,) = building.build_failed(halfway, PLAN_HASH, "disk full")
 
     assert isinstance(event, EnvironmentFailed)
@@ -141,7 +142,7 @@ def test_the_failure_of_a_superseded_plan_is_ignored() -> None:
 
 
 def test_a_retry_plans_only_the_remaining_steps() -> None:
-    halfway = after(BUILDING, building.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
+    halfway = after(BUILDING, building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING[:2])))
     failed = after(halfway, building.build_failed(halfway, PLAN_HASH, "disk full"))
     (event,) = planning.retry(failed, TENANT, BLUEPRINT, NOW)
 
@@ -150,7 +151,9 @@ def test_a_retry_plans_only_the_remaining_steps() -> None:
     again = after(failed, [event])
     assert again.status is Status.BUILDING
     assert event.plan.based_on == failed.revision
-    assert after(again, building.resources_built(again, event.plan_hash, EVERYTHING[2:])).status is Status.READY
+    assert (
+        after(again, building.progress_recorded(again, event.plan_hash, built(EVERYTHING[2:]))).status is Status.READY
+    )
 
 
 def test_a_retry_during_the_build_records_nothing() -> None:
@@ -199,7 +202,7 @@ def test_offboarding_happens_once_and_ignores_later_holds(environment: Environme
 
 def test_an_early_suspension_closes_the_environment_when_it_is_ready() -> None:
     suspended = after(BUILDING, access.on_tenant_suspended(BUILDING, BLOCKED))
-    events = building.resources_built(suspended, PLAN_HASH, EVERYTHING)
+    events = building.progress_recorded(suspended, PLAN_HASH, built(EVERYTHING))
 
     assert [type(event) for event in events[-2:]] == [EnvironmentReady, AccessChangeStarted]
     assert after(suspended, events).target_access is Access.CLOSED
@@ -228,7 +231,7 @@ def test_offboarding_before_any_plan_retains_at_once() -> None:
 
 def test_resources_built_during_offboarding_are_recorded_but_never_ready() -> None:
     leaving = after(BUILDING, access.on_tenant_left(BUILDING, LEAVES))
-    events = building.resources_built(leaving, PLAN_HASH, EVERYTHING)
+    events = building.progress_recorded(leaving, PLAN_HASH, built(EVERYTHING))
 
     assert [type(event) for event in events] == [ResourceBuilt]
     assert after(leaving, events).status is Status.RETAINING
@@ -311,8 +314,8 @@ ACTIONS = {
     "read_only": lambda env: access.on_tenant_suspended(env, READ_ONLY),
     "reactivated": lambda env: access.on_tenant_reactivated(env, REACTIVATED),
     "leaves": lambda env: access.on_tenant_left(env, LEAVES),
-    "some": lambda env: building.resources_built(env, env.plan_hash, EVERYTHING[:3]) if env else [],
-    "all": lambda env: building.resources_built(env, env.plan_hash, EVERYTHING) if env else [],
+    "some": lambda env: building.progress_recorded(env, env.plan_hash, built(EVERYTHING[:3])) if env else [],
+    "all": lambda env: building.progress_recorded(env, env.plan_hash, built(EVERYTHING)) if env else [],
     "fails": lambda env: building.build_failed(env, env.plan_hash, "no") if env else [],
     "retry": lambda env: planning.retry(env, TENANT, BLUEPRINT, NOW),
     "changed": lambda env: access.access_changed(env, env.target_access) if env else [],

@@ -6,16 +6,20 @@ import json
 import stat
 from base64 import b64decode
 from contextlib import suppress
+from dataclasses import replace
 
 import asyncpg
 import pytest
-from paybill_contracts.environment_plans import Step, StepAction
 from paybill_contracts.kinds import Column, Table
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access
-from paybill_provisioner.drivers import scram
+from paybill_provisioner.domain.building import progress_recorded
+from paybill_provisioner.domain.environments import Status, evolve
+from paybill_provisioner.domain.steps import diff
+from paybill_provisioner.drivers import Site, scram
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
+from paybill_provisioner.execution import Execution
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.jobs.effects import Refused
 from paybill_runtime.jobs.kinds import RetryAfter
@@ -155,7 +159,7 @@ async def test_a_build_interrupted_at_any_statement_is_finished_by_the_next(harn
                 TenantServer(url, harness.postgres.password("provisioner_driver")), harness.directory, harness.secrets
             )
             try:
-                async for _ in interrupted.build(planned, planned.remaining):
+                async for _ in Execution(interrupted, planned, Access.OPEN, "job").run():
                     pass
             except RetryAfter:
                 assert proxy.cut
@@ -183,7 +187,7 @@ async def test_an_unavailable_server_is_retried_and_not_a_failure(harness) -> No
     for call in (
         disconnected.set_access(planned, Access.CLOSED),
         disconnected.export(planned),
-        anext(disconnected.build(planned, ())),
+        harness.build(planned, disconnected),
     ):
         with pytest.raises(RetryAfter, match="does not answer"):
             await call
@@ -269,13 +273,60 @@ async def test_directories_of_tenants_are_private(harness) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
-async def test_the_driver_deletes_nothing(harness) -> None:
-    planned = harness.planned(Preset.POOLED)
-    deletions = [Step(action=StepAction.DELETE, before=planned.remaining[0].after, after=None)]
+async def removed(harness, environment):
+    """Deletes everything that is the tenant's own, and returns the environment and the deleted resources."""
+    steps = diff((), (each.resource for each in environment.built))
+    plan = environment.plan.model_copy(update={"steps": steps})
+    environment = replace(environment, status=Status.CHANGING, plan=plan)
+    execution, deleted = Execution(harness.driver, environment, Access.OPEN, "job"), []
+    async for progress in execution.run():
+        deleted += progress.removed
+        for event in progress_recorded(environment, environment.plan_hash, progress):
+            environment = evolve(environment, event)
+    return environment, deleted
 
-    with pytest.raises(Refused, match="deletes nothing"):
-        async for _ in harness.driver.build(planned, deletions):
-            pass
+
+@pytest.mark.parametrize("preset", PRESETS)
+async def test_a_deleted_environment_leaves_nothing_and_its_neighbour_everything(harness, preset) -> None:
+    pair = await harness.tenant_pair(preset)
+    site = Site(pair.tenant, pair.tenant.resources, pair.tenant.outputs, Access.OPEN)
+    environment, deleted = await removed(harness, pair.tenant)
+    left = await harness.as_superuser(
+        "postgres",
+        "SELECT rolname::text FROM pg_roles WHERE rolname = $1"
+        " UNION SELECT datname FROM pg_database WHERE datname = $2",
+        pair.tenant_role,
+        pair.tenant_role.replace("t_", "silo_"),
+    )
+
+    assert deleted[0].address == "role.main"
+    assert {each.address for each in deleted} == set(pair.tenant.resources) - (
+        set() if preset is Preset.SILO else {"database.main"}
+    )
+    assert (left, environment.remaining) == ([], ())
+    for resource in deleted:
+        if not (resource.kind == "schema" and preset is Preset.POOLED):
+            assert await harness.driver.find(resource, site) is None
+    async with harness.connect(pair.neighbour) as connection:
+        assert [tuple(row) for row in await connection.fetch("SELECT id FROM documents")] == [("theirs",)]
+
+
+async def test_the_rows_of_a_deleted_tenant_are_gone_from_the_pool(harness) -> None:
+    pair = await harness.tenant_pair(Preset.POOLED)
+    await removed(harness, pair.tenant)
+    database = pair.neighbour.connections[0].database
+
+    rows = await harness.as_superuser(database, "SELECT tenant_id, id FROM product.documents")
+
+    assert rows == [(pair.neighbour_id, "theirs")]
+
+
+async def test_a_database_that_tenants_share_is_never_deleted(harness) -> None:
+    environment = await harness.ready(Preset.POOLED)
+    site = Site(environment, environment.resources, environment.outputs, Access.OPEN)
+
+    with pytest.raises(Refused, match="is shared by tenants"):
+        await harness.driver.delete(environment.resources["database.main"], site)
 
 
 def test_a_verifier_equals_that_of_the_rfc_example() -> None:

@@ -23,6 +23,7 @@ from environment_samples import (
     RETAINED,
     TENANT,
     after,
+    built,
     entitled,
 )
 from hypothesis import given
@@ -41,6 +42,7 @@ from paybill_contracts.kinds import Column
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access, EnvironmentChangePending, EnvironmentChangeSettled, EnvironmentFailed
 from paybill_provisioner.domain import access, building, environments, planning
+from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.environments import Environment, Refusal, Status, evolve
 from paybill_provisioner.domain.planning import EnvironmentNotFailedError
 from paybill_provisioner.domain.size_invariant import check_size
@@ -90,12 +92,12 @@ def test_a_pending_change_ends_when_the_subscription_changes_back() -> None:
 
 def test_entitlements_while_a_plan_is_open_are_planned_when_it_ends() -> None:
     waiting = entitle(BUILDING)
-    built = after(waiting, building.resources_built(waiting, PLAN_HASH, EVERYTHING, Access.OPEN))
-    events = planning.compare(built, BLUEPRINT, NOW)
+    ready = after(waiting, building.progress_recorded(waiting, PLAN_HASH, built(EVERYTHING), Access.OPEN))
+    events = planning.compare(ready, BLUEPRINT, NOW)
 
     assert (waiting.desired_size, waiting.planned_size) == (BUSINESS, STARTER)
     assert types(events) == [EnvironmentChangePending]
-    assert planning.compare(after(built, events), BLUEPRINT, NOW) == []
+    assert planning.compare(after(ready, events), BLUEPRINT, NOW) == []
 
 
 def test_a_retry_plans_what_is_desired_now() -> None:
@@ -195,7 +197,7 @@ def test_another_connection_limit_for_the_same_tier_is_applied_in_place() -> Non
     (planned,) = planning.compare(READY, more, NOW)
     assert isinstance(planned, EnvironmentPlanned)
     changing = after(READY, [planned])
-    events = building.resources_built(changing, planned.plan_hash, [("role.main", {"username": "t_1"})])
+    events = building.progress_recorded(changing, planned.plan_hash, built([("role.main", {"username": "t_1"})]))
 
     assert [(step.action, step.address) for step in planned.plan.steps] == [(StepAction.UPDATE, "role.main")]
     assert (changing.status, changing.access) == (Status.CHANGING, Access.OPEN)
@@ -225,16 +227,16 @@ def test_a_blueprint_that_changes_nothing_plans_nothing_twice() -> None:
 def test_a_silo_that_was_never_opened_is_deleted_when_the_tenant_is_entitled_to_a_pool() -> None:
     silo = entitle(REGISTERED)
     outputs = {"host": "127.0.0.1", "port": "5432", "database": "silo"}
-    halfway = after(silo, building.resources_built(silo, silo.plan_hash or "", [("database.main", outputs)]))
+    halfway = after(silo, building.progress_recorded(silo, silo.plan_hash or "", built([("database.main", outputs)])))
     failed = after(halfway, building.build_failed(halfway, silo.plan_hash or "", "disk full"))
     planned = entitle(failed, entitled())
     deleted = [step.before for step in planned.remaining if step.action is StepAction.DELETE]
-    done = after(planned, building.resources_built(planned, planned.plan_hash or "", EVERYTHING))
+    done = after(planned, building.progress_recorded(planned, planned.plan_hash or "", built(EVERYTHING)))
 
     assert [each.attributes.name for each in deleted if each] == [f"silo_{TENANT.removeprefix('ten_')}"]
     assert (planned.status, done.status) == (Status.BUILDING, Status.BUILDING)
     assert [each.attributes.name for each in done.replaced] == [f"silo_{TENANT.removeprefix('ten_')}"]
-    events = building.resource_removed(done, planned.plan_hash or "", done.replaced[0])
+    events = building.progress_recorded(done, planned.plan_hash or "", Progress(removed=[done.replaced[0]]))
     assert types(events)[0] is ResourceRemoved
     assert (after(done, events).status, after(done, events).replaced) == (Status.READY, ())
 
@@ -247,7 +249,7 @@ def test_a_plan_of_deletes_ends_with_as_many_facts() -> None:
     events: list[Any] = []
     for step in steps:
         assert step.before is not None
-        events += (removed := building.resource_removed(environment, PLAN_HASH, step.before))
+        events += (removed := building.progress_recorded(environment, PLAN_HASH, Progress(removed=[step.before])))
         environment = after(environment, removed)
 
     assert types(events) == [ResourceRemoved] * 4 + [EnvironmentChanged]
@@ -258,14 +260,14 @@ def test_an_environment_without_a_database_is_ready_with_no_connection() -> None
     tier = tier_blueprint("starter", Preset.POOLED)
     bucket = published(blueprint_of(tier.model_copy(update={"resources": (tier.resources[1],)})))
     planned = entitle(REGISTERED, entitled(), bucket)
-    ready = after(planned, building.resources_built(planned, planned.plan_hash or "", [("bucket.data", {})]))
+    ready = after(planned, building.progress_recorded(planned, planned.plan_hash or "", built([("bucket.data", {})])))
 
     assert (ready.status, ready.connections) == (Status.READY, ())
 
 
 def test_the_access_in_force_is_set_after_the_last_step() -> None:
     """Suspended, so that the login is built closed, and reactivated before the last step."""
-    events = building.resources_built(BUILDING, PLAN_HASH, EVERYTHING, Access.CLOSED)
+    events = building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING), Access.CLOSED)
 
     assert [getattr(event, "access", None) for event in events] == [None, None, Access.OPEN]
 
@@ -284,7 +286,7 @@ def test_limits_of_the_entitlements_are_part_of_the_desired_state() -> None:
     (planned,) = planning.on_entitlements_set(REGISTERED, entitled(features=(feature,)), blueprint, NOW)
     assert isinstance(planned, EnvironmentPlanned)
     ready = after(REGISTERED, [planned])
-    ready = after(ready, building.resources_built(ready, planned.plan_hash, EVERYTHING, Access.OPEN))
+    ready = after(ready, building.progress_recorded(ready, planned.plan_hash, built(EVERYTHING), Access.OPEN))
     grown = entitled(features=(feature.model_copy(update={"limit": 50}),), entitlements_hash="cd" * 32)
     (change,) = planning.on_entitlements_set(ready, grown, blueprint, NOW)
 
@@ -338,12 +340,16 @@ def test_planned_equals_desired_or_a_reason_is_shown(actions: list[str]) -> None
                     if step.after is not None:
                         outputs = dict(EVERYTHING)[step.address]
                         record(
-                            building.resources_built(
-                                environment, environment.plan_hash or "", [(step.address, outputs)]
+                            building.progress_recorded(
+                                environment, environment.plan_hash or "", built([(step.address, outputs)])
                             )
                         )
                     elif step.before is not None:
-                        record(building.resource_removed(environment, environment.plan_hash or "", step.before))
+                        record(
+                            building.progress_recorded(
+                                environment, environment.plan_hash or "", Progress(removed=[step.before])
+                            )
+                        )
             elif action == "fail":
                 record(building.build_failed(environment, environment.plan_hash or "", "no"))
             elif action == "retry":

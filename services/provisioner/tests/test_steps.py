@@ -177,7 +177,7 @@ DOCUMENTS = Table(name="documents", columns=(Column(name="id", type="text"), Col
 
 
 def schema(*tables: Table) -> Resource:
-    attributes = Schema(name="product", in_database="database.main", tables=tables)
+    attributes = Schema(name="product", in_database="database.main", database="silo_1", tables=tables)
     return Resource(address="schema.main", layer="data", isolation=Isolation.SILO, attributes=attributes, needs=())
 
 

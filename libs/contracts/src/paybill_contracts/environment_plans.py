@@ -65,6 +65,11 @@ class Step(Value):
         return self.resource.address
 
     @property
+    def key(self) -> str:
+        """Identifies the step in its plan: a replacement and the deletion of what it replaces have one address."""
+        return f"{self.action}:{self.address}"
+
+    @property
     def resource(self) -> Resource:
         """The resource after the step; of a deletion the one before it."""
         resource = self.after or self.before
@@ -208,6 +213,26 @@ class EnvironmentReady(
     connections: tuple[Connection, ...]
 
 
+class StepsIntended(
+    EnvironmentFact, type="provisioner.steps_intended", version=1, aggregate="environment", key="environment_id"
+):
+    """These resources are created next, of kinds without unique names: a repetition first searches for them."""
+
+    plan_hash: Digest
+    addresses: tuple[Address, ...]
+
+
+class StepPending(
+    EnvironmentFact, type="provisioner.step_pending", version=1, aggregate="environment", key="environment_id"
+):
+    """The provider works on a step of the plan. reference: of its operation."""
+
+    plan_hash: Digest
+    action: StepAction
+    address: Address
+    reference: Text
+
+
 class EnvironmentChanged(
     EnvironmentFact,
     type="provisioner.environment_changed",
@@ -286,6 +311,7 @@ def _attributes(kind: str, properties: Payload) -> Payload:
                 "kind": "schema",
                 "name": properties["name"],
                 "in_database": "database.main",
+                "database": properties["database"],
                 "tables": tables,
                 "tenant_column": properties["name"] == "product" and properties["database"].startswith("pool_"),
             }

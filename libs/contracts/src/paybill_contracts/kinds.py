@@ -128,7 +128,9 @@ class Database(KindAttributes):
 
 
 class Schema(KindAttributes):
-    """A schema with the product's tables. tenant_column: every table and key begins with the tenant's id.
+    """A schema with the product's tables. database: the name of its database.
+
+    tenant_column: every table and key begins with the tenant's id.
 
     Tables and columns can be added in place; their removal and a change of a type or a key are refused.
     """
@@ -138,6 +140,7 @@ class Schema(KindAttributes):
     kind: Literal["schema"] = "schema"
     name: Annotated[Name, IDENTITY]
     in_database: Annotated[Address, NEEDED]
+    database: Annotated[Name, IDENTITY]
     tables: Annotated[tuple[Table, ...], IN_PLACE]
     tenant_column: Annotated[bool, Meaning(Change.IN_PLACE, derived=True)] = True
 

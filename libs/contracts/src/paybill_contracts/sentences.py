@@ -92,6 +92,8 @@ _SENTENCES = {
     "provisioner.resource_built": "{resources} built",
     "provisioner.resource_removed": "{address} ({name}) removed",
     "provisioner.retention_started": "data is to be exported and access closed",
+    "provisioner.step_pending": "{address}: the provider works on {action}",
+    "provisioner.steps_intended": "{addresses} to be created next",
     "tenant.debt_noted": "the tenant's customer owes {debt:nothing}",
     "tenant.entitlement_noted": "{allows_access:entitled|no longer entitled} to plan {plan}, tier {tier} ({placement})",
     "tenant.holds_changed": "holds changed: {holds}",

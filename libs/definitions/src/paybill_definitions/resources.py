@@ -78,7 +78,9 @@ def _resource(blueprint: Blueprint, tier: TierBlueprint, definition: ResourceDef
             raise ResourceError(address, name, "it follows from tenant, region and placement; remove it")
     if "tables" in known:
         given["tables"] = _tables(blueprint, address, given.get("tables", ()))
-    derived = {"name": name_of(address, tier, values)} | ({"tenant_column": True} if kind == "schema" else {})
+    derived: dict[str, Any] = {"name": name_of(address, tier, values)}
+    if kind == "schema":
+        derived |= {"database": name_of(str(given.get("in_database")), tier, values), "tenant_column": True}
     attributes = _attributes(address, kind, given | derived)
     needs = dict.fromkeys((*needs_of(attributes), *_outputs_used(tier, definition)))
     return Resource(address=address, layer=LAYERS[kind], isolation=isolation, attributes=attributes, needs=tuple(needs))

@@ -9,6 +9,7 @@ from paybill_contracts.provisioner import Access, AccessChangeStarted, Restorati
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
+from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_provisioner.domain import access, building, planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
@@ -21,6 +22,7 @@ from paybill_provisioner.domain.environments import (
     id_of,
 )
 from paybill_provisioner.drivers import Driver, Drivers
+from paybill_provisioner.execution import Execution
 from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
 
 JOBS = JobRegistry()
@@ -55,13 +57,16 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
         raise Refused(str(error)) from error
     if environment.status not in {Status.BUILDING, Status.CHANGING}:
         return
-    built_with = environment.target_access
-    remaining = {step.address for step in environment.remaining}
-    async with aclosing(_driver(drivers, environment).build(environment, environment.remaining)) as parts:
-        async for done in parts:
-            remaining.difference_update(address for address, _ in done)
-            decision = partial(building.resources_built, plan_hash=job.event.plan_hash, done=done, access=built_with)
-            yield _outcome(environment.tenant_id, decision, last=not remaining)
+    access_ = environment.target_access
+    execution = Execution(_driver(drivers, environment), environment, access_, job.id)
+    async with aclosing(execution.run()) as parts:
+        async for progress in parts:
+            decision = partial(
+                building.progress_recorded, plan_hash=job.event.plan_hash, progress=progress, access=access_
+            )
+            yield _outcome(environment.tenant_id, decision, last=execution.is_complete)
+    if execution.check_after_s is not None:
+        raise RetryAfter(execution.check_after_s, "the provider works on the plan")
 
 
 @JOBS.effect(AccessChangeStarted, attempts=UNLIMITED_ATTEMPTS, locks=(ACCESS,), priority=Priority.SECURITY)

@@ -1,6 +1,7 @@
 """Building: what the executor of a plan has done, and the readiness or failure that follows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from paybill_contracts.environment_plans import (
     BuiltOutputs,
@@ -10,6 +11,8 @@ from paybill_contracts.environment_plans import (
     Resource,
     ResourceBuilt,
     ResourceRemoved,
+    StepPending,
+    StepsIntended,
 )
 from paybill_contracts.kinds import Role, Schema
 from paybill_contracts.provisioner import Access, AccessChangeStarted, EnvironmentFailed
@@ -22,68 +25,60 @@ from paybill_provisioner.domain.environments import (
     evolve,
 )
 
-Done = tuple[str, Mapping[str, str]]
-"""A durable step: the address of its resource, and the resource's outputs."""
+
+@dataclass(slots=True)
+class Progress:
+    """Progress of a plan that is recorded together.
+
+    built: outputs of resources by address; removed: deleted resources; pending: references of operations at the
+    provider by step; intended: addresses of resources that are created next, of kinds without unique names.
+    """
+
+    built: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    removed: list[Resource] = field(default_factory=list)
+    pending: dict[str, str] = field(default_factory=dict)
+    intended: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.built or self.removed or self.pending or self.intended)
 
 
-def resources_built(
-    environment: Environment, plan_hash: str, done: Sequence[Done], access: Access | None = None
+def progress_recorded(
+    environment: Environment, plan_hash: str, progress: Progress, access: Access | None = None
 ) -> list[EnvironmentEvent]:
-    """Records steps that became durable together; after the last one of the plan the environment is ready.
+    """Records steps that ended together; after the last one of the plan the environment is ready.
 
     access: with which the logins were built, None when unknown: another one that is requested now is set afterwards.
     For a tenant in offboarding it only records the resources. Raises PlanMismatchError.
     """
-    _require_current(environment, plan_hash)
-    open_steps = {step.address for step in environment.remaining if step.after is not None}
-    built = [BuiltOutputs(address=address, outputs=dict(outputs)) for address, outputs in done if address in open_steps]
-    if not built:
-        return _ended(environment, [], access)
-    return _ended(
-        environment,
-        [
-            ResourceBuilt(
-                tenant_id=environment.tenant_id,
-                environment_id=environment.id,
-                plan_hash=plan_hash,
-                resources=tuple(built),
-            )
-        ],
-        access,
-    )
-
-
-def resource_removed(environment: Environment, plan_hash: str, resource: Resource) -> list[EnvironmentEvent]:
-    """Records that a resource is absent, which a step of the plan deletes. Raises PlanMismatchError."""
-    _require_current(environment, plan_hash)
-    if all(step.before != resource for step in environment.remaining):
-        return _ended(environment, [])
-    return _ended(
-        environment,
-        [
-            ResourceRemoved(
-                tenant_id=environment.tenant_id,
-                environment_id=environment.id,
-                plan_hash=plan_hash,
-                address=resource.address,
-                name=resource.attributes.name,
-            )
-        ],
-    )
-
-
-def _require_current(environment: Environment, plan_hash: str) -> None:
     if environment.plan_hash != plan_hash:
         raise PlanMismatchError(f"the plan {plan_hash[:12]}… is no longer the current one")
-
-
-def _ended(
-    environment: Environment, events: list[EnvironmentEvent], access: Access | None = None
-) -> list[EnvironmentEvent]:
-    after = environment
-    for event in events:
+    after, events = environment, []
+    for event in _facts(environment, plan_hash, progress):
+        events.append(event)
         after = evolve(after, event)
     return [*events, *ended(after, access)]
+
+
+def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iterator[EnvironmentEvent]:
+    of_plan = {"tenant_id": environment.tenant_id, "environment_id": environment.id, "plan_hash": plan_hash}
+    steps = {step.key: step for step in environment.remaining}
+    open_addresses = {step.address for step in steps.values() if step.after is not None}
+    if progress.intended:
+        yield StepsIntended(**of_plan, addresses=tuple(progress.intended))
+    built = [
+        BuiltOutputs(address=address, outputs=dict(outputs))
+        for address, outputs in progress.built.items()
+        if address in open_addresses
+    ]
+    if built:
+        yield ResourceBuilt(**of_plan, resources=tuple(built))
+    for key, reference in progress.pending.items():
+        if key in steps and environment.operations.get(key) != reference:
+            yield StepPending(**of_plan, action=steps[key].action, address=steps[key].address, reference=reference)
+    for resource in progress.removed:
+        if any(step.after is None and step.before == resource for step in steps.values()):
+            yield ResourceRemoved(**of_plan, address=resource.address, name=resource.attributes.name)
 
 
 def ended(environment: Environment, access: Access | None = None) -> list[EnvironmentEvent]:

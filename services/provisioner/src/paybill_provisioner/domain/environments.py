@@ -18,6 +18,8 @@ from paybill_contracts.environment_plans import (
     ResourceRemoved,
     Step,
     StepAction,
+    StepPending,
+    StepsIntended,
 )
 from paybill_contracts.errors import ConflictError, NotFoundError
 from paybill_contracts.placement import Preset
@@ -39,6 +41,7 @@ from paybill_contracts.tenant import TenantRequested
 from pydantic import Field
 
 from paybill_provisioner.domain.sizes import PendingChange, Size
+from paybill_provisioner.domain.steps import is_shared
 
 EnvironmentEvent = (
     EnvironmentRegistered
@@ -47,6 +50,8 @@ EnvironmentEvent = (
     | EnvironmentPlanned
     | ResourceBuilt
     | ResourceRemoved
+    | StepsIntended
+    | StepPending
     | EnvironmentFailed
     | EnvironmentReady
     | EnvironmentChanged
@@ -126,7 +131,8 @@ class Environment:
     """The environment of one tenant.
 
     desired: of the last entitlements; plan: the last one; built: what exists; built_size: of the last complete plan.
-    replaced: built resources that another one has replaced and that still exist. refusal: of the desired state.
+    replaced: built resources that another one has replaced and that still exist. operations: references of what the
+    provider works on, by step; intended: addresses of what is created next. refusal: of the desired state.
     pending: a change of size that waits. target_access: last requested; access: in effect. revision: number of events
     so far; a plan names the one that it is based on.
     """
@@ -143,6 +149,8 @@ class Environment:
     plan_hash: str | None = None
     built: tuple[BuiltResource, ...] = ()
     replaced: tuple[Resource, ...] = ()
+    operations: Mapping[str, str] = field(default_factory=dict)
+    intended: tuple[str, ...] = ()
     built_size: Size | None = None
     failure: Failure | None = None
     epoch: int = 0
@@ -241,6 +249,11 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return _with_built(environment, event)
         case ResourceRemoved():
             return _without(environment, event)
+        case StepsIntended():
+            return replace(environment, intended=tuple(sorted({*environment.intended, *event.addresses})))
+        case StepPending():
+            operations = dict(environment.operations) | {f"{event.action}:{event.address}": event.reference}
+            return replace(environment, operations=operations)
         case EnvironmentFailed():
             failure = Failure(address=event.address, reason=event.reason)
             changes = environment.status is Status.CHANGING
@@ -309,16 +322,30 @@ def _with_built(environment: Environment, event: ResourceBuilt) -> Environment:
     for done in event.resources:
         before = built.pop(done.address, None)
         after = resources[done.address]
-        if before is not None and (done.address in replacements or not _has_same_name(before.resource, after)):
+        is_replaced = done.address in replacements or (before and not _has_same_name(before.resource, after))
+        if before is not None and is_replaced and not is_shared(before.resource):
             replaced.append(before.resource)
         built[done.address] = BuiltResource(resource=after, outputs=done.outputs)
-    return replace(environment, built=tuple(built.values()), replaced=tuple(replaced))
+    ended = {each.address for each in event.resources}
+    return replace(
+        environment,
+        built=tuple(built.values()),
+        replaced=tuple(replaced),
+        intended=tuple(each for each in environment.intended if each not in ended),
+        operations={
+            key: reference
+            for key, reference in environment.operations.items()
+            if key.startswith("delete:") or key.partition(":")[2] not in ended
+        },
+    )
 
 
 def _without(environment: Environment, event: ResourceRemoved) -> Environment:
     def is_removed(resource: Resource) -> bool:
         return (resource.address, resource.attributes.name) == (event.address, event.name)
 
+    operations = {key: each for key, each in environment.operations.items() if key != f"delete:{event.address}"}
+    environment = replace(environment, operations=operations)
     replaced = tuple(each for each in environment.replaced if not is_removed(each))
     if len(replaced) < len(environment.replaced):
         return replace(environment, replaced=replaced)

@@ -1,31 +1,77 @@
-"""Port of the drivers that build environments on a cloud."""
+"""Port of the drivers that build the resources of environments on a cloud."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
-from paybill_contracts.environment_plans import Step
+from paybill_contracts.environment_plans import Resource
 from paybill_contracts.provisioner import Access, Export
 
-from paybill_provisioner.domain.building import Done as Done
 from paybill_provisioner.domain.environments import Environment
+
+Outputs: TypeAlias = Mapping[str, str]
+"""Values of an existing resource for other resources and for consumers, never a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A call has taken effect and is durable. outputs: empty for a deletion."""
+
+    outputs: Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The provider works on it. reference: of the operation, for `poll`; check_after_s: not before that."""
+
+    reference: str
+    check_after_s: float
+
+
+Result: TypeAlias = Done | Pending
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Surroundings of a resource: its environment, the environment's resources, and the outputs of existing ones.
+
+    access: with which logins are built.
+    """
+
+    environment: Environment
+    resources: Mapping[str, Resource]
+    outputs: Mapping[str, Outputs]
+    access: Access
 
 
 class Driver(Protocol):
-    """Builds, closes, opens and exports the environments of one cloud.
+    """Finds, creates, changes and deletes the resources of one cloud.
 
-    Every call is idempotent and can be interrupted anywhere: it inspects existing resources before it creates any. An
-    error is retried; `paybill_runtime.jobs.effects.Refused` means that a retry cannot help. Calls for one environment
-    never run concurrently; calls for different environments may.
+    Every call is idempotent and can be interrupted anywhere. `RetryAfter` means that the provider is away, throttles or
+    has no room: the job waits. `paybill_runtime.jobs.effects.Refused` means that a retry cannot help. Calls for
+    resources of one environment that do not need each other may run concurrently.
     """
 
-    def build(self, environment: Environment, steps: Sequence[Step]) -> AsyncGenerator[Sequence[Done], None]:
-        """Applies `steps` in order, and yields each one, or several together, once they are durable.
+    unique_names: frozenset[str]
+    """Kinds whose names are unique at the provider: `create` adopts what exists, and needs no `find` before."""
 
-        `environment` has the outputs of built resources. An engine that applies a whole plan yields all at once.
-        """
+    async def find(self, resource: Resource, site: Site) -> Outputs | None:
+        """Returns the outputs of the resource with this name and these tags; None when there is none."""
+
+    async def create(self, resource: Resource, site: Site, token: str) -> Result:
+        """Creates the resource. token: the same at every attempt, for providers with idempotency tokens."""
+
+    async def update(self, before: Resource, after: Resource, site: Site) -> Result:
+        """Changes the attributes that can change in place."""
+
+    async def delete(self, resource: Resource, site: Site) -> Result:
+        """Deletes the resource, and is done when it is absent."""
+
+    async def poll(self, reference: str) -> Result:
+        """Checks a pending operation."""
 
     async def set_access(self, environment: Environment, access: Access) -> None:
-        """Returns when `access` is in effect, for open sessions, too."""
+        """Returns when `access` is in effect for every login of the tenant, for open sessions, too."""
 
     async def export(self, environment: Environment) -> Export:
         """Writes all rows of the tenant to a durable file; the same rows give the same bytes."""

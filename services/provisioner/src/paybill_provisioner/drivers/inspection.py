@@ -1,18 +1,20 @@
-"""Inspection of a tenant's existing namespace in PostgreSQL, before anything is created."""
+"""Inspection of existing databases and tables in PostgreSQL, before anything is created."""
 
 from dataclasses import dataclass
+
+from paybill_contracts.placement import Isolation
 
 from paybill_provisioner.drivers.namespaces import (
     EARLIER_POLICY_EXPRESSION,
     POLICY,
     POLICY_EXPRESSION,
     DatabaseNamespace,
+    connect_group,
 )
 from paybill_provisioner.drivers.server import Connection
 
-_INSPECTION = """
-SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS role,
-       ARRAY(SELECT coalesce(r.rolname::text, 'PUBLIC')
+_DATABASE = """
+SELECT ARRAY(SELECT coalesce(r.rolname::text, 'PUBLIC')
              FROM pg_database AS d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) AS a
              LEFT JOIN pg_roles AS r ON r.oid = a.grantee WHERE d.datname = current_database()) AS connect_grantees,
        EXISTS (SELECT FROM pg_namespace AS n, aclexplode(n.nspacl) AS a
@@ -28,47 +30,47 @@ SELECT c.relname::text AS name,
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
 FROM pg_class AS c WHERE c.relkind IN ('r', 'p') AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
 """
+_ROLE = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
+_EXPRESSIONS = (POLICY_EXPRESSION, EARLIER_POLICY_EXPRESSION)
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
-    """Existing role, grantees of CONNECT, columns of each table, and unsafe settings.
+class Tables:
+    """Existing tables of a namespace, each with its columns.
 
-    public_schema_open: PUBLIC may use the schema `public`. unprotected: tables without exactly our forced row-level
-    security policy; only relevant in a pool. slow: those whose policy cannot use the index of the key.
+    unprotected: those without exactly our forced row-level security policy. slow: those whose policy cannot use the
+    index of the key.
     """
 
-    role: bool
-    connect_grantees: frozenset[str]
-    public_schema_open: bool
-    tables: dict[str, set[str]]
+    columns: dict[str, set[str]]
     unprotected: frozenset[str]
     slow: frozenset[str]
 
-    def database_ready(self, namespace: DatabaseNamespace) -> bool:
-        """Returns True when the database is set up: PUBLIC cannot connect, and the group can."""
-        closed = "PUBLIC" not in self.connect_grantees and not self.public_schema_open
-        return closed and (not namespace.shared or namespace.connect_group in self.connect_grantees)
-
-    def has_tables(self, namespace: DatabaseNamespace) -> bool:
+    def include(self, namespace: DatabaseNamespace) -> bool:
         """Returns True when every table and column of the namespace exists."""
         return all(
-            {column.name for column in table.columns} <= self.tables.get(table.name, set())
+            {column.name for column in table.columns} <= self.columns.get(table.name, set())
             for table in namespace.tables
         )
 
 
-async def inspect(connection: Connection, namespace: DatabaseNamespace) -> Inspection:
-    """Inspects the namespace over a `connection` to its database."""
-    row = await connection.fetchrow(_INSPECTION, namespace.role)
+async def is_ready(connection: Connection, isolation: Isolation, database: str) -> bool:
+    """Returns True when the connected database is set up: PUBLIC cannot connect, and the group can."""
+    row = await connection.fetchrow(_DATABASE)
+    closed = "PUBLIC" not in row["connect_grantees"] and not row["public_schema_open"]
+    return closed and (isolation is Isolation.SILO or connect_group(database) in row["connect_grantees"])
+
+
+async def has_role(connection: Connection, role: str) -> bool:
+    """Returns True when the login or group exists."""
+    return bool(await connection.fetchval(_ROLE, role))
+
+
+async def tables_of(connection: Connection, namespace: DatabaseNamespace) -> Tables:
+    """Returns the existing tables of the namespace, over a connection to its database."""
     tables = await connection.fetch(_TABLES, namespace.schema)
-    if row is None:
-        raise LookupError("a query without FROM gave no row")
-    return Inspection(
-        role=row["role"],
-        connect_grantees=frozenset(row["connect_grantees"]),
-        public_schema_open=row["public_schema_open"],
-        tables={table["name"]: set(table["columns"]) for table in tables},
+    return Tables(
+        columns={table["name"]: set(table["columns"]) for table in tables},
         unprotected=frozenset(
             table["name"]
             for table in tables
@@ -76,9 +78,6 @@ async def inspect(connection: Connection, namespace: DatabaseNamespace) -> Inspe
         ),
         slow=frozenset(table["name"] for table in tables if table["policies"] == [_policy(EARLIER_POLICY_EXPRESSION)]),
     )
-
-
-_EXPRESSIONS = (POLICY_EXPRESSION, EARLIER_POLICY_EXPRESSION)
 
 
 def _policy(expression: str) -> list[str]:

@@ -1,13 +1,12 @@
 """Driver for this machine: PostgreSQL for rows, directories for files, and the secrets port for passwords."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator
 from contextlib import aclosing
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 
-from paybill_contracts.environment_plans import Resource, Step, StepAction
+from paybill_contracts.environment_plans import Resource
 from paybill_contracts.kinds import Bucket, Database, Role, Schema, Secret
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export
@@ -15,185 +14,151 @@ from paybill_runtime.jobs.effects import Refused
 from paybill_runtime.security.secrets import Secrets
 
 from paybill_provisioner.domain.environments import Environment
-from paybill_provisioner.drivers import Done, directories, namespaces
+from paybill_provisioner.drivers import Done, Outputs, Result, Site, directories
+from paybill_provisioner.drivers.databases import TenantDatabases
 from paybill_provisioner.drivers.exports import ExportFile, no_rows, rows_of
-from paybill_provisioner.drivers.inspection import Inspection, inspect
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
 from paybill_provisioner.drivers.scram import Credentials, CredentialsFactory
-from paybill_provisioner.drivers.server import DATABASE_MISSING, TenantServer, as_role
+from paybill_provisioner.drivers.server import TenantServer, as_role
 
 SECRET_GRANTEES = ("operator",)
 """Services other than the provisioner that may read a tenant's password."""
 
 TENANTS = "tenants"
-_TERMINATE_ATTEMPTS = 50
-_TERMINATE_INTERVAL_S = 0.02
-_TERMINATE_TIMEOUT_MS = 5_000
-
-_TERMINATE_SESSIONS = """
-SELECT count(pg_terminate_backend(pid, $3)) FROM pg_stat_activity WHERE usename = $1 AND backend_start < $2
-"""
 
 
 class LocalDriver:
     """Builds in the PostgreSQL server `server` and below `directory`, and stores passwords in `secrets`."""
 
+    unique_names = frozenset({"database", "schema", "role", "bucket", "secret"})
+
     def __init__(self, server: TenantServer, directory: Path, secrets: Secrets) -> None:
         self._server = server
+        self._databases = TenantDatabases(server)
         self._directory = directory
         self._secrets = secrets
-        self._credentials = CredentialsFactory()
+        self._factory = CredentialsFactory()
+        self._new: dict[str, Credentials] = {}
+        """Credentials by their reference that are stored and not yet used by a login."""
 
     async def close(self) -> None:
         """Closes all connections."""
-        await self._credentials.close()
+        await self._factory.close()
         await self._server.close()
 
-    async def build(self, environment: Environment, steps: Sequence[Step]) -> AsyncGenerator[Sequence[Done], None]:
-        """Builds the whole environment at every call, and yields `steps`.
+    async def find(self, resource: Resource, site: Site) -> Outputs | None:  # noqa: ARG002  # the port has it
+        """Returns the outputs of an existing resource."""
+        match resource.attributes:
+            case Secret(name=name):
+                reference = await self._secrets.latest(name)
+                return None if reference is None else {"secret": reference}
+            case Bucket(name=name):
+                exists = await asyncio.to_thread(self._path(name).is_dir)
+            case Database():
+                exists = await self._databases.has_database(resource)
+            case Schema():
+                namespace = DatabaseNamespace.of(resource)
+                tables = await self._databases.tables(namespace)
+                exists = tables is not None and tables.include(namespace)
+            case Role(name=name):
+                exists = await self._databases.has_role(name)
+            case _:
+                raise _unsupported(resource)
+        return self._outputs(resource) if exists else None
 
-        A silo is yielded in two parts, because CREATE DATABASE cannot be part of a transaction.
-        """
-        if any(step.action is StepAction.DELETE for step in steps):
-            raise Refused("this driver deletes nothing; delete the resource manually, then plan again")
-        namespace = DatabaseNamespace.of(environment)
-        resources = {resource.kind: resource for resource in environment.resources.values()}
-        name = resources["secret"].attributes.name
-        known, inspection = await asyncio.gather(self._secrets.latest(name), self._create_database(namespace))
-        credentials = await (
-            self._credentials.new() if known is None else Credentials.of(await self._secrets.get(known))
-        )
-        create = partial(self._create_namespace, namespace, inspection, credentials, environment.target_access)
-        prerequisites = (
-            self._secret_reference(name, known, credentials.password),
-            asyncio.to_thread(self._create_directory, resources["bucket"]),
-        )
-        if namespace.shared:
-            # Concurrently: nothing is yielded before all are durable, and a repeated build resets the password.
-            _, reference, _ = await asyncio.gather(create(), *prerequisites)
-            yield [(step.address, self._outputs(step.resource, reference)) for step in steps]
-            self._credentials.precompute()
-            return
-        reference, _ = await asyncio.gather(*prerequisites)
-        done = [(step.address, self._outputs(step.resource, reference)) for step in steps]
-        in_database = {resources["schema"].address, resources["role"].address}
-        yield [each for each in done if each[0] not in in_database]
-        await create()
-        yield [each for each in done if each[0] in in_database]
+    async def create(self, resource: Resource, site: Site, token: str) -> Result:  # noqa: ARG002  # the port has it
+        """Creates the resource, or what an interrupted call left out. Names are unique, so that no token is needed."""
+        match resource.attributes:
+            case Secret(name=name):
+                return Done({"secret": await self._create_secret(name)})
+            case Bucket(name=name):
+                await asyncio.to_thread(directories.make_private, self._directory, TENANTS, *Path(name).parts)
+            case Database():
+                if not await self._databases.has_database(resource):
+                    await self._databases.create_database(resource)
+            case Schema():
+                await self._databases.create_tables(DatabaseNamespace.of(resource))
+            case Role() as role:
+                await self._create_role(role, site)
+            case _:
+                raise _unsupported(resource)
+        return Done(self._outputs(resource))
+
+    async def update(self, before: Resource, after: Resource, site: Site) -> Result:  # noqa: ARG002  # the port has it
+        """Changes the resource in place: creation adds what is missing and sets what differs."""
+        return await self.create(after, site, "")
+
+    async def delete(self, resource: Resource, site: Site) -> Result:
+        """Deletes the resource, and reads back that it is absent."""
+        match resource.attributes:
+            case Secret(name=name):
+                await self._secrets.delete(name)
+            case Bucket(name=name):
+                await asyncio.to_thread(shutil.rmtree, self._path(name), ignore_errors=False)
+            case Database(name=name):
+                if resource.isolation is not Isolation.SILO:
+                    raise Refused(f"{name} is shared by tenants and is never deleted for one of them")
+                await self._databases.delete_database(name)
+            case Schema():
+                for role in _logins(site.environment):
+                    await self._databases.delete_tables(DatabaseNamespace.of(resource), role.name)
+            case Role(name=name, in_schema=schema):
+                await self._databases.delete_role(DatabaseNamespace.of(site.resources[schema]), name)
+            case _:
+                raise _unsupported(resource)
+        if await self.find(resource, site) is not None and not _is_in_pool(resource):
+            raise Refused(f"{resource.attributes.name} still exists after its deletion; find out who creates it")
+        return Done({})
+
+    async def poll(self, reference: str) -> Result:
+        """Raises Refused: no call of this driver is pending."""
+        raise Refused(f"this driver has no operation {reference[:100]}")
 
     async def set_access(self, environment: Environment, access: Access) -> None:
-        """Changes the privileges first, then terminates sessions that began with the previous ones."""
-        namespace = await self._existing_namespace(environment)
-        if namespace is None:
-            return
-        async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
-            await connection.execute(namespaces.set_access(namespace, access))
-            since: datetime = await connection.fetchval("SELECT clock_timestamp()")
-        if access is not Access.OPEN:
-            await self._terminate_sessions(namespace.role, since)
+        """Changes the access of every login of the tenant."""
+        for role in _logins(environment):
+            schema = environment.resources[role.in_schema]
+            await self._databases.set_access(DatabaseNamespace.of(schema), role.name, access)
 
     async def export(self, environment: Environment) -> Export:
         """Reads the database as the tenant's role, so that the file cannot contain rows of another tenant."""
         file = ExportFile(self._directory, environment.id)
-        namespace = await self._existing_namespace(environment)
-        if namespace is None:
-            return await file.write(no_rows())
-        async with (
-            self._server.connection(namespace.database, pooled=False) as connection,
-            as_role(connection, namespace.role),
-            aclosing(rows_of(connection, namespace)) as rows,
-        ):
-            return await file.write(rows)
+        for role in _logins(environment):
+            namespace = DatabaseNamespace.of(environment.resources[role.in_schema])
+            if not await self._databases.has_role(role.name):
+                continue
+            async with (
+                self._server.connection(namespace.database, pooled=False) as connection,
+                as_role(connection, role.name),
+                aclosing(rows_of(connection, namespace)) as rows,
+            ):
+                return await file.write(rows)
+        return await file.write(no_rows())
 
-    async def _existing_namespace(self, environment: Environment) -> DatabaseNamespace | None:
-        """Returns the namespace of a tenant with a role; None when it was not built so far and has no rows."""
-        if not environment.resources:
-            return None
-        namespace = DatabaseNamespace.of(environment)
-        inspection = await self._inspect(namespace)
-        return namespace if inspection is not None and inspection.role else None
+    async def _create_secret(self, name: str) -> str:
+        reference = await self._secrets.latest(name)
+        if reference is None:
+            credentials = await self._factory.new()
+            reference = await self._secrets.put(name, credentials.password, SECRET_GRANTEES)
+            self._new[reference] = credentials
+            self._factory.precompute()
+        return reference
 
-    async def _secret_reference(self, name: str, known: str | None, password: str) -> str:
-        """Returns the reference of the tenant's password; the first call stores it."""
-        return known or await self._secrets.put(name, password, SECRET_GRANTEES)
+    async def _create_role(self, role: Role, site: Site) -> None:
+        """Creates the login with the verifier of its password; one that exists gets it again."""
+        namespace = DatabaseNamespace.of(site.resources[role.in_schema])
+        verifier = None
+        if role.secret is not None:
+            reference = site.outputs[role.secret]["secret"]
+            credentials = self._new.pop(reference, None) or await Credentials.of(await self._secrets.get(reference))
+            verifier = credentials.verifier
+        await self._databases.create_role(namespace, role, site.access, verifier)
 
-    def _create_directory(self, resource: Resource) -> None:
-        directories.make_private(self._directory, TENANTS, *Path(resource.attributes.name).parts)
+    def _path(self, name: str) -> Path:
+        return self._directory / TENANTS / name
 
-    async def _create_database(self, namespace: DatabaseNamespace) -> Inspection:
-        inspection = await self._inspect(namespace)
-        if inspection is None or not inspection.database_ready(namespace):
-            async with self._server.exclusive(namespace.database) as connection:
-                for group in namespace.groups:
-                    if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", group):
-                        await connection.execute(namespaces.create_group(group))
-                if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", namespace.database):
-                    await connection.execute(namespaces.create_database(namespace.database))
-                await connection.execute(namespaces.close_to_public(namespace.database))
-                async with self._server.connection(namespace.database, pooled=namespace.shared) as in_database:
-                    await in_database.execute(namespaces.close_public_schema())
-                if namespace.shared:
-                    await connection.execute(namespaces.grant_connect(namespace))
-            inspection = await self._inspect(namespace)
-        if inspection is None:
-            raise Refused(f"the database {namespace.database} was deleted during its creation; find out by whom")
-        return inspection
-
-    async def _create_namespace(
-        self, namespace: DatabaseNamespace, inspection: Inspection, credentials: Credentials, access: Access
-    ) -> None:
-        if namespace.isolation is Isolation.POOL and (inspection.slow or not inspection.has_tables(namespace)):
-            inspection = await self._create_pool(namespace)
-        if namespace.isolation is Isolation.POOL and inspection.unprotected:
-            tables = ", ".join(sorted(inspection.unprotected))
-            raise Refused(
-                f"tenants are not isolated in {tables} of {namespace.database}: row-level security is not enabled, not "
-                "forced, or has another policy; restore it, then retry"
-            )
-        script = [namespaces.create_role(namespace, access, exists=inspection.role, verifier=credentials.verifier)]
-        if namespace.isolation is not Isolation.POOL:
-            script.insert(0, namespaces.create_schema(namespace, inspection.tables))
-        async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
-            await connection.execute(";\n".join(script))
-
-    async def _create_pool(self, namespace: DatabaseNamespace) -> Inspection:
-        """Creates the shared tables of a pool under an advisory lock."""
-        async with (
-            self._server.exclusive(namespace.database),
-            self._server.connection(namespace.database, pooled=True) as connection,
-        ):
-            inspection = await inspect(connection, namespace)
-            if not inspection.has_tables(namespace):
-                await connection.execute(namespaces.create_schema(namespace, inspection.tables))
-            if inspection.slow:
-                await connection.execute(namespaces.use_index(namespace, inspection.slow))
-            return await inspect(connection, namespace)
-
-    async def _inspect(self, namespace: DatabaseNamespace) -> Inspection | None:
-        """Returns None when the database does not exist or does not accept connections yet."""
-        try:
-            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
-                return await inspect(connection, namespace)
-        except DATABASE_MISSING:
-            return None
-
-    async def _terminate_sessions(self, role: str, since: datetime) -> None:
-        """Terminates sessions that began before `since`, until two rounds find none: a new session appears late."""
-        async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
-            idle_rounds = 0
-            for _ in range(_TERMINATE_ATTEMPTS):
-                async with as_role(connection, role):
-                    ended = await connection.fetchval(_TERMINATE_SESSIONS, role, since, _TERMINATE_TIMEOUT_MS)
-                idle_rounds = 0 if ended else idle_rounds + 1
-                if idle_rounds > 1:
-                    return
-                await asyncio.sleep(_TERMINATE_INTERVAL_S)
-        raise TimeoutError(f"sessions of {role} do not end; see pg_stat_activity")
-
-    def _outputs(self, resource: Resource, reference: str) -> Mapping[str, str]:
+    def _outputs(self, resource: Resource) -> Outputs:
         match resource.attributes:
-            case Secret():
-                return {"secret": reference}
             case Bucket(name=name):
                 return {"bucket": name}
             case Database(name=name):
@@ -203,4 +168,20 @@ class LocalDriver:
             case Role(name=name):
                 return {"username": name}
             case _:
-                raise Refused(f"the local driver builds no {resource.kind}")
+                raise _unsupported(resource)
+
+
+def _logins(environment: Environment) -> Iterator[Role]:
+    """Yields the tenant's logins, built or planned."""
+    for _, resource in sorted(environment.resources.items()):
+        if isinstance(resource.attributes, Role):
+            yield resource.attributes
+
+
+def _is_in_pool(resource: Resource) -> bool:
+    """Returns True for the rows in a pool: its tables stay when they are deleted."""
+    return resource.kind == "schema" and resource.isolation is Isolation.POOL
+
+
+def _unsupported(resource: Resource) -> Refused:
+    return Refused(f"the local driver builds no {resource.kind}; change the tier's resources or its cloud")

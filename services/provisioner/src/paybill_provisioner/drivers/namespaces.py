@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from paybill_contracts.environment_plans import Resource
 from paybill_contracts.kinds import Role, Schema, Table
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access
 from paybill_definitions.blueprint_rules import COLUMN_TYPES, TENANT_COLUMN
-
-from paybill_provisioner.domain.environments import Environment
 
 MAX_NAME_BYTES = 63
 """PostgreSQL truncates longer names without an error, so that two names could become equal."""
@@ -37,25 +36,19 @@ class DatabaseNamespace:
     schema: str
     tables: tuple[Table, ...]
     tenant_column: bool
-    role: str
-    connection_limit: int
 
     @classmethod
-    def of(cls, environment: Environment) -> Self:
-        """Builds the namespace from the environment's resources."""
-        resources = environment.resources
-        role = next(each.attributes for each in resources.values() if isinstance(each.attributes, Role))
-        schema = resources[role.in_schema].attributes
+    def of(cls, resource: Resource) -> Self:
+        """Builds the namespace of a schema. Raises TypeError for another kind."""
+        schema = resource.attributes
         if not isinstance(schema, Schema):
-            raise TypeError(f"{role.in_schema} of {environment.id} is no schema")
+            raise TypeError(f"{resource.address} is no schema")
         return cls(
-            isolation=resources[role.in_schema].isolation,
-            database=resources[schema.in_database].attributes.name,
+            isolation=resource.isolation,
+            database=schema.database,
             schema=schema.name,
             tables=schema.tables,
             tenant_column=schema.tenant_column,
-            role=role.name,
-            connection_limit=role.connection_limit,
         )
 
     @property
@@ -65,28 +58,33 @@ class DatabaseNamespace:
 
     @property
     def connect_group(self) -> str:
-        """Group of all tenants of a shared database, with CONNECT; in a pool with SELECT, too."""
-        return f"{self.database}_members"
+        """Group of all tenants of a shared database."""
+        return connect_group(self.database)
 
     @property
     def write_group(self) -> str:
         """Group of the tenants that may write in a pool."""
         return f"{self.database}_writers"
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Groups that the database needs.
 
-        Privileges on shared objects are granted to groups and never to tenants: an access list with thousands of
-        entries is slow, and two tenants could not be added to it concurrently.
-        """
-        match self.isolation:
-            case Isolation.POOL:
-                return (self.connect_group, self.write_group)
-            case Isolation.BRIDGE:
-                return (self.connect_group,)
-            case Isolation.SILO:
-                return ()
+def connect_group(database: str) -> str:
+    """Returns the group of all tenants of a shared database, with CONNECT; in a pool with SELECT, too."""
+    return f"{database}_members"
+
+
+def groups(isolation: Isolation, database: str) -> tuple[str, ...]:
+    """Returns the groups that a database needs.
+
+    Privileges on shared objects are granted to groups and never to tenants: an access list with thousands of entries is
+    slow, and two tenants could not be added to it concurrently.
+    """
+    match isolation:
+        case Isolation.POOL:
+            return (connect_group(database), f"{database}_writers")
+        case Isolation.BRIDGE:
+            return (connect_group(database),)
+        case Isolation.SILO:
+            return ()
 
 
 def ident(name: str) -> str:
@@ -128,9 +126,14 @@ def close_public_schema() -> str:
     return "REVOKE ALL ON SCHEMA public FROM PUBLIC"
 
 
-def grant_connect(namespace: DatabaseNamespace) -> str:
+def grant_connect(database: str) -> str:
     """Grants CONNECT to the group. As the last statement of the set-up it also marks the database as complete."""
-    return f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {ident(namespace.connect_group)}"
+    return f"GRANT CONNECT ON DATABASE {ident(database)} TO {ident(connect_group(database))}"
+
+
+def drop_database(database: str) -> str:
+    """Drops a database, and ends its sessions. It must be run alone."""
+    return f"DROP DATABASE IF EXISTS {ident(database)} WITH (FORCE)"
 
 
 def create_schema(namespace: DatabaseNamespace, tables: dict[str, set[str]]) -> str:
@@ -197,46 +200,86 @@ def _column(name: str, type_: str) -> str:
     return f"{ident(name)} {type_}"
 
 
-def create_role(namespace: DatabaseNamespace, access: Access, *, exists: bool, verifier: str) -> str:
-    """Creates or alters the tenant's role with the privileges of `access`, in few statements: each takes a millisecond.
+def create_role(namespace: DatabaseNamespace, role: Role, access: Access, *, exists: bool, verifier: str | None) -> str:
+    """Creates or alters a login with the privileges of `access`, in few statements: each takes a millisecond.
 
-    A membership is inherited but not usable with SET ROLE: the current user stays the tenant.
+    verifier: of its password; None keeps the one that it has, and a login without one cannot log in. A membership is
+    inherited but not usable with SET ROLE: the current user stays the tenant.
     """
-    role, can_write = ident(namespace.role), access is Access.OPEN
-    verb, limit = "ALTER" if exists else "CREATE", f"CONNECTION LIMIT {namespace.connection_limit:d}"
-    parts = [f"{verb} ROLE {role} NOINHERIT {_login(access)} {limit} PASSWORD {literal(verifier)}"]
+    name, can_write = ident(role.name), access is Access.OPEN
+    verb, limit = "ALTER" if exists else "CREATE", f"CONNECTION LIMIT {role.connection_limit:d}"
+    password = f" PASSWORD {literal(verifier)}" if verifier is not None else ""
+    parts = [f"{verb} ROLE {name} NOINHERIT {_login(access)} {limit}{password}"]
     if namespace.isolation is Isolation.POOL:
         groups = [namespace.connect_group, namespace.write_group] if can_write else [namespace.connect_group]
-        parts.append(f"GRANT {', '.join(map(ident, groups))} TO {role} WITH INHERIT TRUE, SET FALSE")
+        parts.append(f"GRANT {', '.join(map(ident, groups))} TO {name} WITH INHERIT TRUE, SET FALSE")
     else:
         if namespace.shared:
-            parts.append(f"GRANT {ident(namespace.connect_group)} TO {role} WITH INHERIT TRUE, SET FALSE")
+            parts.append(f"GRANT {ident(namespace.connect_group)} TO {name} WITH INHERIT TRUE, SET FALSE")
         else:
-            parts.append(f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {role}")
+            parts.append(f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {name}")
         schema = ident(namespace.schema)
         privileges = "SELECT, INSERT, UPDATE, DELETE" if can_write else "SELECT"
-        parts.append(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
-        parts.append(f"GRANT {privileges} ON ALL TABLES IN SCHEMA {schema} TO {role}")
+        parts.append(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
+        parts.append(f"GRANT {privileges} ON ALL TABLES IN SCHEMA {schema} TO {name}")
     if exists and not can_write:
-        parts.append(_write_privileges(namespace, allowed=False))
+        parts.append(_write_privileges(namespace, role.name, allowed=False))
     return ";\n".join(parts)
 
 
-def set_access(namespace: DatabaseNamespace, access: Access) -> str:
+def set_access(namespace: DatabaseNamespace, role: str, access: Access) -> str:
     """Sets `access`, whatever it was before."""
-    privileges = _write_privileges(namespace, allowed=access is Access.OPEN)
-    return f"ALTER ROLE {ident(namespace.role)} {_login(access)};\n{privileges}"
+    privileges = _write_privileges(namespace, role, allowed=access is Access.OPEN)
+    return f"ALTER ROLE {ident(role)} {_login(access)};\n{privileges}"
+
+
+def drop_role(role: str) -> str:
+    """Drops a login with its privileges in the connected database. It owns nothing.
+
+    Only a role that inherits the login's privileges may drop them, so that the driver becomes a member for a moment.
+    """
+    name = ident(role)
+    return f"GRANT {name} TO CURRENT_USER WITH INHERIT TRUE, SET FALSE;\nDROP OWNED BY {name};\nDROP ROLE {name}"
+
+
+def delete_rows(namespace: DatabaseNamespace) -> str:
+    """Deletes all rows that the current role can see, in every table of the namespace."""
+    return ";\n".join(
+        f"DELETE FROM {ident(namespace.schema)}.{ident(table.name)}"  # noqa: S608  # quoted names
+        for table in namespace.tables
+    )
+
+
+def act_as(role: str) -> str:
+    """Makes the driver a member of the login, and its current role, for the rest of the transaction."""
+    return f"GRANT {ident(role)} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE; SET LOCAL ROLE {ident(role)}"
+
+
+def leave(role: str) -> str:
+    """Revokes the membership of `act_as`, but not the right to administer the login."""
+    return f"REVOKE SET OPTION FOR {ident(role)} FROM CURRENT_USER"
+
+
+def drop_schema(namespace: DatabaseNamespace) -> str:
+    """Drops a tenant's own schema with everything in it."""
+    return f"DROP SCHEMA IF EXISTS {ident(namespace.schema)} CASCADE"
+
+
+def leave_groups(namespace: DatabaseNamespace, role: str) -> str:
+    """Revokes a login's memberships in the groups of a shared database."""
+    names = ", ".join(map(ident, groups(namespace.isolation, namespace.database)))
+    return f"REVOKE {names} FROM {ident(role)}"
 
 
 def _login(access: Access) -> str:
     return "NOLOGIN" if access is Access.CLOSED else "LOGIN"
 
 
-def _write_privileges(namespace: DatabaseNamespace, *, allowed: bool) -> str:
+def _write_privileges(namespace: DatabaseNamespace, role: str, *, allowed: bool) -> str:
     """Grants or revokes write privileges: a tenant could change the setting default_transaction_read_only."""
-    role = ident(namespace.role)
+    name = ident(role)
     verb, preposition = ("GRANT", "TO") if allowed else ("REVOKE", "FROM")
     if namespace.isolation is Isolation.POOL:
         option = " WITH INHERIT TRUE, SET FALSE" if allowed else ""
-        return f"{verb} {ident(namespace.write_group)} {preposition} {role}{option}"
-    return f"{verb} INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {ident(namespace.schema)} {preposition} {role}"
+        return f"{verb} {ident(namespace.write_group)} {preposition} {name}{option}"
+    return f"{verb} INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {ident(namespace.schema)} {preposition} {name}"

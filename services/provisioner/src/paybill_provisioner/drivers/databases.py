@@ -1,0 +1,163 @@
+"""Databases, schemas and logins of tenants in a PostgreSQL server: found, created, changed and deleted."""
+
+import asyncio
+from datetime import datetime
+
+from paybill_contracts.environment_plans import Resource
+from paybill_contracts.kinds import Role
+from paybill_contracts.placement import Isolation
+from paybill_contracts.provisioner import Access
+from paybill_runtime.jobs.effects import Refused
+
+from paybill_provisioner.drivers import namespaces
+from paybill_provisioner.drivers.inspection import Tables, has_role, is_ready, tables_of
+from paybill_provisioner.drivers.namespaces import DatabaseNamespace
+from paybill_provisioner.drivers.server import DATABASE_MISSING, TenantServer, as_role
+
+_TERMINATE_ATTEMPTS = 50
+_TERMINATE_INTERVAL_S = 0.02
+_TERMINATE_TIMEOUT_MS = 5_000
+
+_TERMINATE_SESSIONS = """
+SELECT count(pg_terminate_backend(pid, $3)) FROM pg_stat_activity WHERE usename = $1 AND backend_start < $2
+"""
+
+
+class TenantDatabases:
+    """The databases of tenants in `server`."""
+
+    def __init__(self, server: TenantServer) -> None:
+        self._server = server
+
+    async def has_database(self, resource: Resource) -> bool:
+        """Returns True when the database exists and is set up."""
+        name, isolation = resource.attributes.name, resource.isolation
+        try:
+            async with self._server.connection(name, pooled=isolation is not Isolation.SILO) as connection:
+                return await is_ready(connection, isolation, name)
+        except DATABASE_MISSING:
+            return False
+
+    async def create_database(self, resource: Resource) -> None:
+        """Creates the database with its groups, closed to PUBLIC. Existing parts stay."""
+        name, isolation = resource.attributes.name, resource.isolation
+        shared = isolation is not Isolation.SILO
+        async with self._server.exclusive(name) as connection:
+            for group in namespaces.groups(isolation, name):
+                if not await has_role(connection, group):
+                    await connection.execute(namespaces.create_group(group))
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
+                await connection.execute(namespaces.create_database(name))
+            await connection.execute(namespaces.close_to_public(name))
+            async with self._server.connection(name, pooled=shared) as in_database:
+                await in_database.execute(namespaces.close_public_schema())
+            if shared:
+                await connection.execute(namespaces.grant_connect(name))
+
+    async def delete_database(self, name: str) -> None:
+        """Drops a tenant's own database."""
+        async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
+            await connection.execute(namespaces.drop_database(name))
+
+    async def tables(self, namespace: DatabaseNamespace) -> Tables | None:
+        """Returns the existing tables; None without a database."""
+        try:
+            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+                return await tables_of(connection, namespace)
+        except DATABASE_MISSING:
+            return None
+
+    async def create_tables(self, namespace: DatabaseNamespace) -> None:
+        """Creates the schema, and the tables and columns that it lacks.
+
+        Raises Refused when the tables of a pool do not isolate their tenants.
+        """
+        if namespace.isolation is not Isolation.POOL:
+            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+                found = await tables_of(connection, namespace)
+                await connection.execute(namespaces.create_schema(namespace, found.columns))
+            return
+        async with self._server.connection(namespace.database, pooled=True) as connection:
+            found = await tables_of(connection, namespace)
+        if found.slow or not found.include(namespace):
+            found = await self._create_shared_tables(namespace)
+        if found.unprotected:
+            tables = ", ".join(sorted(found.unprotected))
+            raise Refused(
+                f"tenants are not isolated in {tables} of {namespace.database}: row-level security is not enabled, not "
+                "forced, or has another policy; restore it, then retry"
+            )
+
+    async def _create_shared_tables(self, namespace: DatabaseNamespace) -> Tables:
+        """Creates the tables of a pool under an advisory lock."""
+        async with (
+            self._server.exclusive(namespace.database),
+            self._server.connection(namespace.database, pooled=True) as connection,
+        ):
+            found = await tables_of(connection, namespace)
+            if not found.include(namespace):
+                await connection.execute(namespaces.create_schema(namespace, found.columns))
+            if found.slow:
+                await connection.execute(namespaces.use_index(namespace, found.slow))
+            return await tables_of(connection, namespace)
+
+    async def delete_tables(self, namespace: DatabaseNamespace, role: str) -> None:
+        """Deletes the tenant's rows in a pool, and elsewhere its schema; the login loses its rights there."""
+        async with self._server.connection(namespace.database, pooled=False) as connection:
+            if namespace.isolation is not Isolation.POOL:
+                await connection.execute(namespaces.drop_schema(namespace))
+            if not namespace.shared or not await has_role(connection, role):
+                return
+            if namespace.isolation is Isolation.POOL:
+                async with connection.transaction():
+                    await connection.execute(namespaces.act_as(role))
+                    await connection.execute(namespaces.delete_rows(namespace))
+                    await connection.execute("RESET ROLE")
+                    await connection.execute(namespaces.leave(role))
+            await connection.execute(namespaces.leave_groups(namespace, role))
+
+    async def has_role(self, role: str) -> bool:
+        """Returns True when the login exists."""
+        async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
+            return await has_role(connection, role)
+
+    async def create_role(self, namespace: DatabaseNamespace, role: Role, access: Access, verifier: str | None) -> None:
+        """Creates or changes a login, with the privileges of `access`."""
+        async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+            exists = await has_role(connection, role.name)
+            await connection.execute(namespaces.create_role(namespace, role, access, exists=exists, verifier=verifier))
+
+    async def delete_role(self, namespace: DatabaseNamespace, role: str) -> None:
+        """Ends the login's sessions and drops it."""
+        async with self._server.connection(namespace.database, pooled=False) as connection:
+            if not await has_role(connection, role):
+                return
+            await connection.execute(namespaces.set_access(namespace, role, Access.CLOSED))
+            await self._terminate_sessions(role, await connection.fetchval("SELECT clock_timestamp()"))
+            await connection.execute(namespaces.drop_role(role))
+
+    async def set_access(self, namespace: DatabaseNamespace, role: str, access: Access) -> None:
+        """Changes the privileges first, then terminates sessions that began with the previous ones."""
+        try:
+            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+                if not await has_role(connection, role):
+                    return
+                await connection.execute(namespaces.set_access(namespace, role, access))
+                since: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        except DATABASE_MISSING:
+            return
+        if access is not Access.OPEN:
+            await self._terminate_sessions(role, since)
+
+    async def _terminate_sessions(self, role: str, since: datetime) -> None:
+        """Terminates sessions that began before `since`, until two rounds find none: a new session appears late."""
+        async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
+            idle_rounds = 0
+            for _ in range(_TERMINATE_ATTEMPTS):
+                async with as_role(connection, role):
+                    ended = await connection.fetchval(_TERMINATE_SESSIONS, role, since, _TERMINATE_TIMEOUT_MS)
+                idle_rounds = 0 if ended else idle_rounds + 1
+                if idle_rounds > 1:
+                    return
+                await asyncio.sleep(_TERMINATE_INTERVAL_S)
+        raise TimeoutError(f"sessions of {role} do not end; see pg_stat_activity")

@@ -1,0 +1,140 @@
+"""Execution of a plan: its steps in the order of their needs, those without order between them side by side."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+from paybill_contracts.environment_plans import Resource, Step, StepAction
+from paybill_contracts.provisioner import Access
+
+from paybill_provisioner.domain.building import Progress
+from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.drivers import Done, Driver, Pending, Result, Site
+
+GROUP_WITHIN_S = 0.1
+"""Steps that end within this time are recorded in one fact."""
+
+
+class Execution:
+    """The remaining steps of an environment's plan.
+
+    access: with which logins are built. token: prefix of the steps' idempotency tokens, the same at every attempt.
+    """
+
+    def __init__(self, driver: Driver, environment: Environment, access: Access, token: str) -> None:
+        self._driver = driver
+        self._environment = environment
+        self._access = access
+        self._token = token
+        self._outputs = dict(environment.outputs)
+        self._waiting = list(environment.remaining)
+        self._running: dict[asyncio.Task[Result], Step] = {}
+        self._intended = set(environment.intended)
+        self._pending: list[Step] = []
+        self.check_after_s: float | None = None
+        """Time until the first of the pending operations is checked again; None when there is none."""
+        self._error: Exception | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """True when no step remains."""
+        return not (self._waiting or self._running or self._pending or self._error)
+
+    async def run(self) -> AsyncGenerator[Progress, None]:
+        """Applies the steps, and yields progress; the caller has recorded it when the next one is requested.
+
+        After an error no other step begins, and it is raised when those that run have ended.
+        """
+        progress, since = Progress(), time.monotonic()
+        try:
+            while True:
+                if intended := self._to_intend():
+                    progress.intended += intended
+                    yield progress
+                    self._intended.update(intended)
+                    progress, since = Progress(), time.monotonic()
+                self._start()
+                if not self._running:
+                    break
+                left = max(since + GROUP_WITHIN_S - time.monotonic(), 0) if progress else None
+                done, _ = await asyncio.wait(self._running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if not progress:
+                    since = time.monotonic()
+                for task in done:
+                    self._finish(task, progress)
+                if progress and time.monotonic() - since >= GROUP_WITHIN_S:
+                    yield progress
+                    progress = Progress()
+            if progress:
+                yield progress
+            if self._error is not None:
+                raise self._error
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _ready(self) -> list[Step]:
+        """Returns the waiting steps whose needs are met."""
+        if self._error is not None:
+            return []
+        open_steps = [*self._waiting, *self._running.values(), *self._pending]
+        creating = {step.address for step in open_steps if step.after is not None}
+        deleting = [step.before for step in open_steps if step.action is StepAction.DELETE and step.before is not None]
+        return [step for step in self._waiting if _may_begin(step, creating, deleting)]
+
+    def _to_intend(self) -> list[str]:
+        """Returns the steps of which a repetition could create a second resource, and that are not recorded yet."""
+        return [step.address for step in self._ready() if self._needs_intent(step)]
+
+    def _needs_intent(self, step: Step) -> bool:
+        creates = step.action in {StepAction.CREATE, StepAction.REPLACE}
+        unique = step.resource.kind in self._driver.unique_names
+        return creates and not unique and step.address not in self._intended
+
+    def _start(self) -> None:
+        for step in self._ready():
+            self._waiting.remove(step)
+            self._running[asyncio.create_task(self._apply(step))] = step
+
+    async def _apply(self, step: Step) -> Result:
+        site = Site(self._environment, self._environment.resources, self._outputs, self._access)
+        operation = self._environment.operations.get(step.key)
+        if operation is not None:
+            return await self._driver.poll(operation)
+        if step.after is None:
+            return await self._driver.delete(step.resource, site)
+        if step.action is StepAction.UPDATE and step.before is not None:
+            return await self._driver.update(step.before, step.after, site)
+        if step.after.kind not in self._driver.unique_names or step.action is StepAction.ADOPT:
+            found = await self._driver.find(step.after, site)
+            if found is not None:
+                return Done(found)
+        return await self._driver.create(step.after, site, f"{self._token}/{step.address}")
+
+    def _finish(self, task: "asyncio.Task[Result]", progress: Progress) -> None:
+        step = self._running.pop(task)
+        error = task.exception()
+        if isinstance(error, Exception):
+            self._error = self._error or error
+            return
+        result = task.result()
+        if isinstance(result, Pending):
+            progress.pending[step.key] = result.reference
+            self._pending.append(step)
+            self.check_after_s = min(result.check_after_s, self.check_after_s or result.check_after_s)
+        elif step.after is None:
+            progress.removed.append(step.resource)
+        else:
+            self._outputs[step.address] = result.outputs
+            progress.built[step.address] = result.outputs
+
+
+def _may_begin(step: Step, creating: set[str], deleting: list[Resource]) -> bool:
+    """Returns whether nothing that `step` needs is open.
+
+    A resource is created after those that it needs, and deleted after all creations and after those that need it.
+    """
+    if step.after is not None:
+        return not creating.intersection(step.after.needs)
+    return not creating and not any(step.address in each.needs for each in deleting)
