@@ -106,15 +106,12 @@ class TenantDatabases:
         async with self._server.connection(namespace.database, pooled=False) as connection:
             if namespace.isolation is not Isolation.POOL:
                 await connection.execute(namespaces.drop_schema(namespace))
-            if not namespace.shared or not await has_role(connection, role):
-                return
+            exists = await has_role(connection, role)
             if namespace.isolation is Isolation.POOL:
                 async with connection.transaction():
-                    await connection.execute(namespaces.act_as(role))
-                    await connection.execute(namespaces.delete_rows(namespace))
-                    await connection.execute("RESET ROLE")
-                    await connection.execute(namespaces.leave(role))
-            await connection.execute(namespaces.leave_groups(namespace, role))
+                    await connection.execute(namespaces.delete_rows(namespace, role, exists=exists))
+            elif namespace.shared and exists:
+                await connection.execute(namespaces.leave_groups(namespace, role))
 
     async def has_role(self, role: str) -> bool:
         """Returns True when the login exists."""

@@ -242,22 +242,30 @@ def drop_role(role: str) -> str:
     return f"GRANT {name} TO CURRENT_USER WITH INHERIT TRUE, SET FALSE;\nDROP OWNED BY {name};\nDROP ROLE {name}"
 
 
-def delete_rows(namespace: DatabaseNamespace) -> str:
-    """Deletes all rows that the current role can see, in every table of the namespace."""
-    return ";\n".join(
+def delete_rows(namespace: DatabaseNamespace, role: str, *, exists: bool) -> str:
+    """Deletes all rows of a login in a pool, and its memberships there. Must be run in a transaction.
+
+    The policy shows the rows to a role of that name alone. A login that is deleted already exists again until the end.
+    """
+    name, members = ident(role), f"{ident(namespace.connect_group)}, {ident(namespace.write_group)}"
+    rows = [
         f"DELETE FROM {ident(namespace.schema)}.{ident(table.name)}"  # noqa: S608  # quoted names
         for table in namespace.tables
+    ]
+    create = [] if exists else [f"CREATE ROLE {name} NOLOGIN NOINHERIT"]
+    end = f"REVOKE SET OPTION FOR {name} FROM CURRENT_USER" if exists else f"DROP ROLE {name}"
+    return ";\n".join(
+        [
+            *create,
+            f"GRANT {members} TO {name} WITH INHERIT TRUE, SET FALSE",
+            f"GRANT {name} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE",
+            f"SET LOCAL ROLE {name}",
+            *rows,
+            "RESET ROLE",
+            f"REVOKE {members} FROM {name}",
+            end,
+        ]
     )
-
-
-def act_as(role: str) -> str:
-    """Makes the driver a member of the login, and its current role, for the rest of the transaction."""
-    return f"GRANT {ident(role)} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE; SET LOCAL ROLE {ident(role)}"
-
-
-def leave(role: str) -> str:
-    """Revokes the membership of `act_as`, but not the right to administer the login."""
-    return f"REVOKE SET OPTION FOR {ident(role)} FROM CURRENT_USER"
 
 
 def drop_schema(namespace: DatabaseNamespace) -> str:
