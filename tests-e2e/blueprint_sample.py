@@ -2,7 +2,7 @@
 
 from paybill_contracts.event import digest
 from paybill_definitions.blueprints_file import read_blueprint
-from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, PublishedBlueprint
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, PublishedBlueprint
 
 _TIER = """
   - tier: {tier}
@@ -24,7 +24,7 @@ tables: [{name: documents, columns: [{name: id, type: text}]}]
 tiers:"""
 
 CONTENT = read_blueprint(_FILE + "".join(_TIER.format(tier=tier) for tier in ("starter", "business")), "sample").content
-BLUEPRINT = PublishedBlueprint(id=BLUEPRINT_ID, content=CONTENT, content_hash=digest(CONTENT))
+BLUEPRINT = Blueprints(id=BLUEPRINT_ID, in_force=(PublishedBlueprint(content=CONTENT, content_hash=digest(CONTENT)),))
 OUTPUTS = {
     "secret.database": {"secret": "secret://provisioner/environments/x/database?v=1"},
     "bucket.data": {"bucket": "x"},

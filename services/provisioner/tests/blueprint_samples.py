@@ -6,7 +6,7 @@ from paybill_contracts.blueprints import Blueprint, CellGroup, ResourceDefinitio
 from paybill_contracts.event import digest
 from paybill_contracts.kinds import Column, Table
 from paybill_contracts.placement import Isolation, Preset, placement_of
-from paybill_provisioner.domain.blueprints import PublishedBlueprint
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, PublishedBlueprint
 
 DOCUMENTS = Table(name="documents", columns=(Column(name="id", type="text"), Column(name="body", type="jsonb")))
 CELLS = tuple(CellGroup(isolation=level, count=1, capacity=1000) for level in (Isolation.POOL, Isolation.BRIDGE))
@@ -54,9 +54,10 @@ def blueprint_of(
     )
 
 
-def published(content: Blueprint) -> PublishedBlueprint:
-    """Returns the blueprint as the one in force."""
-    return PublishedBlueprint(id="main", content=content, content_hash=digest(content))
+def published(*contents: Blueprint) -> Blueprints:
+    """Returns the blueprints as those in force."""
+    in_force = tuple(PublishedBlueprint(content=each, content_hash=digest(each)) for each in contents)
+    return Blueprints(id=BLUEPRINT_ID, in_force=in_force)
 
 
 def blueprint_text(region: str, version: int = 1, **tiers: str) -> str:

@@ -12,12 +12,11 @@ from paybill_provisioner.domain.blueprints import (
     InvalidBlueprintError,
     UnknownRegionError,
     UnknownTierError,
+    definition_of,
     evolve,
     publish,
     publish_first,
     require_published,
-    require_region,
-    tier_of,
 )
 
 STARTER = tier_blueprint("starter", Preset.POOLED)
@@ -38,12 +37,34 @@ def test_publishing_the_same_blueprint_again_records_nothing() -> None:
 def test_a_newer_version_replaces_the_one_in_force() -> None:
     (event,) = publish(published(BLUEPRINT), NEXT)
 
-    assert evolve(published(BLUEPRINT), event).content.regions == ("us-east",)
+    after = evolve(published(BLUEPRINT), event)
+    assert [each.name for each in after.in_force] == ["standard@2"]
+    assert [(each.name, each.version) for each in after.earlier] == [("standard", 1)]
+
+
+def test_several_blueprints_are_in_force_and_the_fact_names_all_regions_and_tiers() -> None:
+    other = blueprint_of(tier_blueprint("vast", Preset.SILO), regions=("ap-south",)).model_copy(update={"name": "vast"})
+    (event,) = publish(published(BLUEPRINT), other)
+    after = evolve(published(BLUEPRINT), event)
+
+    assert [each.name for each in after.in_force] == ["standard@1", "vast@1"]
+    assert event.known_regions == {"eu-central", "us-east", "ap-south"}
+    assert [(each.tier, each.placement) for each in event.known_tiers] == [("starter", "pooled"), ("vast", "silo")]
+    assert definition_of(after, "vast", Preset.SILO, "ap-south")[0].content == other
+    with pytest.raises(UnknownRegionError, match="vast@1 builds nothing in us-east, only in ap-south"):
+        definition_of(after, "vast", Preset.SILO, "us-east")
+
+
+def test_a_tier_has_one_definition() -> None:
+    other = BLUEPRINT.model_copy(update={"name": "other"})
+
+    with pytest.raises(InvalidBlueprintError, match=r"the blueprint standard has the tier starter \(pooled\)"):
+        publish(published(BLUEPRINT), other)
 
 
 @pytest.mark.parametrize("other", [BLUEPRINT, NEXT.model_copy(update={"regions": ("eu-central",)})])
 def test_another_content_needs_a_newer_version(other: Blueprint) -> None:
-    with pytest.raises(BlueprintVersionError, match="version 2 is in force; write `version: 3`"):
+    with pytest.raises(BlueprintVersionError, match="standard@2 is in force; write `version: 3`"):
         publish(published(NEXT), other)
 
 
@@ -76,20 +97,13 @@ def test_the_next_version_keeps_tables_columns_types_and_keys() -> None:
 
 
 def test_a_tier_is_found_by_its_name_and_placement() -> None:
-    assert tier_of(BLUEPRINT, "starter", Preset.POOLED) is STARTER
+    assert definition_of(published(BLUEPRINT), "starter", Preset.POOLED, "us-east")[1] is STARTER
 
 
 @pytest.mark.parametrize(("tier", "preset"), [("gold", Preset.POOLED), ("starter", Preset.SILO)])
-def test_a_tier_missing_from_the_blueprint_is_refused(tier: str, preset: Preset) -> None:
-    with pytest.raises(UnknownTierError):
-        tier_of(BLUEPRINT, tier, preset)
-
-
-def test_a_region_missing_from_the_blueprint_is_refused() -> None:
-    require_region(BLUEPRINT, "us-east")
-
-    with pytest.raises(UnknownRegionError, match="only in eu-central, us-east"):
-        require_region(BLUEPRINT, "mars-north")
+def test_a_tier_missing_from_every_blueprint_is_refused(tier: str, preset: Preset) -> None:
+    with pytest.raises(UnknownTierError, match=r"only starter \(pooled\)"):
+        definition_of(published(BLUEPRINT), tier, preset, "us-east")
 
 
 def test_a_missing_blueprint_is_a_retryable_error() -> None:

@@ -73,7 +73,7 @@ def test_entitlements_lead_to_a_plan_that_names_its_inputs() -> None:
 
     assert isinstance(event, EnvironmentPlanned)
     assert (event.plan.blueprint.name, event.plan.blueprint.version) == ("standard", 1)
-    assert event.plan.blueprint.content_hash == BLUEPRINT.content_hash
+    assert event.plan.blueprint.content_hash == BLUEPRINT.in_force[0].content_hash
     assert event.plan.entitlements_hash == HASH
     assert event.plan.placement == placement_of(Preset.POOLED)
     assert (event.plan.based_on, event.plan.cloud, event.plan.region) == (1, "local", "eu-central")

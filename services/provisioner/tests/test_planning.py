@@ -129,13 +129,13 @@ def test_entitlements_of_a_retained_tenant_are_desired() -> None:
 @pytest.mark.parametrize(
     ("environment", "fact", "blueprint", "code", "reason"),
     [
-        (REGISTERED, PLATINUM, BLUEPRINT, "tier_unknown", "has no tier platinum"),
+        (REGISTERED, PLATINUM, BLUEPRINT, "tier_unknown", "no blueprint has the tier platinum"),
         (
             after(None, environments.on_tenant_requested(None, REQUESTED.model_copy(update={"region": "mars-north"}))),
             entitled(),
             BLUEPRINT,
             "region_unknown",
-            "no environments are built in mars-north",
+            "builds nothing in mars-north",
         ),
         (
             REGISTERED,

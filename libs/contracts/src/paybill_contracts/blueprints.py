@@ -1,9 +1,11 @@
 """Blueprints: versioned definitions of the resources that a tier needs on a placement."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, StringConstraints
 
+from paybill_contracts.catalogue import BuildableTier
 from paybill_contracts.event import Event, Payload, Value, upcaster
 from paybill_contracts.kinds import Address, Table
 from paybill_contracts.placement import Isolation, Placement, Preset, placement_of
@@ -61,11 +63,32 @@ class Blueprint(Value):
 class BlueprintPublished(
     Event, type="provisioner.blueprint_published", version=2, aggregate="blueprint", key="blueprint"
 ):
-    """Environments are planned by this version from now on. Plans name `content_hash`."""
+    """Environments are planned by this version from now on. Plans name `content_hash`.
+
+    regions, tiers: of all blueprints in force; None in facts of earlier versions, when there was one.
+    """
 
     blueprint: Key
     content: Blueprint
     content_hash: Digest
+    regions: tuple[Key, ...] | None = None
+    tiers: tuple[BuildableTier, ...] | None = None
+
+    @property
+    def known_regions(self) -> frozenset[str]:
+        """Regions in which environments may be built."""
+        return frozenset(self.content.regions if self.regions is None else self.regions)
+
+    @property
+    def known_tiers(self) -> tuple[BuildableTier, ...]:
+        """Tiers that can be built, in order, each with a placement."""
+        return buildable(self.content.tiers) if self.tiers is None else self.tiers
+
+
+def buildable(tiers: Iterable[TierBlueprint]) -> tuple[BuildableTier, ...]:
+    """Returns the tiers and placements of definitions, in order."""
+    pairs = sorted({(tier.tier, tier.placement) for tier in tiers})
+    return tuple(BuildableTier(tier=tier, placement=placement) for tier, placement in pairs)
 
 
 UNLIMITED = 1_000_000

@@ -48,8 +48,8 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
 
 @HANDLERS.fact(EntitlementsSet, writes=_writes, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContext) -> None:
-    blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    _record(unit, fact, planning.on_entitlements_set(_environment(unit, fact), fact, blueprint, at.now))
+    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+    _record(unit, fact, planning.on_entitlements_set(_environment(unit, fact), fact, blueprints, at.now))
 
 
 @HANDLERS.fact(TenantSuspended, writes=_writes)
@@ -69,8 +69,8 @@ def holds_changed(unit: UnitOfWork, fact: HoldsChanged, _: DecisionContext) -> N
 
 @HANDLERS.fact(ReturnStarted, writes=_writes, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
 def return_started(unit: UnitOfWork, fact: ReturnStarted, at: DecisionContext) -> None:
-    blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    _record(unit, fact, access.on_return_started(_environment(unit, fact), fact, blueprint, at.now))
+    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+    _record(unit, fact, access.on_return_started(_environment(unit, fact), fact, blueprints, at.now))
 
 
 @HANDLERS.fact(OffboardingStarted, writes=_writes)

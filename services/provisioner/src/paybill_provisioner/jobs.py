@@ -1,9 +1,10 @@
 """Background jobs of recorded events: build the plan, set access, export the data, restore access to it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 
+from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.environment_plans import EnvironmentPlanned
 from paybill_contracts.provisioner import Access, AccessChangeStarted, RestorationStarted, RetentionStarted
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
@@ -32,6 +33,9 @@ BUILD_ATTEMPTS = 6
 
 UNLIMITED_ATTEMPTS = 1_000_000
 """Closing access and exporting data must not be abandoned, so these jobs are retried permanently."""
+
+PAGE = 50
+"""Environments that are compared with a new blueprint in one transaction."""
 
 ACCESS = "access"
 """Lock of a tenant's access: a change of access does not wait for a running build."""
@@ -102,6 +106,27 @@ async def restore(job: Job[RestorationStarted], drivers: Drivers) -> AsyncIterat
     yield _outcome(environment.tenant_id, access.restored, last=True)
 
 
+@JOBS.effect(BlueprintPublished, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
+async def plan_environments(job: Job[BlueprintPublished], _: Drivers) -> AsyncIterator[Outcome]:
+    """Plans every environment whose desired state the new blueprint changes, or makes possible."""
+    after = ""
+    while ids := await job.ids(ENVIRONMENTS, after, PAGE):
+        yield Outcome(
+            partial(_compare, ids=ids),
+            writes=[ENVIRONMENTS.key(id_) for id_ in ids],
+            reads=[BLUEPRINTS.key(BLUEPRINT_ID)],
+        )
+        after = ids[-1]
+
+
+def _compare(unit: UnitOfWork, at: DecisionContext, ids: Sequence[str]) -> None:
+    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+    for id_ in ids:
+        environment = unit.get(ENVIRONMENTS, id_)
+        if environment is not None:
+            unit.record(ENVIRONMENTS, id_, planning.compare(environment, blueprints, at.now))
+
+
 async def _current(
     job: Job[EnvironmentPlanned] | Job[AccessChangeStarted] | Job[RetentionStarted] | Job[RestorationStarted],
     tenant_id: str,
@@ -129,8 +154,8 @@ def _outcome(
         # The tenant may have become entitled to another size while the plan was open.
         after = existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)
         if after.status is not state.status:
-            blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            unit.record(ENVIRONMENTS, environment_id, planning.compare(after, blueprint, at.now))
+            blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+            unit.record(ENVIRONMENTS, environment_id, planning.compare(after, blueprints, at.now))
 
     reads = [BLUEPRINTS.key(BLUEPRINT_ID)]
     return Outcome(decide, writes=[ENVIRONMENTS.key(environment_id)], reads=reads, last=last)

@@ -8,7 +8,7 @@ from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
 from paybill_provisioner.domain import blueprints, environments
-from paybill_provisioner.domain.blueprints import PublishedBlueprint
+from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.environments import Environment
 
 
@@ -17,7 +17,7 @@ class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMIN
 
 
 class BlueprintRow(Base, table=True):
-    """The current blueprint: one row."""
+    """The blueprints in force: one row."""
 
     __tablename__ = "blueprints"
 
@@ -57,7 +57,7 @@ class ViolationRow(Base, table=True):
     tenant_id: str = generated("state->>'tenant_id'", index=True)
 
 
-BLUEPRINTS = Stored("blueprint", BlueprintRow, PublishedBlueprint, blueprints.evolve, format=2)
+BLUEPRINTS = Stored("blueprint", BlueprintRow, Blueprints, blueprints.evolve, format=2)
 ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve, format=2)
 INCIDENTS = Incidents("provisioner", IncidentRow)
 VIOLATIONS = Violations("provisioner", ViolationRow)

@@ -25,7 +25,7 @@ from paybill_contracts.tenant import (
     TenantSuspended,
 )
 
-from paybill_provisioner.domain.blueprints import PublishedBlueprint
+from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import access_change, ready
 from paybill_provisioner.domain.environments import Desired, Environment, EnvironmentEvent, Status, evolve, existing
 from paybill_provisioner.domain.planning import towards
@@ -98,7 +98,7 @@ def retained(environment: Environment, export: Export) -> list[EnvironmentEvent]
 
 
 def on_return_started(
-    environment: Environment | None, fact: ReturnStarted, blueprint: PublishedBlueprint, now: datetime
+    environment: Environment | None, fact: ReturnStarted, blueprints: Blueprints, now: datetime
 ) -> list[EnvironmentEvent]:
     """Starts to restore the retained environment, with its data. One that was never complete is planned again.
 
@@ -114,7 +114,10 @@ def on_return_started(
     limits = environment.desired.limits if environment.desired else {}
     desired = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits)
     after = evolve(environment, started)
-    return [started, *towards(after, desired, blueprint, now, reason=f"the plan {fact.plan} needs {desired.size.text}")]
+    return [
+        started,
+        *towards(after, desired, blueprints, now, reason=f"the plan {fact.plan} needs {desired.size.text}"),
+    ]
 
 
 def restored(environment: Environment) -> list[EnvironmentEvent]:

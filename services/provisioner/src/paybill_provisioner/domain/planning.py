@@ -21,11 +21,10 @@ from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentC
 from paybill_definitions.resources import ResourceError, Values, render
 
 from paybill_provisioner.domain.blueprints import (
-    PublishedBlueprint,
+    Blueprints,
     UnknownRegionError,
     UnknownTierError,
-    require_region,
-    tier_of,
+    definition_of,
 )
 from paybill_provisioner.domain.building import ended
 from paybill_provisioner.domain.environments import (
@@ -57,7 +56,7 @@ class EnvironmentNotFailedError(ConflictError):
 
 
 def on_entitlements_set(
-    environment: Environment | None, fact: EntitlementsSet, blueprint: PublishedBlueprint, now: datetime
+    environment: Environment | None, fact: EntitlementsSet, blueprints: Blueprints, now: datetime
 ) -> list[EnvironmentEvent]:
     """Records what the tenant is entitled to, in every status, and plans it. Raises EnvironmentUnknownError."""
     environment = existing(environment, fact.tenant_id)
@@ -65,24 +64,22 @@ def on_entitlements_set(
     desired = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits, fact.allows_access)
     if desired == environment.desired and environment.status is not Status.FAILED:
         return []
-    return towards(environment, desired, blueprint, now, reason=f"the plan {fact.plan.plan} needs {desired.size.text}")
+    return towards(environment, desired, blueprints, now, reason=f"the plan {fact.plan.plan} needs {desired.size.text}")
 
 
-def compare(environment: Environment, blueprint: PublishedBlueprint, now: datetime) -> list[EnvironmentEvent]:
+def compare(environment: Environment, blueprints: Blueprints, now: datetime) -> list[EnvironmentEvent]:
     """Plans the environment when its desired state differs from the planned one and no plan is open.
 
     A failed plan is not repeated: that needs another desired state, another blueprint or an operator.
     """
-    plan = environment.plan
-    unchanged = plan is not None and plan.blueprint.content_hash == blueprint.content_hash
+    plan, hashes = environment.plan, {each.content_hash for each in blueprints.in_force}
+    unchanged = plan is not None and plan.blueprint.content_hash in hashes
     if environment.desired is None or (environment.failure is not None and unchanged):
         return []
-    return towards(environment, environment.desired, blueprint, now)
+    return towards(environment, environment.desired, blueprints, now)
 
 
-def retry(
-    environment: Environment | None, id_: str, blueprint: PublishedBlueprint, now: datetime
-) -> list[EnvironmentEvent]:
+def retry(environment: Environment | None, id_: str, blueprints: Blueprints, now: datetime) -> list[EnvironmentEvent]:
     """Plans again what is desired now, after a failure or a refusal; built resources stay.
 
     Raises EnvironmentUnknownError, EnvironmentNotFailedError.
@@ -94,11 +91,11 @@ def retry(
         raise EnvironmentNotFailedError(
             f"the environment is {environment.status}; only a plan that failed or was refused can be retried"
         )
-    return towards(environment, environment.desired, blueprint, now)
+    return towards(environment, environment.desired, blueprints, now)
 
 
 def towards(
-    environment: Environment, desired: Desired, blueprint: PublishedBlueprint, now: datetime, reason: str = ""
+    environment: Environment, desired: Desired, blueprints: Blueprints, now: datetime, reason: str = ""
 ) -> list[EnvironmentEvent]:
     """Returns the events that make `desired` the desired state, and its plan, its refusal or its pending change."""
     events: list[EnvironmentEvent] = [] if desired == environment.desired else [_desired(environment, desired)]
@@ -111,7 +108,7 @@ def towards(
         case _:
             assert_never(environment.status)
     try:
-        plan = plan_of(environment, desired, blueprint)
+        plan = plan_of(environment, desired, blueprints)
     except _CANNOT_BE_PLANNED as error:
         return [*events, *_refused(environment, desired, error)]
     if environment.epoch and moves_data(plan.steps):
@@ -119,14 +116,13 @@ def towards(
     return _planned(environment, events, plan)
 
 
-def plan_of(environment: Environment, desired: Desired, blueprint: PublishedBlueprint) -> Plan:
+def plan_of(environment: Environment, desired: Desired, blueprints: Blueprints) -> Plan:
     """Returns the plan from the built resources to those of `desired`.
 
     Raises UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError.
     """
-    require_region(blueprint.content, environment.region)
     size = desired.size
-    tier = tier_of(blueprint.content, size.tier, size.preset)
+    blueprint, tier = definition_of(blueprints, size.tier, size.preset, environment.region)
     values = Values(environment.tenant_id, environment.slug, environment.region, desired.limits)
     target = render(blueprint.content, tier, values)
     return Plan(

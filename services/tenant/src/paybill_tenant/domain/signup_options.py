@@ -218,7 +218,7 @@ def on_catalogue_published(plans: SignupOptions | None, fact: CataloguePublished
 
 def on_blueprint_published(regions: SignupOptions | None, fact: BlueprintPublished) -> list[OfferingNoted]:
     """Records the regions."""
-    return _record(regions, REGIONS, set(fact.content.regions), fact.content_hash)
+    return _record(regions, REGIONS, set(fact.known_regions), fact.content_hash)
 
 
 def evolve(_: SignupOptions | None, event: OfferingNoted) -> SignupOptions:

@@ -26,12 +26,10 @@ class Tiers:
 
 
 def on_blueprint_published(known: Tiers | None, fact: BlueprintPublished) -> list[TiersNoted]:
-    """Records the tiers of a new blueprint."""
+    """Records the tiers of all blueprints in force."""
     if known is not None and known.source_hash == fact.content_hash:
         return []
-    pairs = sorted({(tier.tier, tier.placement) for tier in fact.content.tiers})
-    tiers = tuple(BuildableTier(tier=tier, placement=placement) for tier, placement in pairs)
-    return [TiersNoted(noted=TIERS, tiers=tiers, source_hash=fact.content_hash)]
+    return [TiersNoted(noted=TIERS, tiers=fact.known_tiers, source_hash=fact.content_hash)]
 
 
 def evolve(_known: Tiers | None, event: TiersNoted) -> Tiers:

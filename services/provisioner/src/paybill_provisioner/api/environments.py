@@ -1,13 +1,11 @@
-"""HTTP API for operators: show the blueprint and environments, and retry failed ones."""
+"""HTTP routes of environments: shown with their plans, and retried."""
 
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Path, Query
-from paybill_contracts.blueprints import Blueprint
+from fastapi import APIRouter, Path, Query
 from paybill_contracts.environment_plans import Connection, Resource, StepAction
-from paybill_contracts.errors import NotFoundError
 from paybill_contracts.kinds import Attributes
 from paybill_contracts.placement import Placement, Preset
 from paybill_contracts.provisioner import Access, Export
@@ -16,13 +14,12 @@ from paybill_contracts.why import EnvironmentState
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.tenant_part import OwnState
-from paybill_runtime.http.auth import Role
-from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
 from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 from sqlmodel import col
 
+from paybill_provisioner.api.callers import Operator, Viewer
 from paybill_provisioner.domain import planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import (
@@ -42,22 +39,6 @@ EnvironmentOrTenantId = Annotated[
         examples=["env_0123456789abcdef0123456789abcdef"],
     ),
 ]
-
-Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "provisioner:read"))]
-Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "provisioner:write"))]
-
-
-class BlueprintNotFoundError(NotFoundError):
-    """No blueprint is published yet; the provisioner publishes it at its start."""
-
-    code = "blueprint_not_published"
-
-
-class BlueprintView(BaseModel):
-    """The current blueprint, and its hash, which plans name."""
-
-    content_hash: str
-    content: Blueprint
 
 
 class DesiredView(BaseModel):
@@ -202,16 +183,8 @@ class EnvironmentPage(BaseModel):
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """Returns the routes of the service."""
+    """Returns the routes of environments."""
     routes = Router(prefix="/v1", tags=["environments"])
-
-    @routes.get("/blueprint")
-    async def show_blueprint(_: Viewer) -> BlueprintView:
-        """Shows the blueprint that new plans use."""
-        published = await load_state(context, BLUEPRINTS, BLUEPRINT_ID)
-        if published is None:
-            raise BlueprintNotFoundError("no blueprint is published yet; see the service's log for why")
-        return BlueprintView(content_hash=published.content_hash, content=published.content)
 
     @routes.get("/environments")
     async def show_all(
@@ -247,8 +220,8 @@ def router(context: ServiceContext) -> APIRouter:
         id_ = _id(environment)
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> EnvironmentView:
-            blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            events = planning.retry(unit.get(ENVIRONMENTS, id_), environment, blueprint, at.now)
+            blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+            events = planning.retry(unit.get(ENVIRONMENTS, id_), environment, blueprints, at.now)
             unit.record(ENVIRONMENTS, id_, events)
             return EnvironmentView.full(existing(unit.get(ENVIRONMENTS, id_), environment))
 
