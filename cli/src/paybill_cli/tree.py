@@ -213,6 +213,34 @@ TREE = Branch(
                 ),
             },
         ),
+        "blueprint": Branch(
+            "Check, render, compare and publish definitions of environments.",
+            {
+                "lint": Leaf(
+                    "paybill_cli.commands.blueprints:lint",
+                    "Check a blueprint without a running stack; exit code 1 when it has errors.",
+                ),
+                "render": Leaf(
+                    "paybill_cli.commands.blueprints:render",
+                    "Show the resources of a tier's tenant, without a running stack.",
+                ),
+                "diff": Leaf(
+                    "paybill_cli.commands.blueprints:diff",
+                    "Show the changes of a publication; exit code 6 when it would be refused.",
+                ),
+                "publish": Leaf(
+                    "paybill_cli.commands.blueprints:publish",
+                    "Publish a blueprint: environments are planned by it from now on.",
+                ),
+                "list": Leaf(
+                    "paybill_cli.commands.blueprints:list_all",
+                    "List blueprints with their regions, tiers and cells, and earlier versions.",
+                ),
+                "show": Leaf(
+                    "paybill_cli.commands.blueprints:show", "Show the version of a blueprint that is in force."
+                ),
+            },
+        ),
         "entitlement": Branch(
             "Show entitlements, and add overrides and grants to a plan.",
             {

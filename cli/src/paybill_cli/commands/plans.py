@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paybill_cli import completion, formatting
+from paybill_cli.client.definition_files import bytes_of, name_of, text_of
 from paybill_cli.client.http import Service
 from paybill_cli.client.next_steps import next_step, running_command
 from paybill_cli.client.requests import executed, idempotent
@@ -57,8 +58,8 @@ def checked(out: Output, file: Path, blueprint: Path | None) -> "Catalogue":
     from paybill_definitions.plans_file import PlansError, read_plans, read_tiers, unknown_tiers
 
     try:
-        plans = read_plans(_text(file), str(file))
-        tiers = read_tiers(_text(blueprint), str(blueprint)) if blueprint is not None else None
+        plans = read_plans(text_of(file), str(file))
+        tiers = read_tiers(text_of(blueprint), str(blueprint)) if blueprint is not None else None
     except PlansError as error:
         raise _invalid(out, file, blueprint, str(error).splitlines()) from None
     errors = plans.report(unknown_tiers(plans.content, tiers)) if tiers is not None else []
@@ -178,7 +179,7 @@ def _difference(billing: Service, file: Path) -> dict[str, Any]:
     from paybill_definitions.plans_file import PlansError, read_plans
 
     try:
-        read_plans(_text(file), str(file))
+        read_plans(text_of(file), str(file))
     except PlansError as error:
         raise usage(str(error), code=error.code, next=f"paybill plans lint {file}") from None
     return _upload(billing, file, {"dry_run": "true"})
@@ -187,9 +188,9 @@ def _difference(billing: Service, file: Path) -> dict[str, Any]:
 def _upload(
     billing: Service, file: Path, query: Mapping[str, str], key: str = "", *, dry_run: bool = False
 ) -> dict[str, Any]:
-    query = {**query, "file": _file_name(file)}
+    query = {**query, "file": name_of(file)}
     found: dict[str, Any] = billing.upload(
-        "/v1/catalogue", _bytes(file), "application/yaml", query, key, dry_run=dry_run
+        "/v1/catalogue", bytes_of(file), "application/yaml", query, key, dry_run=dry_run
     )
     return found
 
@@ -284,28 +285,3 @@ def _refused(file: Path, reasons: list[str]) -> CliError:
         next=f"paybill plans diff {file}",
         exit_code=ExitCode.CONFLICT,
     )
-
-
-def _text(file: Path) -> str:
-    try:
-        return _bytes(file).decode()
-    except UnicodeDecodeError as error:
-        raise usage(f"{file} is not UTF-8", why=error.reason) from None
-
-
-def _bytes(file: Path) -> bytes:
-    from paybill_definitions.yaml_lines import MAX_BYTES
-
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise usage(f"{file} cannot be read", why=error.strerror or str(error)) from None
-    if len(content) > MAX_BYTES:
-        raise usage(f"{file} is larger than {MAX_BYTES} bytes")
-    return content
-
-
-def _file_name(file: Path) -> str:
-    """Returns the name of the file in the service's messages: the end of a long path."""
-    return str(file)[-200:]

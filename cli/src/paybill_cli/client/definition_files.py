@@ -1,0 +1,32 @@
+"""Files that people publish, such as plans.yaml and blueprints.yaml."""
+
+from pathlib import Path
+
+from paybill_cli.errors import usage
+
+
+def text_of(file: Path) -> str:
+    """Returns the text of a file. Raises a usage error for one that cannot be read or is not UTF-8."""
+    try:
+        return bytes_of(file).decode()
+    except UnicodeDecodeError as error:
+        raise usage(f"{file} is not UTF-8", why=error.reason) from None
+
+
+def bytes_of(file: Path) -> bytes:
+    """Returns the content of a file. Raises a usage error for one that cannot be read or is too large."""
+    from paybill_definitions.yaml_lines import MAX_BYTES
+
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise usage(f"{file} cannot be read", why=error.strerror or str(error)) from None
+    if len(content) > MAX_BYTES:
+        raise usage(f"{file} is larger than {MAX_BYTES} bytes")
+    return content
+
+
+def name_of(file: Path) -> str:
+    """Returns the name of the file in the service's messages: the end of a long path."""
+    return str(file)[-200:]
