@@ -42,7 +42,7 @@ from paybill_provisioner import app as provisioner_app
 from paybill_provisioner.domain import blueprints
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
 from paybill_provisioner.drivers import Done
-from paybill_provisioner.tables import BLUEPRINTS
+from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, record_cells
 from paybill_runtime.jobs.effects import DueJob
 from paybill_tenant import app as tenant_app
 from paybill_tenant.domain import policies
@@ -156,6 +156,11 @@ class MemoryDriver:
         return EXPORT
 
 
+def _publish_blueprint(unit: Any, _: Any) -> None:
+    unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish_first(None, CONTENT))
+    record_cells(unit)
+
+
 class World:
     """One tenant with its services and its provider. random: decides delays and faults, set anew by each action."""
 
@@ -206,10 +211,7 @@ class World:
             lambda unit, _: unit.record(PUBLISHERS, publishers.PUBLISHERS, publishers.allow(None, grants)),
             [PUBLISHERS.key(publishers.PUBLISHERS)],
         )
-        self.provisioner.decide(
-            lambda unit, _: unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish_first(None, CONTENT)),
-            [BLUEPRINTS.key(BLUEPRINT_ID)],
-        )
+        self.provisioner.decide(_publish_blueprint, [BLUEPRINTS.key(BLUEPRINT_ID), *CELL_KEYS])
         policy = policies.configure(None, offboarding_delay_s=15 * 60, signup_valid_s=30 * DAY_S)
         self.tenant.decide(lambda unit, _: unit.record(POLICIES, POLICY, policy), [POLICIES.key(POLICY)])
         await self.run_for(60)

@@ -47,6 +47,12 @@ class MemoryJob(Job[Any]):
         """Returns the contact address of each tenant."""
         return EMAIL
 
+    async def ids(self, stored: Any, after: str, limit: int) -> list[str]:
+        """Returns the ids of aggregates after the id `after`, in order."""
+        kind = stored.kind
+        found = sorted(key.id for key in self.service.states if key.kind == kind and key.id > after)
+        return found[:limit]
+
     async def state(self, stored: Any, id_: str) -> Any:
         """Returns the state."""
         return self.service.state(stored, id_)

@@ -33,7 +33,7 @@ from paybill_provisioner import app as provisioner_app
 from paybill_provisioner.domain import access, building
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
 from paybill_provisioner.domain.environments import id_of
-from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
+from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, ENVIRONMENTS, record, record_cells
 from paybill_runtime.app import Service
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import Loaded, UnitOfWork, decision_context
@@ -103,6 +103,7 @@ class Journey:
         policy = LifecyclePolicy(id=POLICY, offboarding_delay_s=15 * 60, signup_valid_s=30 * DAY_S)
         self.tenant.states[POLICIES.key(POLICY)] = policy, 1
         self.provisioner.states[BLUEPRINTS.key(BLUEPRINT_ID)] = BLUEPRINT, 1
+        self.provisioner.decide([*CELL_KEYS], [BLUEPRINTS.key(BLUEPRINT_ID)], record_cells, self.now)
 
     def at(self, delay_s: float, action: Action) -> None:
         """Runs an action later."""
@@ -185,10 +186,12 @@ class Journey:
         id_ = id_of(self.id)
 
         def decide(unit: UnitOfWork) -> None:
-            unit.record(ENVIRONMENTS, id_, outcome(unit.get(ENVIRONMENTS, id_)))
+            record(unit, id_, outcome(unit.get(ENVIRONMENTS, id_)))
 
         def run() -> None:
-            self._published("provisioner", self.provisioner.decide([ENVIRONMENTS.key(id_)], [], decide, self.now))
+            self._published(
+                "provisioner", self.provisioner.decide([ENVIRONMENTS.key(id_), *CELL_KEYS], [], decide, self.now)
+            )
 
         self.at(self.random.uniform(0.1, 50), run)
 

@@ -6,7 +6,9 @@ from paybill_contracts.blueprints import Blueprint, CellGroup, ResourceDefinitio
 from paybill_contracts.event import digest
 from paybill_contracts.kinds import Column, Table
 from paybill_contracts.placement import Isolation, Preset, placement_of
+from paybill_provisioner.domain import cells
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, PublishedBlueprint
+from paybill_provisioner.domain.cells import Cells
 
 DOCUMENTS = Table(name="documents", columns=(Column(name="id", type="text"), Column(name="body", type="jsonb")))
 CELLS = tuple(CellGroup(isolation=level, count=1, capacity=1000) for level in (Isolation.POOL, Isolation.BRIDGE))
@@ -58,6 +60,16 @@ def published(*contents: Blueprint) -> Blueprints:
     """Returns the blueprints as those in force."""
     in_force = tuple(PublishedBlueprint(content=each, content_hash=digest(each)) for each in contents)
     return Blueprints(id=BLUEPRINT_ID, in_force=in_force)
+
+
+def cells_of(*contents: Blueprint) -> dict[Isolation, Cells | None]:
+    """Returns the cells of blueprints, without tenants."""
+    found: dict[Isolation, Cells | None] = {}
+    for level in cells.SHARED:
+        found[level] = None
+        for event in cells.opened(None, level, contents, {}):
+            found[level] = cells.evolve(found[level], event)
+    return found
 
 
 def blueprint_text(region: str, version: int = 1, **tiers: str) -> str:

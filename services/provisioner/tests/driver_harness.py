@@ -11,7 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
-from blueprint_samples import blueprint_of, published, tier_blueprint
+from blueprint_samples import blueprint_of, cells_of, published, tier_blueprint
+from paybill_contracts.cells import CellFact
 from paybill_contracts.kinds import Table
 from paybill_contracts.placement import Preset
 from paybill_embedded.postgres import PostgresServer
@@ -102,8 +103,11 @@ class DriverHarness:
             revision=1,
             status=Status.REGISTERED,
         )
-        for event in planning.towards(new, Desired(Size("any", preset), "ab" * 32), blueprint, datetime.now(UTC)):
-            new = evolve(new, event)
+        cells = cells_of(blueprint.in_force[0].content)
+        desired = Desired(Size("any", preset), "ab" * 32)
+        for event in planning.towards(new, desired, blueprint, cells, datetime.now(UTC)):
+            if not isinstance(event, CellFact):
+                new = evolve(new, event)
         return new
 
     async def build(self, environment: Environment, driver: LocalDriver | None = None) -> Environment:
@@ -112,7 +116,8 @@ class DriverHarness:
         execution = Execution(driver or self.driver, environment, access, "job")
         async for progress in execution.run():
             for event in building.progress_recorded(environment, environment.plan_hash or "", progress, access):
-                environment = evolve(environment, event)
+                if not isinstance(event, CellFact):
+                    environment = evolve(environment, event)
         assert environment.status is Status.READY
         return environment
 

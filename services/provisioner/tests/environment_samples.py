@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from blueprint_samples import blueprint_of, published, tier_blueprint
+from blueprint_samples import blueprint_of, cells_of, published, tier_blueprint
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import PlanRef
+from paybill_contracts.cells import CellFact
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access, Export
@@ -32,9 +33,11 @@ from paybill_provisioner.domain.environments import (
 NUMBER = "0123456789abcdef0123456789abcdef"
 TENANT = f"ten_{NUMBER}"
 HASH = "ab" * 32
+ENVIRONMENT_ID = f"env_{NUMBER}"
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 CONTENT = blueprint_of(tier_blueprint("starter", Preset.POOLED), tier_blueprint("business", Preset.SILO, 50))
 BLUEPRINT = published(CONTENT)
+CELLS = cells_of(CONTENT)
 REQUESTED = TenantRequested(
     tenant_id=TENANT,
     slug="acme",
@@ -98,13 +101,14 @@ def entitled(**fields: Any) -> EntitlementsSet:
 def after(environment: Environment | None, events: Any) -> Environment:
     """Applies `events` to `environment`."""
     for event in events:
-        environment = evolve(environment, event)
+        if not isinstance(event, CellFact):
+            environment = evolve(environment, event)
     assert environment is not None
     return environment
 
 
 REGISTERED = after(None, environments.on_tenant_requested(None, REQUESTED))
-BUILDING = after(REGISTERED, planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW))
+BUILDING = after(REGISTERED, planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, CELLS, NOW))
 PLAN_HASH = BUILDING.plan_hash or ""
 FAILED = after(BUILDING, building.build_failed(BUILDING, PLAN_HASH, "disk full"))
 READY = after(BUILDING, building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING), Access.OPEN))
@@ -112,4 +116,4 @@ CLOSING = after(READY, access.on_tenant_suspended(READY, BLOCKED))
 CLOSED = after(CLOSING, access.access_changed(CLOSING, Access.CLOSED))
 RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))
 RETAINED = after(RETAINING, access.retained(RETAINING, EXPORT))
-RESTORING = after(RETAINED, access.on_return_started(RETAINED, RETURNS, BLUEPRINT, NOW))
+RESTORING = after(RETAINED, access.on_return_started(RETAINED, RETURNS, BLUEPRINT, CELLS, NOW))

@@ -9,6 +9,7 @@ from environment_samples import (
     BLUEPRINT,
     BUILDING,
     CANCELLED,
+    CELLS,
     CLOSED,
     CLOSING,
     EVERYTHING,
@@ -35,6 +36,7 @@ from environment_samples import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from paybill_contracts.cells import CellFact, CellPlaceTaken
 from paybill_contracts.environment_plans import EnvironmentPlanned, EnvironmentReady, ResourceBuilt, StepAction
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import decode, digest, encode
@@ -69,7 +71,7 @@ def test_a_sign_up_registers_one_environment_with_the_tenants_number() -> None:
 
 
 def test_entitlements_lead_to_a_plan_that_names_its_inputs() -> None:
-    (event,) = planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW)
+    event, _ = planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, CELLS, NOW)
 
     assert isinstance(event, EnvironmentPlanned)
     assert (event.plan.blueprint.name, event.plan.blueprint.version) == ("standard", 1)
@@ -82,7 +84,7 @@ def test_entitlements_lead_to_a_plan_that_names_its_inputs() -> None:
 
 
 def test_the_hash_of_a_plan_survives_encoding() -> None:
-    (event,) = planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW)
+    event, _ = planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, CELLS, NOW)
     copy = decode(event.TYPE, event.VERSION, encode(event))
 
     assert isinstance(copy, EnvironmentPlanned)
@@ -91,7 +93,7 @@ def test_the_hash_of_a_plan_survives_encoding() -> None:
 
 def test_entitlements_of_an_unknown_tenant_are_refused() -> None:
     with pytest.raises(EnvironmentUnknownError):
-        planning.on_entitlements_set(None, entitled(), BLUEPRINT, NOW)
+        planning.on_entitlements_set(None, entitled(), BLUEPRINT, CELLS, NOW)
 
 
 def test_the_last_step_makes_the_environment_ready_with_its_connection() -> None:
@@ -111,7 +113,7 @@ def test_steps_recorded_in_two_parts_are_each_recorded_once() -> None:
 
 
 def test_a_plan_other_than_the_recorded_one_is_not_built() -> None:
-    (planned,) = planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW)
+    planned, _ = planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, CELLS, NOW)
     assert isinstance(planned, EnvironmentPlanned)
     forged = planned.model_copy(update={"plan": planned.plan.model_copy(update={"region": "us-east"})})
     consistent = forged.model_copy(update={"plan_hash": digest(forged.plan)})
@@ -144,7 +146,7 @@ def test_the_failure_of_a_superseded_plan_is_ignored() -> None:
 def test_a_retry_plans_only_the_remaining_steps() -> None:
     halfway = after(BUILDING, building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING[:2])))
     failed = after(halfway, building.build_failed(halfway, PLAN_HASH, "disk full"))
-    (event,) = planning.retry(failed, TENANT, BLUEPRINT, NOW)
+    (event,) = planning.retry(failed, TENANT, BLUEPRINT, CELLS, NOW)
 
     assert isinstance(event, EnvironmentPlanned)
     assert {step.resource.address for step in event.plan.steps} == {name for name, _ in EVERYTHING[2:]}
@@ -157,18 +159,18 @@ def test_a_retry_plans_only_the_remaining_steps() -> None:
 
 
 def test_a_retry_during_the_build_records_nothing() -> None:
-    assert planning.retry(BUILDING, TENANT, BLUEPRINT, NOW) == []
+    assert planning.retry(BUILDING, TENANT, BLUEPRINT, CELLS, NOW) == []
 
 
 @pytest.mark.parametrize("environment", [REGISTERED, READY, RETAINING, RETAINED])
 def test_only_a_failed_environment_can_be_retried(environment: Environment) -> None:
     with pytest.raises(EnvironmentNotFailedError):
-        planning.retry(environment, TENANT, BLUEPRINT, NOW)
+        planning.retry(environment, TENANT, BLUEPRINT, CELLS, NOW)
 
 
 def test_an_unknown_environment_cannot_be_retried() -> None:
     with pytest.raises(EnvironmentUnknownError):
-        planning.retry(None, TENANT, BLUEPRINT, NOW)
+        planning.retry(None, TENANT, BLUEPRINT, CELLS, NOW)
 
 
 @pytest.mark.parametrize(
@@ -250,12 +252,12 @@ def test_a_retained_environment_is_restored_with_its_data_at_the_next_epoch() ->
     assert (ready.epoch, ready.plan_hash) == (READY.epoch + 1, READY.plan_hash)
     assert ready.connections == READY.connections
     assert (back.status, back.access, back.built) == (Status.READY, Access.OPEN, READY.built)
-    assert access.restored(back) == access.on_return_started(back, RETURNS, BLUEPRINT, NOW) == []
+    assert access.restored(back) == access.on_return_started(back, RETURNS, BLUEPRINT, CELLS, NOW) == []
 
 
 def test_a_held_tenant_returns_without_more_access_than_its_hold_leaves() -> None:
     held = RETURNS.model_copy(update={"holds": BLOCKED.holds})
-    restoring = after(RETAINED, access.on_return_started(RETAINED, held, BLUEPRINT, NOW))
+    restoring = after(RETAINED, access.on_return_started(RETAINED, held, BLUEPRINT, CELLS, NOW))
     events = access.restored(restoring)
 
     assert restoring.target_access is Access.CLOSED
@@ -264,7 +266,7 @@ def test_a_held_tenant_returns_without_more_access_than_its_hold_leaves() -> Non
 
 def test_a_tenant_leaves_again_during_its_return_and_returns_during_the_export() -> None:
     leaving = after(RESTORING, access.on_tenant_left(RESTORING, LEAVES))
-    back = after(leaving, access.on_return_started(leaving, RETURNS, BLUEPRINT, NOW))
+    back = after(leaving, access.on_return_started(leaving, RETURNS, BLUEPRINT, CELLS, NOW))
 
     assert (leaving.status, back.status) == (Status.RETAINING, Status.RESTORING)
     assert access.restored(leaving) == access.retained(back, EXPORT) == []
@@ -274,10 +276,13 @@ def test_an_environment_that_was_never_complete_is_planned_when_the_tenant_retur
     for incomplete in (REGISTERED, FAILED):
         gone = after(incomplete, access.on_tenant_left(incomplete, LEAVES))
         gone = after(gone, access.retained(gone, EXPORT))
-        events = access.on_return_started(gone, RETURNS, BLUEPRINT, NOW)
+        events = access.on_return_started(gone, RETURNS, BLUEPRINT, CELLS, NOW)
         back = after(gone, events)
 
-        assert [type(event) for event in events] == [RestorationStarted, EnvironmentPlanned]
+        assert [type(event) for event in events] == [RestorationStarted, EnvironmentPlanned, CellPlaceTaken][
+            : len(events)
+        ]
+        assert len(events) == (3 if incomplete is REGISTERED else 2)
         assert (back.status, back.target_access) == (Status.BUILDING, Access.OPEN)
 
 
@@ -299,7 +304,7 @@ def test_holds_before_the_build_set_the_access_with_which_it_is_built() -> None:
         lambda: access.on_tenant_suspended(None, BLOCKED),
         lambda: access.on_tenant_reactivated(None, REACTIVATED),
         lambda: access.on_tenant_left(None, LEAVES),
-        lambda: access.on_return_started(None, RETURNS, BLUEPRINT, NOW),
+        lambda: access.on_return_started(None, RETURNS, BLUEPRINT, CELLS, NOW),
     ],
 )
 def test_events_of_an_unknown_tenant_are_refused(handle: Any) -> None:
@@ -309,7 +314,7 @@ def test_events_of_an_unknown_tenant_are_refused(handle: Any) -> None:
 
 ACTIONS = {
     "requested": lambda env: environments.on_tenant_requested(env, REQUESTED),
-    "entitled": lambda env: planning.on_entitlements_set(env, entitled(), BLUEPRINT, NOW),
+    "entitled": lambda env: planning.on_entitlements_set(env, entitled(), BLUEPRINT, CELLS, NOW),
     "blocked": lambda env: access.on_tenant_suspended(env, BLOCKED),
     "read_only": lambda env: access.on_tenant_suspended(env, READ_ONLY),
     "reactivated": lambda env: access.on_tenant_reactivated(env, REACTIVATED),
@@ -317,10 +322,10 @@ ACTIONS = {
     "some": lambda env: building.progress_recorded(env, env.plan_hash, built(EVERYTHING[:3])) if env else [],
     "all": lambda env: building.progress_recorded(env, env.plan_hash, built(EVERYTHING)) if env else [],
     "fails": lambda env: building.build_failed(env, env.plan_hash, "no") if env else [],
-    "retry": lambda env: planning.retry(env, TENANT, BLUEPRINT, NOW),
+    "retry": lambda env: planning.retry(env, TENANT, BLUEPRINT, CELLS, NOW),
     "changed": lambda env: access.access_changed(env, env.target_access) if env else [],
     "retained": lambda env: access.retained(env, EXPORT) if env else [],
-    "returns": lambda env: access.on_return_started(env, RETURNS, BLUEPRINT, NOW),
+    "returns": lambda env: access.on_return_started(env, RETURNS, BLUEPRINT, CELLS, NOW),
     "restored": lambda env: access.restored(env) if env else [],
 }
 
@@ -335,6 +340,8 @@ def test_invariants_hold_for_any_order_of_events(actions: list[str]) -> None:
         except DomainError:
             continue
         for event in events:
+            if isinstance(event, CellFact):
+                continue
             environment = evolve(environment, event)
             count += 1
             assert environment.revision == count

@@ -9,6 +9,7 @@ from blueprint_samples import DOCUMENTS, blueprint_of, published, tier_blueprint
 from environment_samples import (
     BLUEPRINT,
     BUILDING,
+    CELLS,
     CLOSED,
     CONTENT,
     EVERYTHING,
@@ -29,6 +30,7 @@ from environment_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_contracts.catalogue import LimitFeature
+from paybill_contracts.cells import CellFact
 from paybill_contracts.environment_plans import (
     EnvironmentChanged,
     EnvironmentDesired,
@@ -54,15 +56,15 @@ PLATINUM = entitled(tier="platinum")
 
 
 def entitle(environment: Environment, fact: Any = LARGER, blueprint: Any = BLUEPRINT) -> Environment:
-    return after(environment, planning.on_entitlements_set(environment, fact, blueprint, NOW))
+    return after(environment, planning.on_entitlements_set(environment, fact, blueprint, CELLS, NOW))
 
 
 def types(events: list[Any]) -> list[type]:
-    return [type(event) for event in events]
+    return [type(event) for event in events if not isinstance(event, CellFact)]
 
 
 def test_another_placement_of_a_built_environment_is_desired_and_pending() -> None:
-    events = planning.on_entitlements_set(READY, LARGER, BLUEPRINT, NOW)
+    events = planning.on_entitlements_set(READY, LARGER, BLUEPRINT, CELLS, NOW)
     pending = after(READY, events)
 
     assert types(events) == [EnvironmentDesired, EnvironmentChangePending]
@@ -75,15 +77,15 @@ def test_a_pending_change_is_recorded_once_and_keeps_its_begin() -> None:
     pending = entitle(READY)
     later = NOW + timedelta(days=1)
     blueprint = published(blueprint_of(*CONTENT.tiers, tier_blueprint("huge", Preset.SILO, 70), version=2))
-    again = planning.on_entitlements_set(pending, entitled(tier="huge", placement=Preset.SILO), blueprint, later)
+    again = planning.on_entitlements_set(pending, entitled(tier="huge", placement=Preset.SILO), blueprint, CELLS, later)
 
-    assert planning.on_entitlements_set(pending, LARGER, BLUEPRINT, later) == []
+    assert planning.on_entitlements_set(pending, LARGER, BLUEPRINT, CELLS, later) == []
     assert types(again) == [EnvironmentDesired, EnvironmentChangePending]
     assert again[-1].since == NOW
 
 
 def test_a_pending_change_ends_when_the_subscription_changes_back() -> None:
-    events = planning.on_entitlements_set(entitle(READY), entitled(), BLUEPRINT, NOW)
+    events = planning.on_entitlements_set(entitle(READY), entitled(), BLUEPRINT, CELLS, NOW)
     back = after(entitle(READY), events)
 
     assert EnvironmentChangeSettled in types(events)
@@ -93,37 +95,37 @@ def test_a_pending_change_ends_when_the_subscription_changes_back() -> None:
 def test_entitlements_while_a_plan_is_open_are_planned_when_it_ends() -> None:
     waiting = entitle(BUILDING)
     ready = after(waiting, building.progress_recorded(waiting, PLAN_HASH, built(EVERYTHING), Access.OPEN))
-    events = planning.compare(ready, BLUEPRINT, NOW)
+    events = planning.compare(ready, BLUEPRINT, CELLS, NOW)
 
     assert (waiting.desired_size, waiting.planned_size) == (BUSINESS, STARTER)
     assert types(events) == [EnvironmentChangePending]
-    assert planning.compare(after(ready, events), BLUEPRINT, NOW) == []
+    assert planning.compare(after(ready, events), BLUEPRINT, CELLS, NOW) == []
 
 
 def test_a_retry_plans_what_is_desired_now() -> None:
     waiting = entitle(BUILDING)
     failed = after(waiting, building.build_failed(waiting, PLAN_HASH, "disk full"))
-    again = after(failed, planning.retry(failed, failed.id, BLUEPRINT, NOW))
+    again = after(failed, planning.retry(failed, failed.id, BLUEPRINT, CELLS, NOW))
 
     assert failed.status is Status.FAILED
     assert (again.status, again.planned_size) == (Status.BUILDING, BUSINESS)
 
 
 def test_entitlements_without_access_are_desired_and_never_planned() -> None:
-    events = planning.on_entitlements_set(REGISTERED, entitled(allows_access=False), BLUEPRINT, NOW)
+    events = planning.on_entitlements_set(REGISTERED, entitled(allows_access=False), BLUEPRINT, CELLS, NOW)
 
     assert types(events) == [EnvironmentDesired]
-    assert planning.compare(after(REGISTERED, events), BLUEPRINT, NOW) == []
+    assert planning.compare(after(REGISTERED, events), BLUEPRINT, CELLS, NOW) == []
 
 
 def test_what_a_plan_names_is_not_recorded_a_second_time() -> None:
-    assert types(planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, NOW)) == [EnvironmentPlanned]
+    assert types(planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, CELLS, NOW)) == [EnvironmentPlanned]
     for environment in (BUILDING, READY, CLOSED, RETAINED):
-        assert planning.on_entitlements_set(environment, entitled(), BLUEPRINT, NOW) == []
+        assert planning.on_entitlements_set(environment, entitled(), BLUEPRINT, CELLS, NOW) == []
 
 
 def test_entitlements_of_a_retained_tenant_are_desired() -> None:
-    assert types(planning.on_entitlements_set(RETAINED, LARGER, BLUEPRINT, NOW)) == [EnvironmentDesired]
+    assert types(planning.on_entitlements_set(RETAINED, LARGER, BLUEPRINT, CELLS, NOW)) == [EnvironmentDesired]
 
 
 @pytest.mark.parametrize(
@@ -161,19 +163,19 @@ def test_entitlements_of_a_retained_tenant_are_desired() -> None:
 def test_what_cannot_be_planned_is_refused_with_its_reason(
     environment: Environment, fact: Any, blueprint: Any, code: str, reason: str
 ) -> None:
-    events = planning.on_entitlements_set(environment, fact, blueprint, NOW)
+    events = planning.on_entitlements_set(environment, fact, blueprint, CELLS, NOW)
     refused = after(environment, events)
 
     assert types(events) == [EnvironmentDesired, PlanRefused]
     assert refused.refusal is not None
     assert (refused.refusal.code, reason in refused.refusal.reason) == (code, True)
-    assert planning.compare(refused, blueprint, NOW) == []
+    assert planning.compare(refused, blueprint, CELLS, NOW) == []
 
 
 def test_a_refused_state_is_planned_when_a_blueprint_has_it() -> None:
     refused = entitle(REGISTERED, PLATINUM)
     platinum = published(blueprint_of(*CONTENT.tiers, tier_blueprint("platinum", Preset.POOLED), version=2))
-    planned = after(refused, planning.compare(refused, platinum, NOW))
+    planned = after(refused, planning.compare(refused, platinum, CELLS, NOW))
 
     assert (planned.status, planned.refusal, planned.planned_size) == (
         Status.BUILDING,
@@ -186,15 +188,15 @@ def test_a_refused_state_can_be_retried() -> None:
     refused = entitle(REGISTERED, PLATINUM)
     fixed = published(blueprint_of(tier_blueprint("platinum", Preset.POOLED), version=2))
 
-    assert planning.retry(refused, refused.id, BLUEPRINT, NOW) == []
-    assert types(planning.retry(refused, refused.id, fixed, NOW)) == [EnvironmentPlanned]
+    assert planning.retry(refused, refused.id, BLUEPRINT, CELLS, NOW) == []
+    assert types(planning.retry(refused, refused.id, fixed, CELLS, NOW)) == [EnvironmentPlanned]
     with pytest.raises(EnvironmentNotFailedError):
-        planning.retry(READY, READY.id, BLUEPRINT, NOW)
+        planning.retry(READY, READY.id, BLUEPRINT, CELLS, NOW)
 
 
 def test_another_connection_limit_for_the_same_tier_is_applied_in_place() -> None:
     more = published(blueprint_of(tier_blueprint("starter", Preset.POOLED, 50), version=2))
-    (planned,) = planning.compare(READY, more, NOW)
+    (planned,) = planning.compare(READY, more, CELLS, NOW)
     assert isinstance(planned, EnvironmentPlanned)
     changing = after(READY, [planned])
     events = building.progress_recorded(changing, planned.plan_hash, built([("role.main", {"username": "t_1"})]))
@@ -207,21 +209,21 @@ def test_another_connection_limit_for_the_same_tier_is_applied_in_place() -> Non
 
 def test_a_failed_change_leaves_the_environment_usable_and_is_not_repeated_by_itself() -> None:
     more = published(blueprint_of(tier_blueprint("starter", Preset.POOLED, 50), version=2))
-    changing = after(READY, planning.compare(READY, more, NOW))
+    changing = after(READY, planning.compare(READY, more, CELLS, NOW))
     events = building.build_failed(changing, changing.plan_hash or "", "no rights")
     failed = after(changing, events)
 
     assert types(events) == [EnvironmentFailed]
-    assert (failed.status, failed.access, planning.compare(failed, more, NOW)) == (Status.READY, Access.OPEN, [])
-    assert types(planning.retry(failed, failed.id, more, NOW)) == [EnvironmentPlanned]
+    assert (failed.status, failed.access, planning.compare(failed, more, CELLS, NOW)) == (Status.READY, Access.OPEN, [])
+    assert types(planning.retry(failed, failed.id, more, CELLS, NOW)) == [EnvironmentPlanned]
 
 
 def test_a_blueprint_that_changes_nothing_plans_nothing_twice() -> None:
     same = published(blueprint_of(*CONTENT.tiers, version=2))
-    events = planning.compare(READY, same, NOW)
+    events = planning.compare(READY, same, CELLS, NOW)
 
     assert types(events) == [EnvironmentPlanned, EnvironmentChanged]
-    assert planning.compare(after(READY, events), same, NOW) == []
+    assert planning.compare(after(READY, events), same, CELLS, NOW) == []
 
 
 def test_a_silo_that_was_never_opened_is_deleted_when_the_tenant_is_entitled_to_a_pool() -> None:
@@ -283,12 +285,12 @@ def test_a_tenant_that_leaves_keeps_what_it_has() -> None:
 def test_limits_of_the_entitlements_are_part_of_the_desired_state() -> None:
     blueprint = published(blueprint_of(tier_blueprint("starter", Preset.POOLED, "${limits.connections}")))
     feature = LimitFeature(kind="limit", key="connections", limit=12)
-    (planned,) = planning.on_entitlements_set(REGISTERED, entitled(features=(feature,)), blueprint, NOW)
+    planned, _ = planning.on_entitlements_set(REGISTERED, entitled(features=(feature,)), blueprint, CELLS, NOW)
     assert isinstance(planned, EnvironmentPlanned)
     ready = after(REGISTERED, [planned])
     ready = after(ready, building.progress_recorded(ready, planned.plan_hash, built(EVERYTHING), Access.OPEN))
     grown = entitled(features=(feature.model_copy(update={"limit": 50}),), entitlements_hash="cd" * 32)
-    (change,) = planning.on_entitlements_set(ready, grown, blueprint, NOW)
+    (change,) = planning.on_entitlements_set(ready, grown, blueprint, CELLS, NOW)
 
     assert isinstance(change, EnvironmentPlanned)
     assert [step.address for step in change.plan.steps] == ["role.main"]
@@ -327,14 +329,15 @@ def test_planned_equals_desired_or_a_reason_is_shown(actions: list[str]) -> None
     def record(events: list[Any]) -> None:
         nonlocal environment
         for event in events:
-            environment = evolve(environment, event)
+            if not isinstance(event, CellFact):
+                environment = evolve(environment, event)
 
     for action in [*actions, "build"]:
         try:
             if action in BLUEPRINTS:
                 blueprint = BLUEPRINTS[action]
             elif action.startswith("entitled "):
-                record(planning.on_entitlements_set(environment, FACTS[action.split()[1]], blueprint, NOW))
+                record(planning.on_entitlements_set(environment, FACTS[action.split()[1]], blueprint, CELLS, NOW))
             elif action == "build" and environment.status in {Status.BUILDING, Status.CHANGING}:
                 for step in environment.remaining:
                     if step.after is not None:
@@ -353,14 +356,14 @@ def test_planned_equals_desired_or_a_reason_is_shown(actions: list[str]) -> None
             elif action == "fail":
                 record(building.build_failed(environment, environment.plan_hash or "", "no"))
             elif action == "retry":
-                record(planning.retry(environment, TENANT, blueprint, NOW))
+                record(planning.retry(environment, TENANT, blueprint, CELLS, NOW))
             elif action == "hold":
                 record(access._start_change(environment, Access.CLOSED))
             elif action == "leave":
                 record(access.on_tenant_left(environment, LEAVES))
         except DomainError:
             continue
-        record(planning.compare(environment, blueprint, NOW))
+        record(planning.compare(environment, blueprint, CELLS, NOW))
 
     if environment.status in {Status.RETAINING, Status.RETAINED} or environment.desired is None:
         return

@@ -59,7 +59,7 @@ async def test_duplicate_events_lead_to_one_lifecycle(provisioner, harness, publ
     back = (await log.facts("provisioner.environment_ready", at_least=2))[-1]
     async with harness.connect(environment) as connection:
         assert await connection.fetchval("SELECT count(*) FROM documents") == 1
-    published = own(await log.facts(), tenant.tenant)
+    published = [fact for fact in own(await log.facts(), tenant.tenant) if fact.event.AGGREGATE == "environment"]
 
     # How many steps end together depends on the machine.
     assert [name for name, _ in groupby(fact.event.TYPE.partition(".")[2] for fact in published)] == [

@@ -312,6 +312,7 @@ def _attributes(kind: str, properties: Payload) -> Payload:
                 "name": properties["name"],
                 "in_database": "database.main",
                 "database": properties["database"],
+                "cell": 1 if properties["database"].startswith(("pool_", "bridge_")) else None,
                 "tables": tables,
                 "tenant_column": properties["name"] == "product" and properties["database"].startswith("pool_"),
             }

@@ -128,7 +128,7 @@ class Database(KindAttributes):
 
 
 class Schema(KindAttributes):
-    """A schema with the product's tables. database: the name of its database.
+    """A schema with the product's tables. database: the name of its database; cell: number of the shared stack.
 
     tenant_column: every table and key begins with the tenant's id.
 
@@ -143,6 +143,7 @@ class Schema(KindAttributes):
     database: Annotated[Name, IDENTITY]
     tables: Annotated[tuple[Table, ...], IN_PLACE]
     tenant_column: Annotated[bool, Meaning(Change.IN_PLACE, derived=True)] = True
+    cell: Annotated[Count | None, Meaning(Change.IN_PLACE, derived=True)] = None
 
 
 class Role(KindAttributes):

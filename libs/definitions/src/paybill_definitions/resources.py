@@ -81,6 +81,7 @@ def _resource(blueprint: Blueprint, tier: TierBlueprint, definition: ResourceDef
     derived: dict[str, Any] = {"name": name_of(address, tier, values)}
     if kind == "schema":
         derived |= {"database": name_of(str(given.get("in_database")), tier, values), "tenant_column": True}
+        derived |= {"cell": values.cells.get(isolation, 1) if isolation is not Isolation.SILO else None}
     attributes = _attributes(address, kind, given | derived)
     needs = dict.fromkeys((*needs_of(attributes), *_outputs_used(tier, definition)))
     return Resource(address=address, layer=LAYERS[kind], isolation=isolation, attributes=attributes, needs=tuple(needs))

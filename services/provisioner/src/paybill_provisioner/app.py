@@ -1,10 +1,11 @@
 """Builds the service from its parts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import digest
+from paybill_contracts.placement import Isolation
 from paybill_runtime.app import Service
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -22,7 +23,21 @@ from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
 from paybill_provisioner.jobs import JOBS
 from paybill_provisioner.settings import Settings
-from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS, INCIDENTS, STATES, VIOLATIONS
+from paybill_provisioner.tables import (
+    BLUEPRINTS,
+    CELL_KEYS,
+    ENVIRONMENTS,
+    INCIDENTS,
+    STATES,
+    VIOLATIONS,
+    record_cells,
+)
+
+_MEMBERS = """
+SELECT resource->>'isolation', state->>'region', count(*) FROM environments,
+       LATERAL (SELECT built->'resource' AS resource FROM jsonb_array_elements(state->'built') AS built) AS resources
+WHERE resource->'attributes'->>'kind' = 'schema' AND resource->>'isolation' <> 'silo' GROUP BY 1, 2
+"""
 
 INVARIANTS = Invariants(
     VIOLATIONS,
@@ -35,13 +50,21 @@ INVARIANTS = Invariants(
 async def publish_blueprint(context: ServiceContext) -> None:
     """Publishes the blueprint of the settings at the first start; later ones are published by a person."""
     blueprint = context.settings.blueprint()
+    members = await _members(context)
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish_first(unit.get(BLUEPRINTS, BLUEPRINT_ID), blueprint))
+        record_cells(unit, members)
 
     cause = f"blueprint:{digest(blueprint)}"
     origin = Origin(cause, cause, "service:provisioner", "")
-    await context.decide(origin, decide, writes=[BLUEPRINTS.key(BLUEPRINT_ID)])
+    await context.decide(origin, decide, writes=[BLUEPRINTS.key(BLUEPRINT_ID), *CELL_KEYS])
+
+
+async def _members(context: ServiceContext) -> Mapping[tuple[Isolation, str], int]:
+    """Returns the number of tenants with a built schema, by isolation level and region."""
+    async with context.database.direct() as connection:
+        return {(Isolation(level), region): number for level, region, number in await connection.fetch(_MEMBERS)}
 
 
 def service() -> Service:

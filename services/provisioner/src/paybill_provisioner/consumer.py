@@ -1,5 +1,6 @@
 """Subscriptions of the service: each event and its verb in the domain."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from paybill_contracts.billing import EntitlementsSet
@@ -18,8 +19,9 @@ from paybill_runtime.messaging.subscriptions import Subscriptions
 
 from paybill_provisioner.domain import access, environments, planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
-from paybill_provisioner.domain.environments import Environment, EnvironmentEvent, id_of
-from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
+from paybill_provisioner.domain.environments import Environment, id_of
+from paybill_provisioner.domain.planning import PlanningEvent
+from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, ENVIRONMENTS, cells_in_force, record
 
 HANDLERS = Subscriptions()
 
@@ -37,8 +39,12 @@ def _environment(unit: UnitOfWork, fact: _OfTenant) -> Environment | None:
     return unit.get(ENVIRONMENTS, id_of(fact.tenant_id))
 
 
-def _record(unit: UnitOfWork, fact: _OfTenant, events: list[EnvironmentEvent]) -> None:
-    unit.record(ENVIRONMENTS, id_of(fact.tenant_id), events)
+def _record(unit: UnitOfWork, fact: _OfTenant, events: Sequence[PlanningEvent]) -> None:
+    record(unit, id_of(fact.tenant_id), events)
+
+
+def _writes_of_planning(fact: _OfTenant) -> list[Key]:
+    return [*_writes(fact), *CELL_KEYS]
 
 
 @HANDLERS.fact(TenantRequested, writes=_writes)
@@ -46,10 +52,14 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
     _record(unit, fact, environments.on_tenant_requested(_environment(unit, fact), fact))
 
 
-@HANDLERS.fact(EntitlementsSet, writes=_writes, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
+@HANDLERS.fact(EntitlementsSet, writes=_writes_of_planning, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContext) -> None:
     blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    _record(unit, fact, planning.on_entitlements_set(_environment(unit, fact), fact, blueprints, at.now))
+    _record(
+        unit,
+        fact,
+        planning.on_entitlements_set(_environment(unit, fact), fact, blueprints, cells_in_force(unit), at.now),
+    )
 
 
 @HANDLERS.fact(TenantSuspended, writes=_writes)
@@ -67,10 +77,12 @@ def holds_changed(unit: UnitOfWork, fact: HoldsChanged, _: DecisionContext) -> N
     _record(unit, fact, access.on_holds_changed(_environment(unit, fact), fact))
 
 
-@HANDLERS.fact(ReturnStarted, writes=_writes, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
+@HANDLERS.fact(ReturnStarted, writes=_writes_of_planning, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
 def return_started(unit: UnitOfWork, fact: ReturnStarted, at: DecisionContext) -> None:
     blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    _record(unit, fact, access.on_return_started(_environment(unit, fact), fact, blueprints, at.now))
+    _record(
+        unit, fact, access.on_return_started(_environment(unit, fact), fact, blueprints, cells_in_force(unit), at.now)
+    )
 
 
 @HANDLERS.fact(OffboardingStarted, writes=_writes)

@@ -16,15 +16,15 @@ from paybill_provisioner.domain import access, building, planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import (
     Environment,
-    EnvironmentEvent,
     PlanMismatchError,
     Status,
     existing,
     id_of,
 )
+from paybill_provisioner.domain.planning import PlanningEvent
 from paybill_provisioner.drivers import Driver, Drivers
 from paybill_provisioner.execution import Execution
-from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
+from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, ENVIRONMENTS, cells_in_force, record
 
 JOBS = JobRegistry()
 
@@ -113,7 +113,7 @@ async def plan_environments(job: Job[BlueprintPublished], _: Drivers) -> AsyncIt
     while ids := await job.ids(ENVIRONMENTS, after, PAGE):
         yield Outcome(
             partial(_compare, ids=ids),
-            writes=[ENVIRONMENTS.key(id_) for id_ in ids],
+            writes=[*CELL_KEYS, *(ENVIRONMENTS.key(id_) for id_ in ids)],
             reads=[BLUEPRINTS.key(BLUEPRINT_ID)],
         )
         after = ids[-1]
@@ -124,7 +124,7 @@ def _compare(unit: UnitOfWork, at: DecisionContext, ids: Sequence[str]) -> None:
     for id_ in ids:
         environment = unit.get(ENVIRONMENTS, id_)
         if environment is not None:
-            unit.record(ENVIRONMENTS, id_, planning.compare(environment, blueprints, at.now))
+            record(unit, id_, planning.compare(environment, blueprints, cells_in_force(unit), at.now))
 
 
 async def _current(
@@ -143,19 +143,19 @@ def _driver(drivers: Drivers, environment: Environment) -> Driver:
 
 
 def _outcome(
-    tenant_id: str, decision: Callable[[Environment], list[EnvironmentEvent]], *, last: bool = False
+    tenant_id: str, decision: Callable[[Environment], Sequence[PlanningEvent]], *, last: bool = False
 ) -> Outcome:
     """Returns the outcome that records the events of `decision` on the current state; `last` ends the effect."""
     environment_id = id_of(tenant_id)
 
     def decide(unit: UnitOfWork, at: DecisionContext) -> None:
         state = existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)
-        unit.record(ENVIRONMENTS, environment_id, decision(state))
+        record(unit, environment_id, decision(state))
         # The tenant may have become entitled to another size while the plan was open.
         after = existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)
         if after.status is not state.status:
             blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            unit.record(ENVIRONMENTS, environment_id, planning.compare(after, blueprints, at.now))
+            record(unit, environment_id, planning.compare(after, blueprints, cells_in_force(unit), at.now))
 
-    reads = [BLUEPRINTS.key(BLUEPRINT_ID)]
-    return Outcome(decide, writes=[ENVIRONMENTS.key(environment_id)], reads=reads, last=last)
+    writes = [ENVIRONMENTS.key(environment_id), *CELL_KEYS]
+    return Outcome(decide, writes=writes, reads=[BLUEPRINTS.key(BLUEPRINT_ID)], last=last)

@@ -1,15 +1,22 @@
 """Tables of the service: one JSON document a state, with generated columns for queries."""
 
+from collections.abc import Iterable, Mapping
+
+from paybill_contracts.cells import CellFact
+from paybill_contracts.placement import Isolation
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from paybill_runtime.decisions.incidents import Incidents
+from paybill_runtime.decisions.unit_of_work import UnitOfWork
 from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
-from paybill_provisioner.domain import blueprints, environments
-from paybill_provisioner.domain.blueprints import Blueprints
+from paybill_provisioner.domain import blueprints, cells, environments
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints
+from paybill_provisioner.domain.cells import SHARED, Cells, opened
 from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.planning import CellsInForce, PlanningEvent
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
@@ -20,6 +27,12 @@ class BlueprintRow(Base, table=True):
     """The blueprints in force: one row."""
 
     __tablename__ = "blueprints"
+
+
+class CellsRow(Base, table=True):
+    """Cells by isolation level: two rows."""
+
+    __tablename__ = "cells"
 
 
 class EnvironmentRow(Base, table=True):
@@ -59,6 +72,35 @@ class ViolationRow(Base, table=True):
 
 BLUEPRINTS = Stored("blueprint", BlueprintRow, Blueprints, blueprints.evolve, format=2)
 ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve, format=2)
+CELLS = Stored("cells", CellsRow, Cells, cells.evolve)
 INCIDENTS = Incidents("provisioner", IncidentRow)
 VIOLATIONS = Violations("provisioner", ViolationRow)
-STATES = (BLUEPRINTS, ENVIRONMENTS, INCIDENTS, VIOLATIONS)
+STATES = (BLUEPRINTS, CELLS, ENVIRONMENTS, INCIDENTS, VIOLATIONS)
+
+CELL_KEYS = tuple(CELLS.key(level) for level in SHARED)
+"""Keys of the cells, for decisions that may plan: the tenant's region is known after its environment is loaded."""
+
+
+def cells_in_force(unit: UnitOfWork) -> CellsInForce:
+    """Returns the loaded cells."""
+    return {level: unit.get(CELLS, level) for level in SHARED}
+
+
+def record(unit: UnitOfWork, environment_id: str, events: Iterable[PlanningEvent]) -> None:
+    """Records events of an environment, and the place that its tenant gets or frees."""
+    events = list(events)
+    unit.record(ENVIRONMENTS, environment_id, [each for each in events if not isinstance(each, CellFact)])
+    for each in events:
+        if isinstance(each, CellFact):
+            unit.record(CELLS, each.isolation, [each])
+
+
+def record_cells(unit: UnitOfWork, members: Mapping[tuple[Isolation, str], int] | None = None) -> None:
+    """Opens the cells of the blueprints in force.
+
+    members: tenants by isolation level and region, for an installation that had no cells.
+    """
+    blueprints = unit.get(BLUEPRINTS, BLUEPRINT_ID)
+    contents = [each.content for each in blueprints.in_force] if blueprints else []
+    for level in SHARED:
+        unit.record(CELLS, level, opened(unit.get(CELLS, level), level, contents, members or {}))

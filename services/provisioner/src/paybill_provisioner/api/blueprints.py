@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from paybill_provisioner.api.callers import Operator, Viewer
 from paybill_provisioner.domain import blueprints
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, InvalidBlueprintError, PublishedBlueprint
-from paybill_provisioner.tables import BLUEPRINTS
+from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, record_cells
 
 File = Annotated[
     str,
@@ -177,13 +177,14 @@ def router(context: ServiceContext) -> APIRouter:
             view = BlueprintPublication.of(state, read_file)
             if not dry_run:
                 unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish(state, read_file.content))
+                record_cells(unit)
             return view
 
         try:
             return await context.decide(
                 principal.origin,
                 decide,
-                writes=[] if dry_run else [key],
+                writes=[] if dry_run else [key, *CELL_KEYS],
                 reads=[key] if dry_run else [],
                 verb="" if dry_run else "publish_blueprint",
                 target=file,

@@ -29,7 +29,14 @@ from paybill_provisioner.domain.environments import (
     existing,
     id_of,
 )
-from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS, EnvironmentRow
+from paybill_provisioner.tables import (
+    BLUEPRINTS,
+    CELL_KEYS,
+    ENVIRONMENTS,
+    EnvironmentRow,
+    cells_in_force,
+    record,
+)
 
 EnvironmentOrTenantId = Annotated[
     str,
@@ -221,14 +228,14 @@ def router(context: ServiceContext) -> APIRouter:
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> EnvironmentView:
             blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            events = planning.retry(unit.get(ENVIRONMENTS, id_), environment, blueprints, at.now)
-            unit.record(ENVIRONMENTS, id_, events)
+            events = planning.retry(unit.get(ENVIRONMENTS, id_), environment, blueprints, cells_in_force(unit), at.now)
+            record(unit, id_, events)
             return EnvironmentView.full(existing(unit.get(ENVIRONMENTS, id_), environment))
 
         return await context.decide(
             principal.origin,
             decide,
-            writes=[ENVIRONMENTS.key(id_)],
+            writes=[ENVIRONMENTS.key(id_), *CELL_KEYS],
             reads=[BLUEPRINTS.key(BLUEPRINT_ID)],
             verb="retry",
             target=environment,

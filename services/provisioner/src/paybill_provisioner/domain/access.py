@@ -28,7 +28,7 @@ from paybill_contracts.tenant import (
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import access_change, ready
 from paybill_provisioner.domain.environments import Desired, Environment, EnvironmentEvent, Status, evolve, existing
-from paybill_provisioner.domain.planning import towards
+from paybill_provisioner.domain.planning import CellsInForce, PlanningEvent, towards
 from paybill_provisioner.domain.sizes import Size
 
 NOTHING_EXPORTED = Export(location="nothing", sha256=sha256(b"").hexdigest(), size_bytes=0, rows=0)
@@ -98,8 +98,8 @@ def retained(environment: Environment, export: Export) -> list[EnvironmentEvent]
 
 
 def on_return_started(
-    environment: Environment | None, fact: ReturnStarted, blueprints: Blueprints, now: datetime
-) -> list[EnvironmentEvent]:
+    environment: Environment | None, fact: ReturnStarted, blueprints: Blueprints, cells: CellsInForce, now: datetime
+) -> list[PlanningEvent]:
     """Starts to restore the retained environment, with its data. One that was never complete is planned again.
 
     A tenant that was cancelled may return before its environment is retained: the export that runs has no outcome then.
@@ -116,7 +116,7 @@ def on_return_started(
     after = evolve(environment, started)
     return [
         started,
-        *towards(after, desired, blueprints, now, reason=f"the plan {fact.plan} needs {desired.size.text}"),
+        *towards(after, desired, blueprints, cells, now, reason=f"the plan {fact.plan} needs {desired.size.text}"),
     ]
 
 

@@ -22,7 +22,8 @@ from paybill_contracts.environment_plans import (
     StepsIntended,
 )
 from paybill_contracts.errors import ConflictError, NotFoundError
-from paybill_contracts.placement import Preset
+from paybill_contracts.kinds import Schema
+from paybill_contracts.placement import Isolation, Preset
 from paybill_contracts.provisioner import (
     Access,
     AccessChangeStarted,
@@ -181,6 +182,14 @@ class Environment:
     def outputs(self) -> Mapping[str, Mapping[str, str]]:
         """Drivers' outputs of the built resources, by address."""
         return {each.resource.address: each.outputs for each in self.built}
+
+    def cell_of(self, isolation: Isolation) -> int | None:
+        """Returns the number of the cell of this level in which the tenant has a place, also when nothing is built."""
+        planned = [step.after for step in (self.plan.steps if self.plan else ()) if step.after is not None]
+        for resource in (*(each.resource for each in self.built), *planned):
+            if isinstance(resource.attributes, Schema) and resource.isolation is isolation:
+                return resource.attributes.cell
+        return None
 
     @property
     def remaining(self) -> tuple[Step, ...]:

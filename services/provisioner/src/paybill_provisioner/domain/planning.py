@@ -1,11 +1,12 @@
 """Planning: the steps from what is built to what the tenant is entitled to, or the reason why there is no plan."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import assert_never
 
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import LimitFeature
+from paybill_contracts.cells import CellPlaceFreed, CellPlaceTaken
 from paybill_contracts.environment_plans import (
     BlueprintRef,
     EnvironmentDesired,
@@ -17,6 +18,7 @@ from paybill_contracts.environment_plans import (
 )
 from paybill_contracts.errors import ConflictError, DomainError
 from paybill_contracts.event import digest
+from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
 from paybill_definitions.resources import ResourceError, Values, render
 
@@ -27,6 +29,7 @@ from paybill_provisioner.domain.blueprints import (
     definition_of,
 )
 from paybill_provisioner.domain.building import ended
+from paybill_provisioner.domain.cells import Cells, RegionFullError, place_taken
 from paybill_provisioner.domain.environments import (
     Desired,
     Environment,
@@ -46,7 +49,18 @@ PUBLISH = "publish a blueprint that has it; the environment is then planned by i
 PLANNED_AGAIN = "the environment is planned again"
 WAITS_FOR = "an operator, who moves the tenant: this version of the provisioner moves no data"
 
-_CANNOT_BE_PLANNED = (UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError)
+PlanningEvent = EnvironmentEvent | CellPlaceTaken | CellPlaceFreed
+CellsInForce = Mapping[Isolation, Cells | None]
+"""Cells by their isolation level."""
+
+_CANNOT_BE_PLANNED = (
+    UnknownTierError,
+    UnknownRegionError,
+    RegionFullError,
+    ResourceError,
+    BrokenGraphError,
+    ChangeRefusedError,
+)
 
 
 class EnvironmentNotFailedError(ConflictError):
@@ -56,18 +70,22 @@ class EnvironmentNotFailedError(ConflictError):
 
 
 def on_entitlements_set(
-    environment: Environment | None, fact: EntitlementsSet, blueprints: Blueprints, now: datetime
-) -> list[EnvironmentEvent]:
+    environment: Environment | None, fact: EntitlementsSet, blueprints: Blueprints, cells: CellsInForce, now: datetime
+) -> list[PlanningEvent]:
     """Records what the tenant is entitled to, in every status, and plans it. Raises EnvironmentUnknownError."""
     environment = existing(environment, fact.tenant_id)
     limits = {each.key: each.limit for each in fact.features if isinstance(each, LimitFeature)}
     desired = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits, fact.allows_access)
     if desired == environment.desired and environment.status is not Status.FAILED:
         return []
-    return towards(environment, desired, blueprints, now, reason=f"the plan {fact.plan.plan} needs {desired.size.text}")
+    return towards(
+        environment, desired, blueprints, cells, now, reason=f"the plan {fact.plan.plan} needs {desired.size.text}"
+    )
 
 
-def compare(environment: Environment, blueprints: Blueprints, now: datetime) -> list[EnvironmentEvent]:
+def compare(
+    environment: Environment, blueprints: Blueprints, cells: CellsInForce, now: datetime
+) -> list[PlanningEvent]:
     """Plans the environment when its desired state differs from the planned one and no plan is open.
 
     A failed plan is not repeated: that needs another desired state, another blueprint or an operator.
@@ -76,10 +94,12 @@ def compare(environment: Environment, blueprints: Blueprints, now: datetime) -> 
     unchanged = plan is not None and plan.blueprint.content_hash in hashes
     if environment.desired is None or (environment.failure is not None and unchanged):
         return []
-    return towards(environment, environment.desired, blueprints, now)
+    return towards(environment, environment.desired, blueprints, cells, now)
 
 
-def retry(environment: Environment | None, id_: str, blueprints: Blueprints, now: datetime) -> list[EnvironmentEvent]:
+def retry(
+    environment: Environment | None, id_: str, blueprints: Blueprints, cells: CellsInForce, now: datetime
+) -> list[PlanningEvent]:
     """Plans again what is desired now, after a failure or a refusal; built resources stay.
 
     Raises EnvironmentUnknownError, EnvironmentNotFailedError.
@@ -91,14 +111,19 @@ def retry(environment: Environment | None, id_: str, blueprints: Blueprints, now
         raise EnvironmentNotFailedError(
             f"the environment is {environment.status}; only a plan that failed or was refused can be retried"
         )
-    return towards(environment, environment.desired, blueprints, now)
+    return towards(environment, environment.desired, blueprints, cells, now)
 
 
 def towards(
-    environment: Environment, desired: Desired, blueprints: Blueprints, now: datetime, reason: str = ""
-) -> list[EnvironmentEvent]:
+    environment: Environment,
+    desired: Desired,
+    blueprints: Blueprints,
+    cells: CellsInForce,
+    now: datetime,
+    reason: str = "",
+) -> list[PlanningEvent]:
     """Returns the events that make `desired` the desired state, and its plan, its refusal or its pending change."""
-    events: list[EnvironmentEvent] = [] if desired == environment.desired else [_desired(environment, desired)]
+    events: list[PlanningEvent] = [] if desired == environment.desired else [_desired(environment, desired)]
     match environment.status:
         case Status.BUILDING | Status.CHANGING | Status.RETAINING | Status.RETAINED | Status.RESTORING:
             return events
@@ -108,22 +133,45 @@ def towards(
         case _:
             assert_never(environment.status)
     try:
-        plan = plan_of(environment, desired, blueprints)
+        place = _place(environment, desired, blueprints, cells)
+        plan = plan_of(environment, desired, blueprints, place)
     except _CANNOT_BE_PLANNED as error:
         return [*events, *_refused(environment, desired, error)]
     if environment.epoch and moves_data(plan.steps):
         return [*events, *_pending(environment, desired, reason, now)]
-    return _planned(environment, events, plan)
+    planned = _planned(environment, events, plan)
+    return [*planned, place] if isinstance(place, CellPlaceTaken) else planned
 
 
-def plan_of(environment: Environment, desired: Desired, blueprints: Blueprints) -> Plan:
-    """Returns the plan from the built resources to those of `desired`.
+def _place(
+    environment: Environment, desired: Desired, blueprints: Blueprints, cells: CellsInForce
+) -> CellPlaceTaken | int | None:
+    """Returns the place that the tenant gets in a cell, or the number of the cell that it is in; None for a silo.
+
+    Raises UnknownTierError, UnknownRegionError, RegionFullError.
+    """
+    _, tier = definition_of(blueprints, desired.size.tier, desired.size.preset, environment.region)
+    isolation = tier.layers.data
+    if isolation is Isolation.SILO:
+        return None
+    current = environment.cell_of(isolation)
+    if current is not None:
+        return current
+    return place_taken(cells.get(isolation), isolation, environment.region, environment.tenant_id, environment.id)
+
+
+def plan_of(
+    environment: Environment, desired: Desired, blueprints: Blueprints, place: CellPlaceTaken | int | None
+) -> Plan:
+    """Returns the plan from the built resources to those of `desired`, in the cell of `place`.
 
     Raises UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError.
     """
     size = desired.size
     blueprint, tier = definition_of(blueprints, size.tier, size.preset, environment.region)
-    values = Values(environment.tenant_id, environment.slug, environment.region, desired.limits)
+    number = place.number if isinstance(place, CellPlaceTaken) else place
+    cells = {tier.layers.data: number} if number is not None else {}
+    values = Values(environment.tenant_id, environment.slug, environment.region, desired.limits, cells)
     target = render(blueprint.content, tier, values)
     return Plan(
         environment_id=environment.id,
@@ -158,7 +206,7 @@ def require_plan(environment: Environment, fact: EnvironmentPlanned) -> None:
         )
 
 
-def _planned(environment: Environment, events: list[EnvironmentEvent], plan: Plan) -> list[EnvironmentEvent]:
+def _planned(environment: Environment, events: list[PlanningEvent], plan: Plan) -> list[PlanningEvent]:
     """Returns the events of a plan; one without steps is complete at once, and an equal one is not recorded."""
     last = environment.plan
     if environment.pending is not None:
@@ -192,7 +240,7 @@ def _desired(environment: Environment, desired: Desired) -> EnvironmentDesired:
     )
 
 
-def _refused(environment: Environment, desired: Desired, error: DomainError) -> list[EnvironmentEvent]:
+def _refused(environment: Environment, desired: Desired, error: DomainError) -> list[PlanningEvent]:
     """Returns the refusal, unless it is recorded already."""
     refusal = Refusal(error.code, str(error)[:500], PUBLISH)
     if refusal == environment.refusal and desired == environment.desired:
@@ -211,7 +259,7 @@ def _refused(environment: Environment, desired: Desired, error: DomainError) -> 
     ]
 
 
-def _pending(environment: Environment, desired: Desired, reason: str, now: datetime) -> list[EnvironmentEvent]:
+def _pending(environment: Environment, desired: Desired, reason: str, now: datetime) -> list[PlanningEvent]:
     """Returns the pending change of an environment whose data would have to move, unless it is recorded already."""
     built = environment.built_size
     if built is None or (environment.pending is not None and environment.desired_size == desired.size):
@@ -241,7 +289,7 @@ def _settled(environment: Environment, size: Size, reason: str) -> EnvironmentCh
     )
 
 
-def on_leaving(environment: Environment | None) -> list[EnvironmentEvent]:
+def on_leaving(environment: Environment | None) -> list[PlanningEvent]:
     """Ends a pending change, because a tenant that leaves keeps what it has."""
     if environment is None or environment.pending is None or environment.built_size is None:
         return []
