@@ -8,8 +8,8 @@ import pytest
 from boundaries import (
     CHASSIS_OWNERS,
     DYNAMIC_USERS,
+    NAMED_TABLE_WRITERS,
     NETWORK_USERS,
-    STATE_WRITERS,
     dotted,
     dynamic,
     foreign_sql,
@@ -49,7 +49,7 @@ def test_modules_are_imported_by_their_names() -> None:
 def test_every_exception_is_needed() -> None:
     assert [name for name in NETWORK_USERS if not network("other", SOURCES[name])] == []
     assert [name for name in DYNAMIC_USERS if not dynamic("other", SOURCES[name])] == []
-    assert [name for name in STATE_WRITERS if not sql("other", SOURCES[name])] == []
+    assert [name for name in NAMED_TABLE_WRITERS if not sql("other", SOURCES[name])] == []
 
 
 def test_the_sql_of_a_table_is_in_the_module_that_owns_it() -> None:

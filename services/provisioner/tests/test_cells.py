@@ -30,19 +30,19 @@ def placed(state: Cells, region: str = "eu-central") -> Cells:
     return cells.evolve(state, cells.place_taken(state, POOL, region, TENANT, ENVIRONMENT_ID))
 
 
-def members(state: Cells, region: str = "eu-central") -> list[int]:
-    return [cell.members for cell in state.of(region)]
+def tenants(state: Cells, region: str = "eu-central") -> list[int]:
+    return [cell.tenants for cell in state.of(region)]
 
 
 def test_a_tenant_gets_a_place_in_the_emptiest_cell() -> None:
     state = pool()
-    counts = [members(state)]
+    counts = [tenants(state)]
     for _ in range(4):
         state = placed(state)
-        counts.append(members(state))
+        counts.append(tenants(state))
 
     assert counts == [[0, 0], [1, 0], [1, 1], [2, 1], [2, 2]]
-    assert members(state, "us-east") == [0, 0]
+    assert tenants(state, "us-east") == [0, 0]
 
 
 def test_a_full_region_is_refused_and_the_free_ones_are_named() -> None:
@@ -58,13 +58,13 @@ def test_a_drained_cell_takes_no_new_tenant_until_it_is_reopened() -> None:
         state = cells.evolve(state, event)
     after_two = placed(placed(state))
 
-    assert members(after_two) == [0, 2]
+    assert tenants(after_two) == [0, 2]
     with pytest.raises(RegionFullError):
         placed(after_two)
     assert cells.drain(state, POOL, "eu-central", 1, "again") == []
     for event in cells.reopen(after_two, POOL, "eu-central", 1):
         after_two = cells.evolve(after_two, event)
-    assert members(placed(after_two)) == [1, 2]
+    assert tenants(placed(after_two)) == [1, 2]
     with pytest.raises(CellUnknownError, match="known are eu-central 1, eu-central 2"):
         cells.drain(state, POOL, "eu-central", 3, "maintenance")
 
@@ -74,7 +74,7 @@ def test_more_cells_and_another_capacity_are_opened_and_none_is_closed() -> None
     for event in cells.opened(state, POOL, [groups(2, 5)], {}):
         state = cells.evolve(state, event)
 
-    assert [(cell.capacity, cell.members) for cell in state.of("eu-central")] == [(5, 1), (5, 0)]
+    assert [(cell.capacity, cell.tenants) for cell in state.of("eu-central")] == [(5, 1), (5, 0)]
     assert cells.opened(state, POOL, [groups(1, 5)], {}) == []
 
 
@@ -84,11 +84,11 @@ def test_tenants_of_an_installation_without_cells_are_counted_in_the_first_cell(
         state = cells.evolve(state, event)
 
     assert state is not None
-    assert (members(state), members(state, "us-east")) == ([7, 0], [0, 0])
+    assert (tenants(state), tenants(state, "us-east")) == ([7, 0], [0, 0])
 
 
 @given(st.lists(st.sampled_from(["eu-central", "us-east"]), max_size=30))
-def test_no_cell_has_more_tenants_than_places(regions: list[str]) -> None:
+def test_no_cell_has_more_tenants_than_its_capacity(regions: list[str]) -> None:
     state, placed_in = pool(2, 3), 0
     for region in regions:
         try:
@@ -98,8 +98,8 @@ def test_no_cell_has_more_tenants_than_places(regions: list[str]) -> None:
         else:
             placed_in += 1
 
-    assert sum(cell.members for cell in state.cells) == placed_in
-    assert all(cell.members <= cell.capacity for cell in state.cells)
+    assert sum(cell.tenants for cell in state.cells) == placed_in
+    assert all(cell.tenants <= cell.capacity for cell in state.cells)
 
 
 def test_a_plan_names_the_cell_and_takes_its_place_in_the_same_decision() -> None:

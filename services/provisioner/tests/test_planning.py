@@ -1,4 +1,4 @@
-"""What a tenant is entitled to is never forgotten: it is planned, refused with a reason, or pending."""
+"""The state that a tenant is entitled to is never forgotten: it is planned, refused with a reason, or pending."""
 
 from dataclasses import replace
 from datetime import timedelta

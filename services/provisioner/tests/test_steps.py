@@ -148,7 +148,7 @@ def test_what_needs_a_replaced_resource_is_replaced_too() -> None:
     ]
 
 
-def test_a_move_from_a_pool_to_a_silo_deletes_nothing_that_others_use() -> None:
+def test_a_change_from_a_pool_to_a_silo_deletes_nothing_that_others_use() -> None:
     steps = diff(rendered(Preset.SILO, 50), rendered(Preset.POOLED))
     found = {(step.action, step.address): step for step in steps}
 
@@ -163,7 +163,7 @@ def test_a_move_from_a_pool_to_a_silo_deletes_nothing_that_others_use() -> None:
     assert found[StepAction.REPLACE, "schema.main"].reason == "placement of layer data changed from pool to silo"
 
 
-def test_a_move_from_a_silo_to_a_pool_deletes_the_silo() -> None:
+def test_a_change_from_a_silo_to_a_pool_deletes_the_silo() -> None:
     steps = diff(rendered(Preset.POOLED), rendered(Preset.SILO))
 
     assert [step.address for step in steps if step.action is StepAction.DELETE] == [

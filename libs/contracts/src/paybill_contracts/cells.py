@@ -1,6 +1,6 @@
 """Facts of cells: shared stacks of a region with a capacity, such as the databases of a pool."""
 
-from paybill_contracts.event import Event, Value
+from paybill_contracts.event import Event
 from paybill_contracts.placement import Isolation
 from paybill_contracts.values import Count, EnvironmentId, Key, TenantId, Text
 
@@ -14,10 +14,10 @@ class CellFact(Event):
 
 
 class CellOpened(CellFact, type="provisioner.cell_opened", version=1, aggregate="cells", key="isolation"):
-    """A blueprint has this cell, or another capacity of it. members: tenants that are in it already."""
+    """A blueprint has this cell, or another capacity of it. tenants: number of those in it already."""
 
     capacity: Count
-    members: Count = 0
+    tenants: Count = 0
 
 
 class CellPlaceTaken(CellFact, type="provisioner.cell_place_taken", version=1, aggregate="cells", key="isolation"):
@@ -42,11 +42,3 @@ class CellDrained(CellFact, type="provisioner.cell_drained", version=1, aggregat
 
 class CellReopened(CellFact, type="provisioner.cell_reopened", version=1, aggregate="cells", key="isolation"):
     """The cell takes new tenants again."""
-
-
-class FreeCell(Value):
-    """A cell with free places."""
-
-    region: Key
-    isolation: Isolation
-    places: Count

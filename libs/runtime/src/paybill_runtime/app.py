@@ -19,7 +19,6 @@ from sqlalchemy import text
 
 from paybill_runtime import clock
 from paybill_runtime.database.leases import RELAY, Leases
-from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import NOTIFY_CHANNEL
 from paybill_runtime.decisions.aggregates import AnyStored
@@ -61,7 +60,7 @@ from paybill_runtime.messaging.publication_spans import FactDuration, Publicatio
 from paybill_runtime.messaging.relay import Relay
 from paybill_runtime.messaging.retry_queue import RetryQueue
 from paybill_runtime.messaging.subscriptions import Subscriptions
-from paybill_runtime.replay.verify import rebuild_changed_formats
+from paybill_runtime.replay.formats import migrate_states
 from paybill_runtime.security.data_keys import RECIPIENTS, DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets, Secrets
@@ -225,8 +224,7 @@ class Running:
         """Migrates, then starts every loop. The names of loops are keys of the health checks."""
         try:
             await self._resources.enter_async_context(self.service.lifespan(self.context))
-            await self._retry_until_available(partial(migrate, self.database, self.service.name))
-            await self._retry_until_available(partial(rebuild_changed_formats, self.database, self.service.states))
+            await self._retry_until_available(partial(migrate_states, self.database, self.service))
             self.loops.start("decider", self.group_commit.run)
             self.loops.start("connect", self.broker.run)
             await self._retry_until_available(self.leases.tick)

@@ -8,12 +8,11 @@ import sys
 from paybill_contracts.settings import unknown_settings
 
 from paybill_runtime.app import Service, serve
-from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.replay.command import exit_code, print_reports
+from paybill_runtime.replay.formats import migrate_states
 from paybill_runtime.replay.process import Target
-from paybill_runtime.replay.verify import rebuild_changed_formats
 from paybill_runtime.settings import read_secret
 
 
@@ -45,8 +44,7 @@ async def _migrate(service: Service) -> int:
     password = read_secret(settings.database_password_file)
     database = Database(settings.database_url, password, f"{service.name}-migrate")
     try:
-        await migrate(database, service.name)
-        for kind in await rebuild_changed_formats(database, service.states):
+        for kind in await migrate_states(database, service):
             sys.stderr.write(f"the table of {kind} was written again from the facts\n")
         return 0
     finally:

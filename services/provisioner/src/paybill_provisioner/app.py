@@ -1,6 +1,6 @@
 """Builds the service from its parts."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from paybill_contracts.envelope import Origin
@@ -25,6 +25,7 @@ from paybill_provisioner.jobs import JOBS
 from paybill_provisioner.settings import Settings
 from paybill_provisioner.tables import (
     BLUEPRINTS,
+    BUILT_IN_SHARED,
     CELL_KEYS,
     ENVIRONMENTS,
     INCIDENTS,
@@ -32,12 +33,6 @@ from paybill_provisioner.tables import (
     VIOLATIONS,
     record_cells,
 )
-
-_MEMBERS = """
-SELECT resource->>'isolation', state->>'region', count(*) FROM environments,
-       LATERAL (SELECT built->'resource' AS resource FROM jsonb_array_elements(state->'built') AS built) AS resources
-WHERE resource->'attributes'->>'kind' = 'schema' AND resource->>'isolation' <> 'silo' GROUP BY 1, 2
-"""
 
 INVARIANTS = Invariants(
     VIOLATIONS,
@@ -50,21 +45,17 @@ INVARIANTS = Invariants(
 async def publish_blueprint(context: ServiceContext) -> None:
     """Publishes the blueprint of the settings at the first start; later ones are published by a person."""
     blueprint = context.settings.blueprint()
-    members = await _members(context)
+    async with context.database.transaction() as connection:
+        built = await connection.execute(BUILT_IN_SHARED)
+        tenants = {(Isolation(row.isolation), row.region): row.tenants for row in built}
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish_first(unit.get(BLUEPRINTS, BLUEPRINT_ID), blueprint))
-        record_cells(unit, members)
+        record_cells(unit, tenants)
 
     cause = f"blueprint:{digest(blueprint)}"
     origin = Origin(cause, cause, "service:provisioner", "")
     await context.decide(origin, decide, writes=[BLUEPRINTS.key(BLUEPRINT_ID), *CELL_KEYS])
-
-
-async def _members(context: ServiceContext) -> Mapping[tuple[Isolation, str], int]:
-    """Returns the number of tenants with a built schema, by isolation level and region."""
-    async with context.database.direct() as connection:
-        return {(Isolation(level), region): number for level, region, number in await connection.fetch(_MEMBERS)}
 
 
 def service() -> Service:

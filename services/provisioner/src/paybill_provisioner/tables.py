@@ -9,7 +9,7 @@ from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.unit_of_work import UnitOfWork
 from paybill_runtime.decisions.violations import Violations
-from sqlalchemy import Index, MetaData
+from sqlalchemy import Index, MetaData, text
 from sqlalchemy.orm import registry
 
 from paybill_provisioner.domain import blueprints, cells, environments
@@ -81,6 +81,14 @@ CELL_KEYS = tuple(CELLS.key(level) for level in SHARED)
 """Keys of the cells, for decisions that may plan: the tenant's region is known after its environment is loaded."""
 
 
+BUILT_IN_SHARED = text(
+    "SELECT resource->>'isolation' AS isolation, state->>'region' AS region, count(*) AS tenants FROM environments, "
+    "LATERAL (SELECT built->'resource' AS resource FROM jsonb_array_elements(state->'built') AS built) AS resources "
+    "WHERE resource->'attributes'->>'kind' = 'schema' AND resource->>'isolation' <> 'silo' GROUP BY 1, 2"
+)
+"""Number of the tenants with a schema in a pool or bridge, for the first cells of an installation that had none."""
+
+
 def cells_in_force(unit: UnitOfWork) -> CellsInForce:
     """Returns the loaded cells."""
     return {level: unit.get(CELLS, level) for level in SHARED}
@@ -95,12 +103,12 @@ def record(unit: UnitOfWork, environment_id: str, events: Iterable[PlanningEvent
             unit.record(CELLS, each.isolation, [each])
 
 
-def record_cells(unit: UnitOfWork, members: Mapping[tuple[Isolation, str], int] | None = None) -> None:
+def record_cells(unit: UnitOfWork, tenants: Mapping[tuple[Isolation, str], int] | None = None) -> None:
     """Opens the cells of the blueprints in force.
 
-    members: tenants by isolation level and region, for an installation that had no cells.
+    tenants: number by isolation level and region, for an installation that had no cells.
     """
     blueprints = unit.get(BLUEPRINTS, BLUEPRINT_ID)
     contents = [each.content for each in blueprints.in_force] if blueprints else []
     for level in SHARED:
-        unit.record(CELLS, level, opened(unit.get(CELLS, level), level, contents, members or {}))
+        unit.record(CELLS, level, opened(unit.get(CELLS, level), level, contents, tenants or {}))

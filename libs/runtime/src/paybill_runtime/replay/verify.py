@@ -39,11 +39,6 @@ _OWNERS = text(
     "SELECT DISTINCT owner FROM chassis.lease WHERE owner <> '' AND "
     "EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name = lease.owner)"
 )
-_FORMATS = text("SELECT kind, format FROM chassis.state_format")
-_SET_FORMAT = text(
-    "INSERT INTO chassis.state_format (kind, format) VALUES (:kind, :format) "
-    "ON CONFLICT (kind) DO UPDATE SET format = excluded.format"
-)
 _LOCK = text("SELECT name FROM chassis.lease ORDER BY name FOR UPDATE")
 
 
@@ -165,34 +160,16 @@ async def _log(client: Client, service: str) -> AsyncIterator[Sequence[Msg]]:
         raise LogUnavailableError(reason(error)) from error
 
 
-async def rebuild_changed_formats(database: Database, states: Sequence[AnyStored]) -> list[str]:
-    """Writes the tables again whose format has changed, from the facts in the outbox. Returns their kinds.
-
-    Raises ConfigurationError when another process of the service runs, or when the facts cannot be folded.
-    """
-    async with database.transaction() as connection:
-        rows = await connection.execute(_FORMATS)
-        formats: dict[str, int] = {row.kind: row.format for row in rows}
-        changed = [each for each in states if formats.get(each.kind, 1) != each.format]
-        if not changed:
-            return []
-        await _require_stopped(connection)
-        await _write(connection, changed)
-        new = [{"kind": each.kind, "format": each.format} for each in changed]
-        await connection.execute(_SET_FORMAT, new)
-    return [each.kind for each in changed]
-
-
 async def _rebuild(database: Database, states: Sequence[AnyStored], newest_position: int) -> None:
     """Writes all states again in one transaction, while no process owns a lease."""
     async with database.transaction() as connection:
-        await _require_stopped(connection)
+        await require_stopped(connection)
         if (await connection.execute(NEWEST_POSITION)).scalar_one() != newest_position:
             raise ConfigurationError("a fact was decided after the log was read; rebuild again")
-        await _write(connection, states)
+        await write(connection, states)
 
 
-async def _require_stopped(connection: AsyncConnection) -> None:
+async def require_stopped(connection: AsyncConnection) -> None:
     """Locks all leases. Raises ConfigurationError when a process owns one."""
     await connection.execute(_LOCK)
     owners = (await connection.execute(_OWNERS)).scalars().all()
@@ -200,7 +177,7 @@ async def _require_stopped(connection: AsyncConnection) -> None:
         raise ConfigurationError(f"{', '.join(owners)} still runs; stop it, then rebuild again")
 
 
-async def _write(connection: AsyncConnection, states: Sequence[AnyStored]) -> None:
+async def write(connection: AsyncConnection, states: Sequence[AnyStored]) -> None:
     """Writes the tables of `states` from the outbox. Raises ConfigurationError when a fact cannot be folded."""
     for stored in states:
         await connection.execute(text(f"DELETE FROM {stored.table.name}"))  # noqa: S608  # a name in our code

@@ -29,18 +29,18 @@ class CellUnknownError(NotFoundError):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A shared stack. members: tenants that have a place in it; drained: it takes no other one."""
+    """A shared stack. tenants: number of those that have a place in it; drained: it takes no other one."""
 
     region: str
     number: int
     capacity: int
-    members: int = 0
+    tenants: int = 0
     drained: bool = False
 
     @property
     def free(self) -> int:
         """Places for new tenants."""
-        return 0 if self.drained else max(self.capacity - self.members, 0)
+        return 0 if self.drained else max(self.capacity - self.tenants, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ def opened(
     cells: Cells | None,
     isolation: Isolation,
     blueprints: Iterable[Blueprint],
-    members: Mapping[tuple[Isolation, str], int],
+    tenants: Mapping[tuple[Isolation, str], int],
 ) -> list[CellEvent]:
     """Opens the cells that the blueprints in force have, and changes capacities. No cell is ever closed.
 
-    members: tenants by isolation level and region that are in the first cell of an installation that had no cells.
+    tenants: number by isolation level and region of those in the first cell of an installation that had no cells.
     """
     known = {(cell.region, cell.number): cell for cell in (cells.cells if cells else ())}
     events: list[CellEvent] = []
@@ -75,14 +75,14 @@ def opened(
                 for number in range(1, group.count + 1):
                     cell = known.get((region, number))
                     if cell is None or cell.capacity != group.capacity:
-                        first = members.get((isolation, region), 0) if number == 1 else 0
+                        first = tenants.get((isolation, region), 0) if number == 1 else 0
                         events.append(
                             CellOpened(
                                 isolation=isolation,
                                 region=region,
                                 number=number,
                                 capacity=group.capacity,
-                                members=cell.members if cell else first,
+                                tenants=cell.tenants if cell else first,
                             )
                         )
     return events
@@ -122,12 +122,12 @@ def evolve(cells: Cells | None, event: CellEvent) -> Cells:
     key = event.region, event.number
     match event:
         case CellOpened():
-            old = at.get(key) or Cell(event.region, event.number, event.capacity, event.members)
+            old = at.get(key) or Cell(event.region, event.number, event.capacity, event.tenants)
             at[key] = replace(old, capacity=event.capacity)
         case CellPlaceTaken():
-            at[key] = replace(at[key], members=at[key].members + 1)
+            at[key] = replace(at[key], tenants=at[key].tenants + 1)
         case CellPlaceFreed():
-            at[key] = replace(at[key], members=at[key].members - 1)
+            at[key] = replace(at[key], tenants=at[key].tenants - 1)
         case CellDrained():
             at[key] = replace(at[key], drained=True)
         case CellReopened():
@@ -150,7 +150,7 @@ def _full(cells: Cells | None, isolation: Isolation, region: str) -> str:
     for cell in cells.cells if cells else ():
         if cell.free:
             free[cell.region] = free.get(cell.region, 0) + cell.free
-    elsewhere = ", ".join(f"{name} ({places})" for name, places in sorted(free.items())) or "nowhere"
+    elsewhere = ", ".join(f"{name} ({number})" for name, number in sorted(free.items())) or "nowhere"
     return (
         f"every {isolation} cell of {region} is full or drained; free places are in: {elsewhere}; "
         "publish a blueprint with more cells"

@@ -247,7 +247,7 @@ def delete_rows(namespace: DatabaseNamespace, role: str, *, exists: bool) -> str
 
     The policy shows the rows to a role of that name alone. A login that is deleted already exists again until the end.
     """
-    name, members = ident(role), f"{ident(namespace.connect_group)}, {ident(namespace.write_group)}"
+    name, memberships = ident(role), f"{ident(namespace.connect_group)}, {ident(namespace.write_group)}"
     rows = [
         f"DELETE FROM {ident(namespace.schema)}.{ident(table.name)}"  # noqa: S608  # quoted names
         for table in namespace.tables
@@ -257,12 +257,12 @@ def delete_rows(namespace: DatabaseNamespace, role: str, *, exists: bool) -> str
     return ";\n".join(
         [
             *create,
-            f"GRANT {members} TO {name} WITH INHERIT TRUE, SET FALSE",
+            f"GRANT {memberships} TO {name} WITH INHERIT TRUE, SET FALSE",
             f"GRANT {name} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE",
             f"SET LOCAL ROLE {name}",
             *rows,
             "RESET ROLE",
-            f"REVOKE {members} FROM {name}",
+            f"REVOKE {memberships} FROM {name}",
             end,
         ]
     )
