@@ -159,6 +159,7 @@ def _is_pure(module: str, name: str) -> bool:
 
 
 CHASSIS_OWNERS = {
+    "chassis.api_key": "paybill_runtime.messaging.api_key_copies",
     "chassis.data_key": "paybill_runtime.security.data_keys",
     "chassis.idempotency": "paybill_runtime.decisions.context",
     "chassis.job": "paybill_runtime.decisions.job_rows",

@@ -9,9 +9,10 @@ from fastapi import APIRouter
 from paybill_bench import hop
 from paybill_bench.access import ServerAccess
 from paybill_bench.facts import HopMetered
-from paybill_runtime.app import Service, serve
+from paybill_runtime.app import Service
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
+from paybill_runtime.serving import serve
 from paybill_runtime.settings import ServiceSettings
 
 

@@ -9,6 +9,7 @@ from asyncapi_document import COMMITTED, merged, services, text
 from paybill_contracts.event import Event, latest_event
 from paybill_contracts.schemas import name_of, published_events, schema_of, untitled
 from paybill_runtime.messaging import asyncapi
+from paybill_runtime.messaging.api_key_copies import FACTS as KEY_FACTS
 
 SERVICES = {service.name: service for service in services()}
 DOCUMENT = json.loads(COMMITTED.read_text(encoding="utf-8"))
@@ -60,6 +61,7 @@ def test_a_service_receives_what_it_handles_and_sends_what_it_owns(name: str) ->
 
     assert found == {
         *(("receive", f"#/channels/{name_of(handler.event)}") for handler in handlers),
+        *(("receive", f"#/channels/{name_of(event)}") for event in KEY_FACTS),
         *(("send", f"#/channels/{name_of(event)}") for event in published(name)),
     }
     assert asyncapi.document(name, subscriptions) == document

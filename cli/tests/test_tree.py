@@ -60,6 +60,8 @@ CHANGES = {
     ("events", "redrive"),
     ("events", "skip"),
     ("subscriber", "create"),
+    ("key", "create"),
+    ("key", "revoke"),
 }
 """Commands that change a running stack."""
 CLIENTS = {"asyncpg", "httpx", "nats", "pydantic"}

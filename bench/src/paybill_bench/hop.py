@@ -9,13 +9,14 @@ from pathlib import Path
 
 from fastapi import APIRouter
 from paybill_contracts.personal import Personal
-from paybill_runtime.app import Service, serve
+from paybill_runtime.app import Service
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.security.identity import make_identity
+from paybill_runtime.serving import serve
 from paybill_runtime.settings import ServiceSettings
 from sqlalchemy import MetaData
 from sqlalchemy.orm import registry

@@ -1,26 +1,9 @@
 """All commands and their modules; a module is imported when its command runs, so that `--help` is fast."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from paybill_cli.access_tree import ACCESS
+from paybill_cli.branches import Branch, Leaf
 
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """A command: `target` is `module:function`, `summary` the first line of the function's docstring."""
-
-    target: str
-    summary: str
-    passes_on: bool = False
-    """Whether its arguments are passed to another program."""
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A group of commands."""
-
-    summary: str
-    commands: Mapping[str, "Leaf | Branch"]
-
+__all__ = ["TREE", "Branch", "Leaf"]
 
 TREE = Branch(
     "Runs and operates Paybill: subscriptions, tenants and their infrastructure.",
@@ -344,42 +327,7 @@ TREE = Branch(
                 ),
             },
         ),
-        "context": Branch(
-            "Name installations and choose one.",
-            {
-                "add": Leaf(
-                    "paybill_cli.commands.contexts:add",
-                    "Remember an installation under a name.",
-                ),
-                "use": Leaf(
-                    "paybill_cli.commands.contexts:use", "Choose the installation that commands use from now on."
-                ),
-                "list": Leaf(
-                    "paybill_cli.commands.contexts:list_all", "List the installations and which of them commands use."
-                ),
-                "remove": Leaf(
-                    "paybill_cli.commands.contexts:remove",
-                    "Forget an installation; nothing of the installation itself changes.",
-                ),
-            },
-        ),
-        "subscriber": Branch(
-            "Let other services read events.",
-            {
-                "create": Leaf(
-                    "paybill_cli.commands.subscribers:create",
-                    "Create an identity with which another service reads events.",
-                ),
-                "list": Leaf(
-                    "paybill_cli.commands.subscribers:list_all",
-                    "List the subscribers of this data directory and their rights.",
-                ),
-                "delete": Leaf(
-                    "paybill_cli.commands.subscribers:delete",
-                    "Delete a subscriber: its login, rights and position in the log.",
-                ),
-            },
-        ),
+        **ACCESS,
         "replay": Leaf(
             "paybill_cli.commands.replay:replay", "Replay the log and compare the result with the live state."
         ),

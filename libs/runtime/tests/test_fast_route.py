@@ -5,9 +5,9 @@ import json
 from contextlib import suppress
 
 import pytest
-from paybill_runtime.app import serving
 from paybill_runtime.errors import OverloadedError
 from paybill_runtime.http.problems import Problem
+from paybill_runtime.serving import serving
 from starlette.responses import JSONResponse
 
 PATH = "/v1/fast"

@@ -7,8 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from paybill_runtime import app
-from paybill_runtime.app import serving
+from paybill_runtime import serving
 from paybill_runtime.http import middleware, problems, server
 from paybill_runtime.http.limits import ConcurrencyLimit
 from paybill_runtime.http.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, RequestMiddleware
@@ -46,7 +45,7 @@ async def _status(port: int) -> int:
 async def test_clients_with_unfinished_requests_are_disconnected_in_favour_of_others(served, monkeypatch, sent) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
     monkeypatch.setattr(server, "SLOW_CLIENT_S", 0.1)
-    async with serving(served.running) as port, _slow(port, 12, sent) as slow:
+    async with serving.serving(served.running) as port, _slow(port, 12, sent) as slow:
         await asyncio.sleep(0.3)
         answers = [await _status(port) for _ in range(3)]
         left = [reader for reader, _ in slow if not reader.at_eof() and reader.exception() is None]
@@ -56,8 +55,8 @@ async def test_clients_with_unfinished_requests_are_disconnected_in_favour_of_ot
 
 
 async def test_a_head_sent_byte_by_byte_has_the_same_timeout_as_an_idle_connection(served, monkeypatch) -> None:
-    monkeypatch.setattr(app, "IDLE_S", 1)
-    async with serving(served.running) as port, _slow(port, 2, b"") as ((silent, _), (dripping, writer)):
+    monkeypatch.setattr(serving, "IDLE_S", 1)
+    async with serving.serving(served.running) as port, _slow(port, 2, b"") as ((silent, _), (dripping, writer)):
 
         async def drip() -> None:
             for byte in HEAD * 100:
@@ -83,7 +82,7 @@ async def test_a_head_sent_byte_by_byte_has_the_same_timeout_as_an_idle_connecti
     ids=["no body", "body", "incomplete body", "incomplete head"],
 )
 async def test_a_client_that_closes_its_side_receives_the_response_to_a_complete_request(served, sent, status) -> None:
-    async with serving(served.running) as port:
+    async with serving.serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
         writer.write_eof()
@@ -96,7 +95,7 @@ async def test_a_client_that_closes_its_side_receives_the_response_to_a_complete
 
 async def test_a_client_that_closes_its_side_receives_a_response_that_waits_for_postgresql(served) -> None:
     key = served.client.headers["authorization"].encode()
-    async with serving(served.running) as port:
+    async with serving.serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /v1/tenants HTTP/1.1\r\nHost: x\r\nAuthorization: " + key + b"\r\n\r\n")
         writer.write_eof()
@@ -152,7 +151,7 @@ async def test_a_request_over_the_limit_is_refused_at_once_and_a_probe_is_not(sl
 async def test_slow_bodies_do_not_count_against_the_concurrency_limit(served) -> None:
     served.running.request_limit = ConcurrencyLimit(3)
     async with (
-        serving(served.running) as port,
+        serving.serving(served.running) as port,
         _slow(port, 12, HEAD + b"Content-Length: 100\r\n\r\n{"),
         httpx.AsyncClient(timeout=5, headers=served.client.headers) as client,
     ):
@@ -193,7 +192,7 @@ WHOLE = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 )
 async def test_a_refused_connection_is_served_as_soon_as_the_limit_allows(served, sent) -> None:
     served.running.request_limit = ConcurrencyLimit(0)
-    async with serving(served.running) as port:
+    async with serving.serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         refused = [await _exchange(reader, writer, sent) for _ in range(3)]
         probe = await _exchange(reader, writer, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -214,7 +213,7 @@ async def test_a_refused_connection_is_served_as_soon_as_the_limit_allows(served
 async def test_a_refused_connection_waits_for_its_next_response_and_another_does_not(served, monkeypatch) -> None:
     monkeypatch.setattr(server, "REFUSED_PAUSE_S", 60.0)
     served.running.request_limit = ConcurrencyLimit(0)
-    async with serving(served.running) as port:
+    async with serving.serving(served.running) as port:
         first, second = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         await _exchange(*first, WHOLE)
         again = asyncio.create_task(_exchange(*first, WHOLE))
@@ -242,7 +241,7 @@ async def _exchange(reader, writer, sent: bytes) -> tuple[int, dict[str, str], d
 
 async def test_a_connection_is_used_again_after_a_body_that_was_too_large(served) -> None:
     large = WHOLE.replace(b"2\r\n\r\n{}", b"%d\r\n\r\n" % (3 * MAX_BODY_BYTES)) + b"x" * (3 * MAX_BODY_BYTES)
-    async with serving(served.running) as port:
+    async with serving.serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         refused = [await _exchange(reader, writer, large) for _ in range(2)]
         await _close(writer)
@@ -252,7 +251,7 @@ async def test_a_connection_is_used_again_after_a_body_that_was_too_large(served
 
 async def test_a_connection_closes_after_an_early_response_to_a_body_in_chunks(served) -> None:
     head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-    async with serving(served.running) as port:
+    async with serving.serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         parts = (b"%x\r\n%b\r\n" % (65_536, b"x" * 65_536) for _ in range(17))
         status, headers, _ = await _exchange(reader, writer, head + b"".join(parts))
@@ -264,7 +263,7 @@ async def test_a_connection_closes_after_an_early_response_to_a_body_in_chunks(s
 
 
 async def test_a_slow_response_ends_neither_by_timeout_nor_by_eviction(served, monkeypatch) -> None:
-    monkeypatch.setattr(app, "IDLE_S", 1)
+    monkeypatch.setattr(serving, "IDLE_S", 1)
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
     monkeypatch.setattr(server, "SLOW_CLIENT_S", 0.1)
     go, inside = asyncio.Event(), asyncio.Event()
@@ -275,7 +274,7 @@ async def test_a_slow_response_ends_neither_by_timeout_nor_by_eviction(served, m
         await JSONResponse({})(scope, receive, send)
 
     served.running.context.fast_routes["/v1/slow"] = wait
-    async with serving(served.running) as port:
+    async with serving.serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         answer = asyncio.create_task(_exchange(reader, writer, WHOLE.replace(b"tenants", b"slow")))
         await inside.wait()

@@ -10,12 +10,12 @@ import pytest
 from fastapi import FastAPI
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import NotFoundError
-from paybill_runtime.app import serving
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.http import middleware, problems
 from paybill_runtime.http.auth import KeyRing, Role, make_key
 from paybill_runtime.http.limits import ConcurrencyLimit
 from paybill_runtime.http.middleware import MAX_BODY_BYTES, RequestMiddleware
+from paybill_runtime.serving import serving
 from sqlalchemy import text
 
 LATER = datetime.now(UTC) + timedelta(days=1)

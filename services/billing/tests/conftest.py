@@ -15,8 +15,8 @@ import httpx
 import pytest
 import stripe
 from paybill_billing.app import service
-from paybill_runtime.app import serving
 from paybill_runtime.messaging.streams import connect
+from paybill_runtime.serving import serving
 from paybill_stripe_fake.client import FakeControl
 
 # Tests are imported by path, and not as a package: this makes their samples importable.

@@ -15,8 +15,8 @@ from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.webhooks.inbox import MAX_WAITING, WebhookInbox
 from paybill_billing.webhooks.jobs.sync import delete_old_bodies
 from paybill_embedded import PostgresServer
-from paybill_runtime.app import serving
 from paybill_runtime.errors import OverloadedError
+from paybill_runtime.serving import serving
 from sqlalchemy import text
 
 NOW = datetime.now(UTC).timestamp()

@@ -98,6 +98,9 @@ _SENTENCES = {
     "tenant.entitlement_noted": "{allows_access:entitled|no longer entitled} to plan {plan}, tier {tier} ({placement})",
     "tenant.holds_changed": "holds changed: {holds}",
     "tenant.incidents_noted": "open incidents about the tenant: {incidents:none}",
+    "tenant.key_created": "API key {key_id} ({name}) created for {subject} by {created_by}: {role}, {scopes}, until "
+    "{expires_at}",
+    "tenant.key_revoked": "API key {key_id} of {subject} revoked by {revoked_by}",
     "tenant.legal_hold_placed": "legal hold for case {case}: data is kept",
     "tenant.legal_hold_released": "legal hold for case {case} released",
     "tenant.offering_noted": "sign-ups may now name these {offering}: {keys}",

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -33,14 +31,12 @@ from paybill_runtime.diagnosis.invariants import InvariantChecks, Invariants, ag
 from paybill_runtime.diagnosis.measurements import Measurements, StateCount
 from paybill_runtime.diagnosis.tenant_part import ReadState
 from paybill_runtime.errors import DatabaseUnavailableError, reason
-from paybill_runtime.garbage_collector import tune_garbage_collector
 from paybill_runtime.http import dry_run, problems
 from paybill_runtime.http.auth import KeyRing
 from paybill_runtime.http.documented_app import documented_app
-from paybill_runtime.http.fast_route import FastRouter, FastRoutes
+from paybill_runtime.http.fast_route import FastRoutes
 from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS, ConcurrencyLimit
 from paybill_runtime.http.middleware import RequestMiddleware, ignore
-from paybill_runtime.http.server import IDLE_S, Server, listener
 from paybill_runtime.jobs import routes as job_routes
 from paybill_runtime.jobs.effect_runner import EffectRunner
 from paybill_runtime.jobs.effects import DueJob, JobRegistry, Timer
@@ -50,6 +46,7 @@ from paybill_runtime.jobs.timers import Timers
 from paybill_runtime.jobs.worker import Worker
 from paybill_runtime.loops import Loops
 from paybill_runtime.messaging import asyncapi, operations
+from paybill_runtime.messaging.api_key_copies import ApiKeyCopies
 from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.consumer import Consumer, sources
 from paybill_runtime.messaging.key_bucket import KeyBucket
@@ -65,14 +62,12 @@ from paybill_runtime.security.data_keys import RECIPIENTS, DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets, Secrets
 from paybill_runtime.settings import ServiceSettings, read_secret
-from paybill_runtime.telemetry import configure, exporting, flush
+from paybill_runtime.telemetry import exporting
 
 log = logging.getLogger(__name__)
 
 Lifespan = Callable[[ServiceContext], AbstractAsyncContextManager[None]]
 
-DRAIN_S = 0.5
-"""Time during which requests are answered with 503 before the connections are closed."""
 STALL_TIMEOUT_S = 5.0
 """Time that a connected broker may accept no facts, after the first failure, before the service is unready.
 
@@ -140,6 +135,7 @@ class Running:
         singletons = [*service.singleton_leases, *([STREAM_LEASE] if service.subscriptions.stream_handler else [])]
         self.leases = Leases(self.database, self.owner, settings.lease_s, singletons)
         self.key_bucket = KeyBucket(service.name, self.identity, self.database, self.broker)
+        self.api_key_copies = ApiKeyCopies(self.database, self.broker, self.key_ring)
         self.data_keys = DataKeys(service.name, self.identity, self.database, self.key_bucket.fetch)
         self.restore_guard = RestoreGuard()
         self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
@@ -225,6 +221,7 @@ class Running:
         try:
             await self._resources.enter_async_context(self.service.lifespan(self.context))
             await self._retry_until_available(partial(migrate_states, self.database, self.service))
+            await self._retry_until_available(self.api_key_copies.load)
             self.loops.start("decider", self.group_commit.run)
             self.loops.start("connect", self.broker.run)
             await self._retry_until_available(self.leases.tick)
@@ -239,6 +236,7 @@ class Running:
         self.loops.start("relay", self.relay.run)
         for name, consumer in self.consumers.items():
             self.loops.start(name, consumer.run)
+        self.loops.start("api_keys", self.api_key_copies.run)
         self.loops.start("worker", self.worker.run)
         on_notice = partial(self._on_commit, requires_jobs=True)
         self.loops.start("notices", partial(self.database.listen, NOTIFY_CHANNEL, on_notice))
@@ -342,56 +340,3 @@ class Running:
                 with contextlib.suppress(DatabaseUnavailableError):
                     self._backlog = (await self.context.rows(COUNT_UNPUBLISHED))[0][0]
             await asyncio.sleep(1)
-
-
-@contextlib.asynccontextmanager
-async def serving(running: Running) -> AsyncIterator[int]:
-    """Serves HTTP on the configured address while the block runs; yields the port."""
-    settings = running.settings
-    socket = listener(settings.http_host, settings.http_port)
-    app = running.app()
-    server = Server(FastRouter(running.fast_routes(), app), IDLE_S)
-    task = running.loops.start("http", partial(server.serve, [socket]), essential=True)
-    try:
-        yield socket.getsockname()[1]
-    finally:
-        server.stop()
-        await task
-
-
-async def serve(service: Service, settings: ServiceSettings | None = None) -> int:
-    """Runs until SIGTERM or SIGINT; returns the exit code. A failed HTTP server ends the process.
-
-    settings: by default those of the environment.
-    """
-    settings = settings or service.settings()
-    configure(service.name, settings.log_level)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    # A signal cancels the service in every state, for example while it waits for PostgreSQL, and it stops in order.
-    work = asyncio.create_task(_until_failed(Running(service, settings)))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    work.cancel()
-    try:
-        await work
-    except asyncio.CancelledError:
-        return 0
-    finally:
-        flush()
-    return 1
-
-
-async def _until_failed(running: Running) -> None:
-    async with running, serving(running) as port:
-        tune_garbage_collector()
-        log.info("%s listens on %s:%d (pid %d)", running.service.name, running.settings.http_host, port, os.getpid())
-        try:
-            await running.loops.failed.wait()
-        finally:
-            # Clients with open connections receive a 503 before they are closed.
-            running.request_limit.close()
-            await asyncio.sleep(DRAIN_S)

@@ -7,12 +7,13 @@ import sys
 
 from paybill_contracts.settings import unknown_settings
 
-from paybill_runtime.app import Service, serve
+from paybill_runtime.app import Service
 from paybill_runtime.database.pool import Database
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.replay.command import exit_code, print_reports
 from paybill_runtime.replay.formats import migrate_states
 from paybill_runtime.replay.process import Target
+from paybill_runtime.serving import serve
 from paybill_runtime.settings import read_secret
 
 

@@ -7,6 +7,7 @@ NATS_UNREACHABLE = "NATS is unreachable"
 POSTGRES_UNREACHABLE = "PostgreSQL is unreachable"
 
 _PARTS = {
+    "api_keys": "copies of API keys",
     "bus": "NATS",
     "database": "PostgreSQL",
     "decider": "group commit",

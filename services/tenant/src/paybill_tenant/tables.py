@@ -1,4 +1,4 @@
-"""Tables of the service: tenants, sign-up options and the lifecycle policy, with generated columns for queries."""
+"""Tables of the service: one JSON document for each state, with generated columns for queries."""
 
 from datetime import datetime, timedelta
 
@@ -14,7 +14,8 @@ from sqlalchemy.orm import registry
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from paybill_tenant.domain import contacts, policies, signup_options, tenants
+from paybill_tenant.domain import api_keys, contacts, policies, signup_options, tenants
+from paybill_tenant.domain.api_keys import ApiKey
 from paybill_tenant.domain.policies import POLICY, LifecyclePolicy
 from paybill_tenant.domain.signup_options import SignupOptions
 from paybill_tenant.domain.tenants import Tenant
@@ -81,12 +82,19 @@ class PolicyRow(Base, table=True):
     __tablename__ = "policies"
 
 
+class ApiKeyRow(Base, table=True):
+    """An API key that was created by command."""
+
+    __tablename__ = "api_keys"
+
+
 TENANTS = Stored("tenant", TenantRow, Tenant, tenants.evolve, conflicts={"tenants_slug_key": tenants.SlugTakenError})
 SIGNUP_OPTIONS = Stored("offering", SignupOptionsRow, SignupOptions, signup_options.evolve)
 INCIDENTS = Incidents("tenant", IncidentRow)
 VIOLATIONS = Violations("tenant", ViolationRow)
 POLICIES = Stored("lifecycle-policy", PolicyRow, LifecyclePolicy, policies.evolve)
-STATES = (TENANTS, SIGNUP_OPTIONS, POLICIES, INCIDENTS, VIOLATIONS)
+API_KEYS = Stored("api-key", ApiKeyRow, ApiKey, api_keys.evolve)
+STATES = (TENANTS, SIGNUP_OPTIONS, POLICIES, INCIDENTS, VIOLATIONS, API_KEYS)
 
 TENANT_COUNTS = text("SELECT status, count(*) FROM tenants GROUP BY status")
 

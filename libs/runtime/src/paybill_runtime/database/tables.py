@@ -186,6 +186,17 @@ key_recipient = Table(
 )
 """Subscribers that may open the personal data of this service. `public_key`: X25519; NULL after a withdrawal."""
 
+api_key = Table(
+    "api_key",
+    metadata,
+    _text("id", primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    _text("key"),
+    Column("revoked", Boolean, nullable=False, server_default=text("false")),
+)
+"""Copies of the API keys that were created by command, as JSON. `sequence`: of the key's last fact in the stream, 0
+before it is published. An empty table is filled again from the log."""
+
 idempotency = Table(
     "idempotency",
     metadata,

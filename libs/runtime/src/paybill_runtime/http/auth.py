@@ -1,4 +1,7 @@
-"""API keys: hashed, scoped and expiring, with a role each."""
+"""API keys: hashed, scoped and expiring, with a role and a subject each.
+
+The first key of an installation is in a file; all others are facts of the tenant service (`messaging.api_key_copies`).
+"""
 
 import hmac
 import json
@@ -10,16 +13,26 @@ from datetime import datetime
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
+from paybill_contracts.api_keys import KeyId, KeyRole, Subject
 from paybill_contracts.event import explain
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from paybill_runtime.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"pbk_([A-Za-z0-9-]{1,32})_([A-Za-z0-9_-]{43})")
+_SUBJECT: TypeAdapter[str] = TypeAdapter(Subject)
 
 
 class Role(IntEnum):
@@ -32,16 +45,29 @@ class Role(IntEnum):
 
 
 class ApiKey(BaseModel):
-    """A stored key: only the hash of its secret part. `scopes` are `<service>:<read|write>` or `*`."""
+    """A stored key: only the hash of its secret part. `scopes` are `<service>:<read|write>` or `*`.
+
+    subject: the person or the program that uses it; in a file without one, a person with the name of the key.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,32}$")]
+    id: KeyId
     name: str
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    role: Literal["viewer", "operator", "approver", "admin"]
+    role: KeyRole
     scopes: tuple[str, ...]
+    subject: Subject
     expires_at: AwareDatetime
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_subject(cls, values: Any) -> Any:
+        """Adds the subject to a key of a file that was written before keys had one."""
+        if not isinstance(values, dict) or values.get("subject") is not None:
+            return values
+        named = f"user:{values.get('name')}"
+        return values | {"subject": named if _is_subject(named) else f"user:{values.get('id')}"}
 
     @property
     def may(self) -> Role:
@@ -51,6 +77,14 @@ class ApiKey(BaseModel):
     def allows(self, role: Role, scope: str) -> bool:
         """Returns whether this key has at least `role` for `scope`."""
         return self.may >= role and not {"*", scope}.isdisjoint(self.scopes)
+
+
+def _is_subject(text: str) -> bool:
+    try:
+        _SUBJECT.validate_python(text)
+    except ValidationError:
+        return False
+    return True
 
 
 class _KeyFile(BaseModel):
@@ -67,8 +101,13 @@ class NewKey:
     stored: dict[str, Any]
 
 
-def make_key(id_: str, name: str, role: Role, scopes: tuple[str, ...], expires_at: datetime) -> NewKey:
-    """Returns a new random key of 256 bits; at that strength a plain hash is enough."""
+def make_key(
+    id_: str, name: str, role: Role, scopes: tuple[str, ...], expires_at: datetime, subject: str | None = None
+) -> NewKey:
+    """Returns a new random key of 256 bits; at that strength a plain hash is enough.
+
+    subject: by default a person with the name of the key.
+    """
     secret = secrets.token_urlsafe(32)
     stored = {
         "id": id_,
@@ -76,6 +115,7 @@ def make_key(id_: str, name: str, role: Role, scopes: tuple[str, ...], expires_a
         "sha256": sha256(secret.encode()).hexdigest(),
         "role": role.name.lower(),
         "scopes": list(scopes),
+        **({} if subject is None else {"subject": subject}),
         "expires_at": expires_at.isoformat(),
     }
     return NewKey(f"pbk_{id_}_{secret}", stored)
@@ -86,12 +126,17 @@ class KeysUnavailableError(Exception):
 
 
 class KeyRing:
-    """The keys in a file, which is read again when it changes, so that revoking a key needs no restart."""
+    """The keys that this process accepts: those in a file, and copies of those that were created by command.
+
+    The file is read again when it changes, so that it needs no restart. A key in it has priority over a copy.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
         self._keys: dict[str, ApiKey] = {}
+        self._copies: dict[str, ApiKey] = {}
+        self._revoked: set[str] = set()
         self._readable = True
         try:
             self._refresh()
@@ -104,11 +149,26 @@ class KeyRing:
         """Returns the key for `raw`; None when it is unknown, wrong or expired. Raises KeysUnavailableError."""
         self._refresh()
         match = _KEY.fullmatch(raw)
-        key = self._keys.get(match[1]) if match else None
+        key = (self._keys.get(match[1]) or self._copies.get(match[1])) if match else None
         digest = sha256(match[2].encode()).hexdigest() if match else ""
         if key is None or not hmac.compare_digest(digest, key.sha256) or key.expires_at <= now:
             return None
         return key
+
+    def in_file(self) -> list[ApiKey]:
+        """Returns the keys of the file, which no command revokes. Raises KeysUnavailableError."""
+        self._refresh()
+        return list(self._keys.values())
+
+    def add(self, key: ApiKey) -> None:
+        """Accepts a key that was created by command, unless it is revoked: facts may be repeated."""
+        if key.id not in self._revoked:
+            self._copies[key.id] = key
+
+    def revoke(self, id_: str) -> None:
+        """Refuses a key that was created by command from now on."""
+        self._revoked.add(id_)
+        self._copies.pop(id_, None)
 
     def _refresh(self) -> None:
         try:

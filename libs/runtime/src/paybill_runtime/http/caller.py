@@ -30,12 +30,18 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller, and the origin of the facts that its request leads to."""
+    """An authenticated caller, and the origin of the facts that its request leads to.
+
+    id: of the key, which the origin names as the actor. subject: the person or the program that uses it; two callers
+    with one subject are one person.
+    """
 
     id: str
     role: Role
     origin: Origin
     idempotency: Idempotency | None
+    subject: str
+    scopes: frozenset[str]
 
 
 def caller(role: Role, scope: str, *, has_dry_run: bool = True) -> Callable[..., Any]:
@@ -61,7 +67,7 @@ def caller(role: Role, scope: str, *, has_dry_run: bool = True) -> Callable[...,
         except KeysUnavailableError as error:
             raise Problem(503, "keys_unavailable", "API keys cannot be checked now; send it again later") from error
         if key is None:
-            raise Problem(401, "wrong_key", "this API key is unknown or has expired; ask an admin for a new one")
+            raise Problem(401, "wrong_key", "this API key is unknown, revoked or expired; ask an admin for a new one")
         if not key.allows(role, scope):
             raise Problem(403, "wrong_scope", f"this needs the role {role.name.lower()} and the scope {scope}")
         changes = request.method not in _SAFE
@@ -74,7 +80,8 @@ def caller(role: Role, scope: str, *, has_dry_run: bool = True) -> Callable[...,
                 raise Problem(400, "invalid_idempotency_key", "an Idempotency-Key is 1 to 200 visible ASCII characters")
             content = f"{request.method} {request.url.path}\n".encode() + await request.body()
             idempotency = Idempotency(f"{key.id}/{idempotency_key}", sha256(content).hexdigest())
-        return Caller(key.id, key.may, origin_of(request, f"operator:{key.id}"), idempotency)
+        origin = origin_of(request, f"operator:{key.id}")
+        return Caller(key.id, key.may, origin, idempotency, key.subject, frozenset(key.scopes))
 
     return check
 

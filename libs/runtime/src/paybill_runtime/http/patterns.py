@@ -16,6 +16,9 @@ _WORDS = {
     r"^[^\x00-\x1f\x7f]+$": "one line without control characters",
     r"^[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+$": "an e-mail address, such as ops@acme.example",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits in lower case",
+    r"^[A-Za-z0-9-]{1,32}$": "the id of an API key: 1 to 32 letters, digits and dashes",
+    r"^(user|service):[A-Za-z0-9_.@-]{1,100}$": "user: or service: and 1 to 100 letters, digits and _.@-",
+    r"^(\*|[a-z][a-z-]{0,31}:(read|write))$": "a service and :read or :write, such as tenant:read, or *",
     r"^(env|ten)_[0-9a-f]{32}$": "env_ or ten_ and 32 hexadecimal digits",
 }
 _PREFIXES = ("ten", "sub", "env", "lic", "chg", "mov", "con", "inc", "vio", "rec", "dri", "ovr", "grt")

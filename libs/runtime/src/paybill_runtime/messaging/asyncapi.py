@@ -17,6 +17,7 @@ from paybill_contracts.event import PARTITIONS, latest_event
 from paybill_contracts.schemas import published_events, untitled
 
 from paybill_runtime.http.router import Router
+from paybill_runtime.messaging.api_key_copies import FACTS
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
 _CLOUDEVENTS_HEADERS = ("ce-id", "ce-type", "ce-source", "ce-time", "ce-subject", "ce-dataschema", "traceparent")
@@ -33,6 +34,7 @@ _PARAMETERS = {
 def document(service: str, subscriptions: Subscriptions) -> dict[str, Any]:
     """Returns the document, ready for JSON. An operation is named `receive.<type>.v<n>` or `send.<type>.v<n>`."""
     owned = [event for event in published_events() if event.TYPE.startswith(f"{service}.")]
+    subscriptions.follows(FACTS)
     subscriptions.publishes(event for event in owned if event is latest_event(event.TYPE))
     broker = NatsBroker(routers=[subscriptions.router], apply_types=False, logger=None)
     specification = AsyncAPI(

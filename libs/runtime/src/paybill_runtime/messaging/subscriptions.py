@@ -70,6 +70,7 @@ class Subscriptions:
         self.intake_handlers: dict[str, Handler] = {}
         self.stream_handler: Handler | None = None
         self.published: dict[str, type[Event]] = {}
+        self.followed: set[str] = set()
         self.router = NatsRouter()
 
     def fact(
@@ -132,6 +133,13 @@ class Subscriptions:
             if event.TYPE not in self.published:
                 self.published[event.TYPE] = event
                 self.router.publisher(fact_address(event), schema=event, title=f"send.{name_of(event)}")
+
+    def follows(self, events: Iterable[type[Event]]) -> None:
+        """Declares events that every process reads beside its handlers, each once."""
+        for event in events:
+            if event.TYPE not in self.followed:
+                self.followed.add(event.TYPE)
+                self._declare(name_of(event), fact_address(event), EVENTS, event)
 
     def _declare(self, name: str, address: str, stream: str, event: type[Event]) -> None:
         async def receive(message: Any) -> None:

@@ -1,4 +1,4 @@
-"""HTTP API for operators: request, show, suspend, resume, hold and offboard tenants."""
+"""HTTP API for operators: request, show, suspend, resume, hold and offboard tenants; API keys."""
 
 import re
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from paybill_runtime.http.router import Router
 from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
+from paybill_tenant.api import api_keys
 from paybill_tenant.api.views import (
     Email,
     LegalHoldBody,
@@ -253,7 +254,7 @@ def router(context: ServiceContext) -> APIRouter:
             principal, tenant, "offboard", lambda state, at: offboarding.offboard(state, body.reason, at.now)
         )
 
-    return routes
+    return APIRouter(routes=[*routes.routes, *api_keys.router(context).routes])
 
 
 async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:

@@ -1,0 +1,50 @@
+"""Groups of commands about access: installations, API keys, and subscribers of events."""
+
+from paybill_cli.branches import Branch, Leaf
+
+ACCESS = {
+    "context": Branch(
+        "Name installations and choose one.",
+        {
+            "add": Leaf(
+                "paybill_cli.commands.contexts:add",
+                "Remember an installation under a name.",
+            ),
+            "use": Leaf("paybill_cli.commands.contexts:use", "Choose the installation that commands use from now on."),
+            "list": Leaf(
+                "paybill_cli.commands.contexts:list_all", "List the installations and which of them commands use."
+            ),
+            "remove": Leaf(
+                "paybill_cli.commands.contexts:remove",
+                "Forget an installation; nothing of the installation itself changes.",
+            ),
+        },
+    ),
+    "key": Branch(
+        "Create, list and revoke API keys of persons and programs.",
+        {
+            "create": Leaf("paybill_cli.commands.api_keys:create", "Create an API key, which is shown only now."),
+            "list": Leaf("paybill_cli.commands.api_keys:list_all", "List API keys, also expired and revoked ones."),
+            "revoke": Leaf(
+                "paybill_cli.commands.api_keys:revoke", "Revoke an API key: every service refuses it within a second."
+            ),
+        },
+    ),
+    "subscriber": Branch(
+        "Let other services read events.",
+        {
+            "create": Leaf(
+                "paybill_cli.commands.subscribers:create",
+                "Create an identity with which another service reads events.",
+            ),
+            "list": Leaf(
+                "paybill_cli.commands.subscribers:list_all",
+                "List the subscribers of this data directory and their rights.",
+            ),
+            "delete": Leaf(
+                "paybill_cli.commands.subscribers:delete",
+                "Delete a subscriber: its login, rights and position in the log.",
+            ),
+        },
+    ),
+}
