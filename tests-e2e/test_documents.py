@@ -23,6 +23,7 @@ CATALOGUE = ROOT / "services/billing/src/paybill_billing/plans.yaml"
 BLUEPRINT = ROOT / "services/provisioner/src/paybill_provisioner/blueprints.yaml"
 
 FLOW = (
+    ("docs/api-keys.md", 0, ""),
     ("docs/lifecycle.md", 0, ""),
     ("docs/reconciliation.md", 0, "customers"),
     ("docs/entitlements.md", 0, ""),

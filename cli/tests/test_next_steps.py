@@ -34,7 +34,6 @@ SAMPLES = {
 LINES = {
     "legal_missing": "paybill tenant hold acme --case 3",
     "drops_scheduled_phases": "paybill subscription change acme --quantity 2 --reason growth",
-    "key_expiry_out_of_range": "paybill key create reports --subject user:staff-17 --role viewer --scopes tenant:read",
     "no_period": "paybill subscription cancel acme --reason closed --when period_end",
     "only_now": "paybill subscription change acme --quantity 2 --reason growth --when period_end",
     "too_many_seats": "paybill licence issue acme",

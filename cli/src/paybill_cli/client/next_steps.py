@@ -56,7 +56,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "job_not_found": ("paybill jobs list",),
     "job_recurring": ("paybill jobs list",),
     "key_exceeds_rights": ("{command} --help", "repeat the command with a role and scopes that your key has"),
-    "key_expiry_out_of_range": ("{line} --expires 90d", "choose an end within 366 days"),
+    "key_expiry_out_of_range": ("{command} --help", "repeat the command with an end within 366 days"),
     "key_in_file": ("paybill up --new-key, which replaces the operator's key; elsewhere remove it from the file",),
     "key_not_found": ("paybill key list",),
     "keys_unavailable": _LATER,
