@@ -1,5 +1,6 @@
 """Faults of single tenants, injected into a running stack. Each ends with its repair."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,8 +8,16 @@ from pathlib import Path
 from fault_injection import Bed, Fault, Injected
 
 RARE_TIER, SHORT_GRACE = "gold", "short-grace"
-TIER_LINE = f"  - {{tier: {RARE_TIER}, placement: pooled, cloud: local, connection_limit: 10}}\n"
-"""Line of the stack's blueprint."""
+TIER = f"""  - tier: {RARE_TIER}
+    placement: pooled
+    cloud: local
+    resources:
+      - {{resource: secret.database}}
+      - {{resource: database.main}}
+      - {{resource: schema.main, in_database: database.main, tables: [documents]}}
+      - {{resource: role.main, in_schema: schema.main, secret: secret.database, connection_limit: 10}}
+"""
+"""Tier of the stack's blueprint, which a fault removes."""
 POOL_OF_FAULTS = "us-east"
 """Region whose pool loses its policy; all other tenants are in the default region."""
 
@@ -156,19 +165,25 @@ def debt(bed: Bed) -> Iterator[Injected]:
 def unknown_tier(bed: Bed) -> Iterator[Injected]:
     """The blueprint lost the tier of the plan after the sign-up."""
     tenant = bed.sign_up(RARE_TIER)
-    blueprint = blueprint_of(bed.stack.data_dir)
-    complete = blueprint.read_text()
-    blueprint.write_text(complete.replace(TIER_LINE, ""))
-    bed.restart("provisioner")
+    complete = blueprint_of(bed.stack.data_dir).read_text()
+    _publish(bed, complete.replace(TIER, ""))
     bed.pay(tenant)
     yield Injected(tenant["slug"])
-    blueprint.write_text(complete)
-    bed.restart("provisioner")
+    _publish(bed, complete)
 
 
 def blueprint_of(data_dir: Path) -> Path:
     """Returns the path of the stack's blueprint."""
     return data_dir / "blueprints.yaml"
+
+
+def _publish(bed: Bed, blueprint: str) -> None:
+    """Publishes a blueprint as the next version."""
+    shown = bed.run("blueprint", "show", "standard", "--json").data["content"]
+    file = bed.stack.data_dir / "next-blueprints.yaml"
+    file.write_text(re.sub(r"^version: .*$", f"version: {shown['version'] + 1}", blueprint, flags=re.MULTILINE))
+    done = bed.run("blueprint", "publish", str(file), "--yes")
+    assert done.code == 0, done.err
 
 
 def _decline_renewal(bed: Bed, tenant: dict[str, object]) -> str:
@@ -211,7 +226,7 @@ FAULTS = (
     Fault(poisoned_fact, "message", "events redrive"),
     Fault(expired_checkout, "checkout_expired", "tenant checkout"),
     Fault(debt, "debt", "tenant portal"),
-    Fault(unknown_tier, "message", "events redrive"),
+    Fault(unknown_tier, "plan_refused", "blueprint list"),
     Fault(isolation_switched_off, "build", "tenant retry"),
     Fault(provider_refuses, "provider", "jobs retry"),
 )

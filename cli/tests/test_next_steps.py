@@ -52,8 +52,10 @@ NOT_ANSWERED = {
     "move_order, payment_order, reconciliation_order, trial_order, window_order": "an event without the one before "
     "it is a bug, which the log and the retry queue show",
     "cannot_unseal, malformed_fact, invalid_event, unknown_event, fact_too_large": "events are handled, not requested",
-    "broken_graph, invalid_blueprint, plan_destroys, plan_mismatch, tier_unknown, too_many_members, "
-    "usage_outside_window, usage_too_late, approval_mismatch, region_unknown": "raised in handlers and in jobs",
+    "plan_mismatch, too_many_members, usage_outside_window, usage_too_late, approval_mismatch": "raised in handlers "
+    "and in jobs",
+    "broken_graph, change_refused, invalid_resource, region_full, region_unknown, tier_unknown": "recorded as the "
+    "refusal of a plan",
     "no_statement": "no command requests the statement of a tenant",
     "secret_forbidden, secret_not_found, too_many_invoices, unknown_provider_status, overtaken": "raised in jobs",
 }

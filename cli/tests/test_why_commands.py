@@ -73,7 +73,7 @@ ALLOWED: dict[str, Callable[[Situation], bool]] = {
     "tenant offboard": lambda at: at.tenant.status not in LEFT,
     "tenant portal": lambda at: at.account.customer is not None and at.account.provider != "manual",
     "tenant resume": lambda at: at.tenant.status not in LEFT and _is_held(at),
-    "tenant retry": lambda at: at.environment.status == "failed" and at.tenant.status not in LEFT,
+    "tenant retry": lambda at: at.environment.failure is not None and at.tenant.status not in LEFT,
 }
 """Commands that a service refuses in some states, each with the states in which it is accepted."""
 CONFIRMED = {"manual offer", "subscription change", "subscription resume", "tenant offboard"}
@@ -129,6 +129,8 @@ def _change_tenant(at: Situation, random: Random) -> None:
     until = random.choice([None, NOW + timedelta(minutes=15)])
     at.tenant = at.tenant.model_copy(update={"status": status, "holds": tuple(holds), "waits_until": until})
     environment = {"status": random.choice(["registered", "building", "ready", "failed"]), "access": "open"}
+    if environment["status"] == "failed":
+        environment |= {"failed_resource": "role.main", "failure": "permission denied"}
     pending = random.choice([None, "the placement changes"])
     target = random.choice(["open", "closed"])
     at.environment = at.environment.model_copy(update={**environment, "pending": pending, "target_access": target})

@@ -45,7 +45,7 @@ def real_stack(tmp_path_factory, run_stack):
     data_dir = tmp_path_factory.mktemp("why")
     blueprint = tenant_faults.blueprint_of(data_dir)
     tiers = (files("paybill_provisioner") / "blueprints.yaml").read_text()
-    blueprint.write_text(tiers.replace("tiers:\n", f"tiers:\n{tenant_faults.TIER_LINE}"))
+    blueprint.write_text(tiers.replace("tiers:\n", f"tiers:\n{tenant_faults.TIER}"))
     plans = [_SOLD.format(plan=tenant_faults.SHORT_GRACE, tier="starter", grace="1s")]
     plans.append(_SOLD.format(plan=tenant_faults.RARE_TIER, tier=tenant_faults.RARE_TIER, grace="7d"))
     catalogue = data_dir / "plans.yaml"

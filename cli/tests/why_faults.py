@@ -203,10 +203,20 @@ def isolation_switched_off(at: Situation) -> None:
 
 
 def capacity(at: Situation) -> None:
-    """The server has no room for another tenant."""
-    _build_fails(
-        at, at.random.choice(["TooManyConnectionsError: too many clients already", "no capacity in eu-central"])
-    )
+    """The server has no connection for another tenant, or a change of a tenant that is active fails."""
+    error = "TooManyConnectionsError: too many clients already"
+    _build_fails(at, error)
+    if at.environment.failure and at.random.random() < 0.5:
+        at.tenant = at.tenant.model_copy(update={"status": "active", "failure": None})
+        at.environment = at.environment.model_copy(update={"status": "ready"})
+
+
+def region_full(at: Situation) -> None:
+    """No cell of the region takes another tenant."""
+    at.paid()
+    reason = f"every pool cell of eu-central is full or drained; free places are in: us-east ({at.number()})"
+    changes = {"status": "registered", "refusal": reason, "refusal_code": "region_full", "refusal_ends": "more cells"}
+    at.environment = at.environment.model_copy(update=changes)
 
 
 def bus_hung(at: Situation) -> None:
@@ -270,10 +280,9 @@ def debt(at: Situation) -> None:
 def unknown_tier(at: Situation) -> None:
     """The blueprint lacks the tier of the plan."""
     at.paid()
-    at.environment = at.environment.model_copy(update={"status": "registered"})
-    reason = f"BlueprintIncompleteError: the blueprint has no tier {at.random.choice(['gold', 'platinum'])} (silo)"
-    waiting = QueuedMessage(id=at.id(), type="billing.entitlements_set", attempts=2, dead=False, reason=reason)
-    at.change("provisioner", messages=(waiting,))
+    reason = f"no blueprint has the tier {at.random.choice(['gold', 'platinum'])} (silo)"
+    changes = {"status": "registered", "refusal": reason, "refusal_code": "tier_unknown", "refusal_ends": "publish one"}
+    at.environment = at.environment.model_copy(update=changes)
 
 
 def clock_skew(at: Situation) -> None:
@@ -313,12 +322,13 @@ FAULTS: dict[Callable[[Situation], None], tuple[str, str]] = {
     bus_hung: ("bus", "doctor"),
     database_down: ("database", "doctor"),
     capacity: ("build", "retry"),
+    region_full: ("plan_refused", "cell list"),
     held: ("hold", "tenant resume"),
     stale_lease: ("lease", "doctor"),
     poisoned_fact: ("message", "events redrive"),
     expired_checkout: ("checkout_expired", "tenant checkout"),
     debt: ("debt", "tenant portal"),
-    unknown_tier: ("message", "events redrive"),
+    unknown_tier: ("plan_refused", "blueprint list"),
     clock_skew: ("clock", "doctor"),
     disk_full: ("disk", "doctor"),
     unknown_customer: ("unknown_customer", "webhook waiting"),

@@ -192,7 +192,11 @@ class BillingState(Value):
 
 
 class EnvironmentState(Value):
-    """The tenant's environment. pending: a change of plan that it has not followed, and the reason."""
+    """The tenant's environment. pending: a change of plan that it has not followed, and the reason.
+
+    refusal: why the size that the tenant is entitled to cannot be planned; refusal_code: of that reason; refusal_ends:
+    what ends it.
+    """
 
     status: str
     region: str
@@ -202,6 +206,9 @@ class EnvironmentState(Value):
     target_access: str = ""
     failed_resource: str | None = None
     failure: Limited | None = None
+    refusal: Limited | None = None
+    refusal_code: str | None = None
+    refusal_ends: Limited | None = None
     pending: Limited | None = None
 
 

@@ -165,7 +165,12 @@ def _build(case: Case) -> Iterator[Cause]:
     environment, part = case.environment, part_of(case.parts, "provisioner")
     if environment is None or part is None:
         return
-    if environment.status == "failed" and case.status not in LEFT:
+    if environment.refusal and case.status not in LEFT:
+        command = "paybill cell list" if environment.refusal_code == "region_full" else "paybill blueprint list"
+        found = f"the environment cannot be planned: {environment.refusal}"
+        because = (environment.refusal_ends,) if environment.refusal_ends else ()
+        yield Cause("plan_refused", "provisioner", found, command, because)
+    if environment.failure and environment.status in {"failed", "ready"} and case.status not in LEFT:
         found = f"{environment.failed_resource} could not be built: {environment.failure}"
         yield Cause("build", "provisioner", found, f"paybill tenant retry {case.name}")
         return
