@@ -220,7 +220,19 @@ TREE = Branch(
                     "List blueprints with their regions, tiers and cells, and earlier versions.",
                 ),
                 "show": Leaf(
-                    "paybill_cli.commands.blueprints:show", "Show the version of a blueprint that is in force."
+                    "paybill_cli.commands.blueprints:show",
+                    "Show the version of a blueprint that is in force, with its cells.",
+                ),
+            },
+        ),
+        "cell": Branch(
+            "List and drain the shared stacks of each region.",
+            {
+                "list": Leaf(
+                    "paybill_cli.commands.cells:list_all", "List cells with their tenants, capacity and free places."
+                ),
+                "drain": Leaf(
+                    "paybill_cli.commands.cells:drain", "Stop a cell from taking new tenants; those in it stay."
                 ),
             },
         ),

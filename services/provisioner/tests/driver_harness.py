@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import asyncpg
 from blueprint_samples import blueprint_of, cells_of, published, tier_blueprint
-from paybill_contracts.cells import CellFact
 from paybill_contracts.kinds import Table
 from paybill_contracts.placement import Preset
 from paybill_embedded.postgres import PostgresServer
@@ -106,8 +105,7 @@ class DriverHarness:
         cells = cells_of(blueprint.in_force[0].content)
         desired = Desired(Size("any", preset), "ab" * 32)
         for event in planning.towards(new, desired, blueprint, cells, datetime.now(UTC)):
-            if not isinstance(event, CellFact):
-                new = evolve(new, event)
+            new = evolve(new, event)
         return new
 
     async def build(self, environment: Environment, driver: LocalDriver | None = None) -> Environment:
@@ -116,8 +114,7 @@ class DriverHarness:
         execution = Execution(driver or self.driver, environment, access, "job")
         async for progress in execution.run():
             for event in building.progress_recorded(environment, environment.plan_hash or "", progress, access):
-                if not isinstance(event, CellFact):
-                    environment = evolve(environment, event)
+                environment = evolve(environment, event)
         assert environment.status is Status.READY
         return environment
 

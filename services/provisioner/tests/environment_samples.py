@@ -7,7 +7,6 @@ from typing import Any
 from blueprint_samples import blueprint_of, cells_of, published, tier_blueprint
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import PlanRef
-from paybill_contracts.cells import CellFact
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access, Export
@@ -101,8 +100,7 @@ def entitled(**fields: Any) -> EntitlementsSet:
 def after(environment: Environment | None, events: Any) -> Environment:
     """Applies `events` to `environment`."""
     for event in events:
-        if not isinstance(event, CellFact):
-            environment = evolve(environment, event)
+        environment = evolve(environment, event)
     assert environment is not None
     return environment
 

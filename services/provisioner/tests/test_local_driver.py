@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
-from paybill_contracts.cells import CellFact
 from paybill_contracts.kinds import Column, Table
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access
@@ -283,8 +282,7 @@ async def removed(harness, environment):
     async for progress in execution.run():
         deleted += progress.removed
         for event in progress_recorded(environment, environment.plan_hash, progress):
-            if not isinstance(event, CellFact):
-                environment = evolve(environment, event)
+            environment = evolve(environment, event)
     return environment, deleted
 
 

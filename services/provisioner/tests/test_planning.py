@@ -30,7 +30,6 @@ from environment_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_contracts.catalogue import LimitFeature
-from paybill_contracts.cells import CellFact
 from paybill_contracts.environment_plans import (
     EnvironmentChanged,
     EnvironmentDesired,
@@ -60,7 +59,7 @@ def entitle(environment: Environment, fact: Any = LARGER, blueprint: Any = BLUEP
 
 
 def types(events: list[Any]) -> list[type]:
-    return [type(event) for event in events if not isinstance(event, CellFact)]
+    return [type(event) for event in events]
 
 
 def test_another_placement_of_a_built_environment_is_desired_and_pending() -> None:
@@ -285,7 +284,7 @@ def test_a_tenant_that_leaves_keeps_what_it_has() -> None:
 def test_limits_of_the_entitlements_are_part_of_the_desired_state() -> None:
     blueprint = published(blueprint_of(tier_blueprint("starter", Preset.POOLED, "${limits.connections}")))
     feature = LimitFeature(kind="limit", key="connections", limit=12)
-    planned, _ = planning.on_entitlements_set(REGISTERED, entitled(features=(feature,)), blueprint, CELLS, NOW)
+    (planned,) = planning.on_entitlements_set(REGISTERED, entitled(features=(feature,)), blueprint, CELLS, NOW)
     assert isinstance(planned, EnvironmentPlanned)
     ready = after(REGISTERED, [planned])
     ready = after(ready, building.progress_recorded(ready, planned.plan_hash, built(EVERYTHING), Access.OPEN))
@@ -329,8 +328,7 @@ def test_planned_equals_desired_or_a_reason_is_shown(actions: list[str]) -> None
     def record(events: list[Any]) -> None:
         nonlocal environment
         for event in events:
-            if not isinstance(event, CellFact):
-                environment = evolve(environment, event)
+            environment = evolve(environment, event)
 
     for action in [*actions, "build"]:
         try:

@@ -23,8 +23,10 @@ _LICENCE = ("paybill licence show {licence}", "paybill licence list")
 
 NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "answered_before_upgrade": ("paybill events tail --since 1h",),
-    "blueprint_not_published": _LATER,
+    "blueprint_not_published": ("paybill blueprint list",),
+    "blueprint_version_conflict": ("paybill blueprint diff {file}", "paybill blueprint list"),
     "catalogue_refused": ("paybill plans diff {file}", "paybill plans list"),
+    "cell_unknown": ("paybill cell list",),
     "change_confirmed": _CHANGES,
     "change_not_quoted_yet": _LATER,
     "change_open": _CHANGES,
@@ -46,6 +48,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "impossible_terms": ("{command} --help", "choose other terms; --help describes the options"),
     "incident_not_found": ("paybill incident list",),
     "internal_error": ("paybill doctor",),
+    "invalid_blueprint": ("paybill blueprint lint {file}", "correct the lines that the message names"),
     "invalid_idempotency_key": ("choose a key of 1 to 200 visible ASCII characters",),
     "invalid_plans": ("paybill plans lint {file}", "correct the lines that the message names"),
     "invalid_request": ("{command} --help", "correct it; --help describes the arguments"),

@@ -137,7 +137,7 @@ def list_all(out: Output, stack: Stack) -> None:
 
 
 def show(out: Output, stack: Stack, name: Name) -> None:
-    """Show the version of a blueprint that is in force.
+    """Show the version of a blueprint that is in force, with its cells.
 
     Example: paybill blueprint show standard
     """
@@ -152,6 +152,7 @@ def show(out: Output, stack: Stack, name: Name) -> None:
         "content_hash": shown["content_hash"],
         "regions": ", ".join(content["regions"]),
         **{f"cells {each['isolation']}": _cells(each) for each in content["cells"]},
+        **{f"cell {each['id']}": _cell(each) for each in shown["cells"]},
         **{
             f"table {table['name']}": ", ".join(f"{column['name']} {column['type']}" for column in table["columns"])
             for table in content["tables"]
@@ -218,6 +219,12 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cells(cells: Mapping[str, Any]) -> str:
     return f"{cells['count']} for {cells['capacity']} tenants each"
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    return f"{cell['tenants']} of {cell['capacity']} tenants" + (
+        f", drained: {cell['drained']}" if cell["drained"] else ""
+    )
 
 
 def _attributes(attributes: Mapping[str, Any]) -> Iterator[str]:

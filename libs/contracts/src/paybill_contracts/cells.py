@@ -42,3 +42,5 @@ class CellDrained(CellFact, type="provisioner.cell_drained", version=1, aggregat
 
 class CellReopened(CellFact, type="provisioner.cell_reopened", version=1, aggregate="cells", key="isolation"):
     """The cell takes new tenants again."""
+
+    reason: Text

@@ -19,8 +19,7 @@ from paybill_runtime.messaging.subscriptions import Subscriptions
 
 from paybill_provisioner.domain import access, environments, planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
-from paybill_provisioner.domain.environments import Environment, id_of
-from paybill_provisioner.domain.planning import PlanningEvent
+from paybill_provisioner.domain.environments import Environment, EnvironmentEvent, id_of
 from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, ENVIRONMENTS, cells_in_force, record
 
 HANDLERS = Subscriptions()
@@ -39,7 +38,7 @@ def _environment(unit: UnitOfWork, fact: _OfTenant) -> Environment | None:
     return unit.get(ENVIRONMENTS, id_of(fact.tenant_id))
 
 
-def _record(unit: UnitOfWork, fact: _OfTenant, events: Sequence[PlanningEvent]) -> None:
+def _record(unit: UnitOfWork, fact: _OfTenant, events: Sequence[EnvironmentEvent]) -> None:
     record(unit, id_of(fact.tenant_id), events)
 
 

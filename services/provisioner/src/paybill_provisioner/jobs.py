@@ -16,12 +16,12 @@ from paybill_provisioner.domain import access, building, planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import (
     Environment,
+    EnvironmentEvent,
     PlanMismatchError,
     Status,
     existing,
     id_of,
 )
-from paybill_provisioner.domain.planning import PlanningEvent
 from paybill_provisioner.drivers import Driver, Drivers
 from paybill_provisioner.execution import Execution
 from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, ENVIRONMENTS, cells_in_force, record
@@ -143,7 +143,7 @@ def _driver(drivers: Drivers, environment: Environment) -> Driver:
 
 
 def _outcome(
-    tenant_id: str, decision: Callable[[Environment], Sequence[PlanningEvent]], *, last: bool = False
+    tenant_id: str, decision: Callable[[Environment], Sequence[EnvironmentEvent]], *, last: bool = False
 ) -> Outcome:
     """Returns the outcome that records the events of `decision` on the current state; `last` ends the effect."""
     environment_id = id_of(tenant_id)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 
-from paybill_contracts.cells import CellFact
 from paybill_contracts.placement import Isolation
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
@@ -14,9 +13,9 @@ from sqlalchemy.orm import registry
 
 from paybill_provisioner.domain import blueprints, cells, environments
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints
-from paybill_provisioner.domain.cells import SHARED, Cells, opened
-from paybill_provisioner.domain.environments import Environment
-from paybill_provisioner.domain.planning import CellsInForce, PlanningEvent
+from paybill_provisioner.domain.cells import SHARED, Cells, opened, place_changes
+from paybill_provisioner.domain.environments import Environment, EnvironmentEvent
+from paybill_provisioner.domain.planning import CellsInForce
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
@@ -82,11 +81,14 @@ CELL_KEYS = tuple(CELLS.key(level) for level in SHARED)
 
 
 BUILT_IN_SHARED = text(
-    "SELECT resource->>'isolation' AS isolation, state->>'region' AS region, count(*) AS tenants FROM environments, "
-    "LATERAL (SELECT built->'resource' AS resource FROM jsonb_array_elements(state->'built') AS built) AS resources "
-    "WHERE resource->'attributes'->>'kind' = 'schema' AND resource->>'isolation' <> 'silo' GROUP BY 1, 2"
+    "SELECT resource->>'isolation' AS isolation, region, count(DISTINCT id) AS tenants FROM ("
+    "SELECT id, state->>'region', built->'resource' FROM environments, jsonb_array_elements(state->'built') AS built "
+    "UNION ALL SELECT id, state->>'region', step->'after' FROM environments, "
+    "jsonb_array_elements(state->'plan'->'steps') AS step) AS resources (id, region, resource) "
+    "WHERE resource->'attributes'->>'kind' = 'schema' AND resource->>'isolation' <> 'silo' "
+    "AND NOT EXISTS (SELECT FROM cells) GROUP BY 1, 2"
 )
-"""Number of the tenants with a schema in a pool or bridge, for the first cells of an installation that had none."""
+"""Number of the tenants in pools and bridges, for the first cells of an installation that had none; later nothing."""
 
 
 def cells_in_force(unit: UnitOfWork) -> CellsInForce:
@@ -94,13 +96,12 @@ def cells_in_force(unit: UnitOfWork) -> CellsInForce:
     return {level: unit.get(CELLS, level) for level in SHARED}
 
 
-def record(unit: UnitOfWork, environment_id: str, events: Iterable[PlanningEvent]) -> None:
-    """Records events of an environment, and the place that its tenant gets or frees."""
-    events = list(events)
-    unit.record(ENVIRONMENTS, environment_id, [each for each in events if not isinstance(each, CellFact)])
-    for each in events:
-        if isinstance(each, CellFact):
-            unit.record(CELLS, each.isolation, [each])
+def record(unit: UnitOfWork, environment_id: str, events: Iterable[EnvironmentEvent]) -> None:
+    """Records events of an environment, and the places in cells that its tenant gets and leaves by them."""
+    before = unit.get(ENVIRONMENTS, environment_id)
+    unit.record(ENVIRONMENTS, environment_id, events)
+    for each in place_changes(before, unit.get(ENVIRONMENTS, environment_id)):
+        unit.record(CELLS, each.isolation, [each])
 
 
 def record_cells(unit: UnitOfWork, tenants: Mapping[tuple[Isolation, str], int] | None = None) -> None:

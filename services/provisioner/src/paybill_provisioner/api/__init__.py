@@ -1,9 +1,9 @@
-"""HTTP API for operators: blueprints and environments."""
+"""HTTP API for operators: blueprints, cells and environments."""
 
 from fastapi import APIRouter
 from paybill_runtime.decisions.context import ServiceContext
 
-from paybill_provisioner.api import blueprints, environments
+from paybill_provisioner.api import blueprints, cells, environments
 from paybill_provisioner.api.environments import read_state
 
 __all__ = ["read_state", "router"]
@@ -13,5 +13,6 @@ def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of the service."""
     routes = APIRouter()
     routes.include_router(blueprints.router(context))
+    routes.include_router(cells.router(context))
     routes.include_router(environments.router(context))
     return routes

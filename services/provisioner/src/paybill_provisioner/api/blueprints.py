@@ -1,6 +1,7 @@
 """HTTP routes that show and publish blueprints."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Path, Query, Request
@@ -19,6 +20,7 @@ from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field, StringConstraints
 
 from paybill_provisioner.api.callers import Operator, Viewer
+from paybill_provisioner.api.cells import CellView, load_cells
 from paybill_provisioner.domain import blueprints
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, InvalidBlueprintError, PublishedBlueprint
 from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, record_cells
@@ -45,15 +47,19 @@ class BlueprintNotFoundError(NotFoundError):
 
 
 class BlueprintView(BaseModel):
-    """A blueprint in force, and its hash, which plans name."""
+    """A blueprint in force, its hash, which plans name, and the cells of its regions."""
 
     content_hash: str
     content: Blueprint
+    cells: list[CellView]
 
     @classmethod
-    def of(cls, published: PublishedBlueprint) -> Self:
-        """Builds the view of `published`."""
-        return cls(content_hash=published.content_hash, content=published.content)
+    def of(cls, published: PublishedBlueprint, cells: Sequence[CellView]) -> Self:
+        """Builds the view of `published`; cells: of all blueprints."""
+        content = published.content
+        levels = {each.isolation for each in content.cells}
+        own = [each for each in cells if each.isolation in levels and each.region in content.regions]
+        return cls(content_hash=published.content_hash, content=content, cells=own)
 
 
 class BlueprintSummary(BaseModel):
@@ -129,7 +135,7 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.get("/blueprint")
     async def show_first(_: Viewer) -> BlueprintView:
         """Shows the first blueprint in force, by name. `/v1/blueprints` lists all."""
-        return BlueprintView.of((await known()).in_force[0])
+        return BlueprintView.of((await known()).in_force[0], await load_cells(context))
 
     @routes.get("/blueprints")
     async def show_all(_: Viewer) -> BlueprintList:
@@ -157,7 +163,7 @@ def router(context: ServiceContext) -> APIRouter:
         if published is None:
             names = ", ".join(each.content.name for each in state.in_force)
             raise BlueprintNotFoundError(f"there is no blueprint {name}, only {names}")
-        return BlueprintView.of(published)
+        return BlueprintView.of(published, await load_cells(context))
 
     @routes.post("/blueprints", openapi_extra=_YAML)
     async def publish(

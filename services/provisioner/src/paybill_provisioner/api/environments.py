@@ -22,6 +22,7 @@ from sqlmodel import col
 from paybill_provisioner.api.callers import Operator, Viewer
 from paybill_provisioner.domain import planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
+from paybill_provisioner.domain.cells import id_of as cell_id
 from paybill_provisioner.domain.environments import (
     Environment,
     EnvironmentUnknownError,
@@ -156,6 +157,7 @@ class EnvironmentView(EnvironmentSummary):
     placement: Placement | None
     desired: DesiredView | None
     refusal: RefusalView | None
+    cells: Annotated[list[str], Field(description="Cells in which the tenant has a place; none in a silo.")]
     connections: list[Connection]
     plan: PlanView | None
     resources: list[ResourceView]
@@ -174,6 +176,7 @@ class EnvironmentView(EnvironmentSummary):
             refusal=None
             if refusal is None
             else RefusalView(code=refusal.code, reason=refusal.reason, next=refusal.next_step),
+            cells=[cell_id(level, environment.region, number) for level, number in sorted(environment.cells)],
             connections=list(environment.connections),
             plan=_plan(environment),
             resources=[ResourceView.of(each.resource) for each in environment.built],
@@ -264,8 +267,11 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
             placement=planned.preset if planned else None,
             access=environment.access,
             target_access=environment.target_access,
-            failed_resource=failure.address if failure else "plan" if refusal else None,
-            failure=failure.reason if failure else refusal.reason if refusal else None,
+            failed_resource=failure.address if failure else None,
+            failure=failure.reason if failure else None,
+            refusal=refusal.reason if refusal else None,
+            refusal_code=refusal.code if refusal else None,
+            refusal_ends=refusal.next_step if refusal else None,
             pending=waiting,
         ),
     )

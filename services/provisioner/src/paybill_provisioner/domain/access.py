@@ -28,7 +28,7 @@ from paybill_contracts.tenant import (
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import access_change, ready
 from paybill_provisioner.domain.environments import Desired, Environment, EnvironmentEvent, Status, evolve, existing
-from paybill_provisioner.domain.planning import CellsInForce, PlanningEvent, towards
+from paybill_provisioner.domain.planning import CellsInForce, towards
 from paybill_provisioner.domain.sizes import Size
 
 NOTHING_EXPORTED = Export(location="nothing", sha256=sha256(b"").hexdigest(), size_bytes=0, rows=0)
@@ -99,7 +99,7 @@ def retained(environment: Environment, export: Export) -> list[EnvironmentEvent]
 
 def on_return_started(
     environment: Environment | None, fact: ReturnStarted, blueprints: Blueprints, cells: CellsInForce, now: datetime
-) -> list[PlanningEvent]:
+) -> list[EnvironmentEvent]:
     """Starts to restore the retained environment, with its data. One that was never complete is planned again.
 
     A tenant that was cancelled may return before its environment is retained: the export that runs has no outcome then.

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from paybill_contracts.cells import CellPlaceFreed
 from paybill_contracts.environment_plans import (
     BuiltOutputs,
     Connection,
@@ -46,7 +45,7 @@ class Progress:
 
 def progress_recorded(
     environment: Environment, plan_hash: str, progress: Progress, access: Access | None = None
-) -> list[EnvironmentEvent | CellPlaceFreed]:
+) -> list[EnvironmentEvent]:
     """Records steps that ended together; after the last one of the plan the environment is ready.
 
     access: with which the logins were built, None when unknown: another one that is requested now is set afterwards.
@@ -55,15 +54,13 @@ def progress_recorded(
     if environment.plan_hash != plan_hash:
         raise PlanMismatchError(f"the plan {plan_hash[:12]}… is no longer the current one")
     after = environment
-    events: list[EnvironmentEvent | CellPlaceFreed] = []
-    for event in _facts(environment, plan_hash, progress):
-        events.append(event)
-        if not isinstance(event, CellPlaceFreed):
-            after = evolve(after, event)
+    events = list(_facts(environment, plan_hash, progress))
+    for event in events:
+        after = evolve(after, event)
     return [*events, *ended(after, access)]
 
 
-def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iterator[EnvironmentEvent | CellPlaceFreed]:
+def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iterator[EnvironmentEvent]:
     of_plan = {"tenant_id": environment.tenant_id, "environment_id": environment.id, "plan_hash": plan_hash}
     steps = {step.key: step for step in environment.remaining}
     open_addresses = {step.address for step in steps.values() if step.after is not None}
@@ -82,14 +79,6 @@ def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iter
     for resource in progress.removed:
         if any(step.after is None and step.before == resource for step in steps.values()):
             yield ResourceRemoved(**of_plan, address=resource.address, name=resource.attributes.name)
-            if isinstance(resource.attributes, Schema) and resource.attributes.cell is not None:
-                yield CellPlaceFreed(
-                    isolation=resource.isolation,
-                    region=environment.region,
-                    number=resource.attributes.cell,
-                    tenant_id=environment.tenant_id,
-                    environment_id=environment.id,
-                )
 
 
 def ended(environment: Environment, access: Access | None = None) -> list[EnvironmentEvent]:

@@ -1,7 +1,9 @@
 """Cells: shared stacks with a capacity per region. A tenant gets a place in the emptiest one that takes tenants."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import assert_never
 
 from paybill_contracts.blueprints import Blueprint
@@ -9,10 +11,17 @@ from paybill_contracts.cells import CellDrained, CellOpened, CellPlaceFreed, Cel
 from paybill_contracts.errors import DomainError, NotFoundError
 from paybill_contracts.placement import Isolation
 
+from paybill_provisioner.domain.environments import Environment
+
 CellEvent = CellOpened | CellPlaceTaken | CellPlaceFreed | CellDrained | CellReopened
 
 SHARED = (Isolation.POOL, Isolation.BRIDGE)
 """Isolation levels that have cells."""
+
+MAX_NAMED = 20
+"""Cells or regions that an error names."""
+
+_ID = re.compile(f"({'|'.join(SHARED)})-(.+)-([1-9][0-9]{{0,5}})")
 
 
 class RegionFullError(DomainError):
@@ -29,18 +38,18 @@ class CellUnknownError(NotFoundError):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A shared stack. tenants: number of those that have a place in it; drained: it takes no other one."""
+    """A shared stack. tenants: number of those that have a place in it; drained: it takes no other one, and why."""
 
     region: str
     number: int
     capacity: int
     tenants: int = 0
-    drained: bool = False
+    drained: str | None = None
 
     @property
     def free(self) -> int:
         """Places for new tenants."""
-        return 0 if self.drained else max(self.capacity - self.tenants, 0)
+        return 0 if self.drained is not None else max(self.capacity - self.tenants, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,19 @@ class Cells:
         return (cell for cell in self.cells if cell.region == region)
 
 
+def id_of(isolation: Isolation, region: str, number: int) -> str:
+    """Returns the id of a cell, such as `pool-eu-central-1`."""
+    return f"{isolation}-{region}-{number}"
+
+
+def parse_id(cell: str) -> tuple[Isolation, str, int]:
+    """Returns the isolation level, region and number of a cell's id. Raises CellUnknownError."""
+    found = _ID.fullmatch(cell)
+    if found is None:
+        raise CellUnknownError(f"{cell} is no id of a cell, such as {id_of(Isolation.POOL, 'eu-central', 1)}")
+    return Isolation(found[1]), found[2], int(found[3])
+
+
 def opened(
     cells: Cells | None,
     isolation: Isolation,
@@ -63,56 +85,64 @@ def opened(
 ) -> list[CellEvent]:
     """Opens the cells that the blueprints in force have, and changes capacities. No cell is ever closed.
 
+    Blueprints with the same region share its cells; the largest capacity applies.
     tenants: number by isolation level and region of those in the first cell of an installation that had no cells.
     """
     known = {(cell.region, cell.number): cell for cell in (cells.cells if cells else ())}
-    events: list[CellEvent] = []
+    # A region that no blueprint has any more keeps its tenants, and takes no other one.
+    capacities = {(region, 1): 0 for level, region in tenants if level is isolation}
     for blueprint in blueprints:
         for group in blueprint.cells:
-            if group.isolation is not isolation:
-                continue
-            for region in blueprint.regions:
-                for number in range(1, group.count + 1):
-                    cell = known.get((region, number))
-                    if cell is None or cell.capacity != group.capacity:
-                        first = tenants.get((isolation, region), 0) if number == 1 else 0
-                        events.append(
-                            CellOpened(
-                                isolation=isolation,
-                                region=region,
-                                number=number,
-                                capacity=group.capacity,
-                                tenants=cell.tenants if cell else first,
-                            )
-                        )
+            if group.isolation is isolation:
+                for key in product(blueprint.regions, range(1, group.count + 1)):
+                    capacities[key] = max(group.capacity, capacities.get(key, 0))
+    events: list[CellEvent] = []
+    for (region, number), capacity in sorted(capacities.items()):
+        cell = known.get((region, number))
+        if cell is None or cell.capacity != capacity:
+            first = tenants.get((isolation, region), 0) if number == 1 else 0
+            present = cell.tenants if cell else first
+            events.append(
+                CellOpened(isolation=isolation, region=region, number=number, capacity=capacity, tenants=present)
+            )
     return events
 
 
-def place_taken(
-    cells: Cells | None, isolation: Isolation, region: str, tenant_id: str, environment_id: str
-) -> CellPlaceTaken:
-    """Gives the tenant a place in the emptiest cell of its region. Raises RegionFullError."""
+def emptiest(cells: Cells | None, isolation: Isolation, region: str) -> int:
+    """Returns the number of the cell of a region with the most free places. Raises RegionFullError."""
     fitting = [cell for cell in (cells.of(region) if cells else ()) if cell.free]
     if not fitting:
         raise RegionFullError(_full(cells, isolation, region))
-    cell = max(fitting, key=lambda each: (each.free, -each.number))
-    return CellPlaceTaken(
-        isolation=isolation, region=region, number=cell.number, tenant_id=tenant_id, environment_id=environment_id
-    )
+    return max(fitting, key=lambda each: (each.free, -each.number)).number
+
+
+def place_changes(before: Environment | None, after: Environment | None) -> list[CellPlaceTaken | CellPlaceFreed]:
+    """Returns the places that a tenant gets and leaves when its environment becomes `after`.
+
+    A tenant has a place from its plan on, and until nothing of it is in the cell: a purge frees it, too.
+    """
+    environment = after or before
+    if environment is None:
+        return []
+    old, new = before.cells if before else frozenset(), after.cells if after else frozenset()
+    of = {"region": environment.region, "tenant_id": environment.tenant_id, "environment_id": environment.id}
+    taken = [CellPlaceTaken(isolation=level, number=number, **of) for level, number in sorted(new - old)]
+    freed = [CellPlaceFreed(isolation=level, number=number, **of) for level, number in sorted(old - new)]
+    return [*taken, *freed]
 
 
 def drain(cells: Cells | None, isolation: Isolation, region: str, number: int, reason: str) -> list[CellEvent]:
-    """Stops a cell from taking new tenants. Raises CellUnknownError."""
-    cell = _existing(cells, isolation, region, number)
-    if cell.drained:
+    """Stops a cell from taking new tenants; those in it stay. Raises CellUnknownError."""
+    if existing(cells, isolation, region, number).drained is not None:
         return []
     return [CellDrained(isolation=isolation, region=region, number=number, reason=reason)]
 
 
-def reopen(cells: Cells | None, isolation: Isolation, region: str, number: int) -> list[CellEvent]:
+def reopen(cells: Cells | None, isolation: Isolation, region: str, number: int, reason: str) -> list[CellEvent]:
     """Lets a drained cell take new tenants again. Raises CellUnknownError."""
-    cell = _existing(cells, isolation, region, number)
-    return [CellReopened(isolation=isolation, region=region, number=number)] if cell.drained else []
+    if existing(cells, isolation, region, number).drained is None:
+        return []
+    return [CellReopened(isolation=isolation, region=region, number=number, reason=reason)]
 
 
 def evolve(cells: Cells | None, event: CellEvent) -> Cells:
@@ -129,20 +159,22 @@ def evolve(cells: Cells | None, event: CellEvent) -> Cells:
         case CellPlaceFreed():
             at[key] = replace(at[key], tenants=at[key].tenants - 1)
         case CellDrained():
-            at[key] = replace(at[key], drained=True)
+            at[key] = replace(at[key], drained=event.reason)
         case CellReopened():
-            at[key] = replace(at[key], drained=False)
+            at[key] = replace(at[key], drained=None)
         case _:
             assert_never(event)
     return replace(cells, cells=tuple(at[each] for each in sorted(at)))
 
 
-def _existing(cells: Cells | None, isolation: Isolation, region: str, number: int) -> Cell:
+def existing(cells: Cells | None, isolation: Isolation, region: str, number: int) -> Cell:
+    """Returns a cell. Raises CellUnknownError."""
     for cell in cells.of(region) if cells else ():
         if cell.number == number:
             return cell
-    known = ", ".join(f"{cell.region} {cell.number}" for cell in (cells.cells if cells else ())) or "none"
-    raise CellUnknownError(f"there is no {isolation} cell {number} in {region}; known are {known}")
+    found = [id_of(isolation, cell.region, cell.number) for cell in (cells.cells if cells else ())]
+    known = ", ".join(found[:MAX_NAMED]) + (", …" if len(found) > MAX_NAMED else "") or "none"
+    raise CellUnknownError(f"there is no cell {id_of(isolation, region, number)}; known are {known}")
 
 
 def _full(cells: Cells | None, isolation: Isolation, region: str) -> str:
@@ -150,8 +182,6 @@ def _full(cells: Cells | None, isolation: Isolation, region: str) -> str:
     for cell in cells.cells if cells else ():
         if cell.free:
             free[cell.region] = free.get(cell.region, 0) + cell.free
-    elsewhere = ", ".join(f"{name} ({number})" for name, number in sorted(free.items())) or "nowhere"
-    return (
-        f"every {isolation} cell of {region} is full or drained; free places are in: {elsewhere}; "
-        "publish a blueprint with more cells"
-    )
+    found = [f"{name} ({number})" for name, number in sorted(free.items())]
+    elsewhere = ", ".join(found[:MAX_NAMED]) + (", …" if len(found) > MAX_NAMED else "") or "nowhere"
+    return f"every {isolation} cell of {region} is full or drained; free places are in: {elsewhere}"

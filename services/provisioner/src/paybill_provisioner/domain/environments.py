@@ -183,13 +183,19 @@ class Environment:
         """Drivers' outputs of the built resources, by address."""
         return {each.resource.address: each.outputs for each in self.built}
 
-    def cell_of(self, isolation: Isolation) -> int | None:
-        """Returns the number of the cell of this level in which the tenant has a place, also when nothing is built."""
+    @property
+    def cells(self) -> frozenset[tuple[Isolation, int]]:
+        """Cells in which the tenant has a place, by level and number: something is built or planned there."""
         planned = [step.after for step in (self.plan.steps if self.plan else ()) if step.after is not None]
-        for resource in (*(each.resource for each in self.built), *planned):
-            if isinstance(resource.attributes, Schema) and resource.isolation is isolation:
-                return resource.attributes.cell
-        return None
+        return frozenset(
+            (resource.isolation, resource.attributes.cell)
+            for resource in (*(each.resource for each in self.built), *self.replaced, *planned)
+            if isinstance(resource.attributes, Schema) and resource.attributes.cell is not None
+        )
+
+    def cell_of(self, isolation: Isolation) -> int | None:
+        """Returns the number of the cell of this level in which the tenant has a place."""
+        return min((number for level, number in self.cells if level is isolation), default=None)
 
     @property
     def remaining(self) -> tuple[Step, ...]:

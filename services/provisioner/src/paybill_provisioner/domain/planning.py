@@ -6,7 +6,6 @@ from typing import assert_never
 
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import LimitFeature
-from paybill_contracts.cells import CellPlaceFreed, CellPlaceTaken
 from paybill_contracts.environment_plans import (
     BlueprintRef,
     EnvironmentDesired,
@@ -29,7 +28,7 @@ from paybill_provisioner.domain.blueprints import (
     definition_of,
 )
 from paybill_provisioner.domain.building import ended
-from paybill_provisioner.domain.cells import Cells, RegionFullError, place_taken
+from paybill_provisioner.domain.cells import Cells, RegionFullError, emptiest
 from paybill_provisioner.domain.environments import (
     Desired,
     Environment,
@@ -46,10 +45,12 @@ from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedErro
 PUBLISH = "publish a blueprint that has it; the environment is then planned by itself"
 """What ends most refusals of a plan."""
 
+MAKE_ROOM = "publish a blueprint with more cells, or reopen a drained cell and retry the environment"
+"""What ends the refusal of a full region."""
+
 PLANNED_AGAIN = "the environment is planned again"
 WAITS_FOR = "an operator, who moves the tenant: this version of the provisioner moves no data"
 
-PlanningEvent = EnvironmentEvent | CellPlaceTaken | CellPlaceFreed
 CellsInForce = Mapping[Isolation, Cells | None]
 """Cells by their isolation level."""
 
@@ -71,7 +72,7 @@ class EnvironmentNotFailedError(ConflictError):
 
 def on_entitlements_set(
     environment: Environment | None, fact: EntitlementsSet, blueprints: Blueprints, cells: CellsInForce, now: datetime
-) -> list[PlanningEvent]:
+) -> list[EnvironmentEvent]:
     """Records what the tenant is entitled to, in every status, and plans it. Raises EnvironmentUnknownError."""
     environment = existing(environment, fact.tenant_id)
     limits = {each.key: each.limit for each in fact.features if isinstance(each, LimitFeature)}
@@ -85,7 +86,7 @@ def on_entitlements_set(
 
 def compare(
     environment: Environment, blueprints: Blueprints, cells: CellsInForce, now: datetime
-) -> list[PlanningEvent]:
+) -> list[EnvironmentEvent]:
     """Plans the environment when its desired state differs from the planned one and no plan is open.
 
     A failed plan is not repeated: that needs another desired state, another blueprint or an operator.
@@ -99,7 +100,7 @@ def compare(
 
 def retry(
     environment: Environment | None, id_: str, blueprints: Blueprints, cells: CellsInForce, now: datetime
-) -> list[PlanningEvent]:
+) -> list[EnvironmentEvent]:
     """Plans again what is desired now, after a failure or a refusal; built resources stay.
 
     Raises EnvironmentUnknownError, EnvironmentNotFailedError.
@@ -121,9 +122,9 @@ def towards(
     cells: CellsInForce,
     now: datetime,
     reason: str = "",
-) -> list[PlanningEvent]:
+) -> list[EnvironmentEvent]:
     """Returns the events that make `desired` the desired state, and its plan, its refusal or its pending change."""
-    events: list[PlanningEvent] = [] if desired == environment.desired else [_desired(environment, desired)]
+    events: list[EnvironmentEvent] = [] if desired == environment.desired else [_desired(environment, desired)]
     match environment.status:
         case Status.BUILDING | Status.CHANGING | Status.RETAINING | Status.RETAINED | Status.RESTORING:
             return events
@@ -133,20 +134,16 @@ def towards(
         case _:
             assert_never(environment.status)
     try:
-        place = _place(environment, desired, blueprints, cells)
-        plan = plan_of(environment, desired, blueprints, place)
+        plan = plan_of(environment, desired, blueprints, _cell(environment, desired, blueprints, cells))
     except _CANNOT_BE_PLANNED as error:
         return [*events, *_refused(environment, desired, error)]
     if environment.epoch and moves_data(plan.steps):
         return [*events, *_pending(environment, desired, reason, now)]
-    planned = _planned(environment, events, plan)
-    return [*planned, place] if isinstance(place, CellPlaceTaken) else planned
+    return _planned(environment, events, plan)
 
 
-def _place(
-    environment: Environment, desired: Desired, blueprints: Blueprints, cells: CellsInForce
-) -> CellPlaceTaken | int | None:
-    """Returns the place that the tenant gets in a cell, or the number of the cell that it is in; None for a silo.
+def _cell(environment: Environment, desired: Desired, blueprints: Blueprints, cells: CellsInForce) -> int | None:
+    """Returns the number of the cell that the tenant is in, or in which it gets a place; None for a silo.
 
     Raises UnknownTierError, UnknownRegionError, RegionFullError.
     """
@@ -155,22 +152,17 @@ def _place(
     if isolation is Isolation.SILO:
         return None
     current = environment.cell_of(isolation)
-    if current is not None:
-        return current
-    return place_taken(cells.get(isolation), isolation, environment.region, environment.tenant_id, environment.id)
+    return emptiest(cells.get(isolation), isolation, environment.region) if current is None else current
 
 
-def plan_of(
-    environment: Environment, desired: Desired, blueprints: Blueprints, place: CellPlaceTaken | int | None
-) -> Plan:
-    """Returns the plan from the built resources to those of `desired`, in the cell of `place`.
+def plan_of(environment: Environment, desired: Desired, blueprints: Blueprints, cell: int | None) -> Plan:
+    """Returns the plan from the existing resources to those of `desired`, in the cell with this number.
 
     Raises UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError.
     """
     size = desired.size
     blueprint, tier = definition_of(blueprints, size.tier, size.preset, environment.region)
-    number = place.number if isinstance(place, CellPlaceTaken) else place
-    cells = {tier.layers.data: number} if number is not None else {}
+    cells = {tier.layers.data: cell} if cell is not None else {}
     values = Values(environment.tenant_id, environment.slug, environment.region, desired.limits, cells)
     target = render(blueprint.content, tier, values)
     return Plan(
@@ -206,7 +198,7 @@ def require_plan(environment: Environment, fact: EnvironmentPlanned) -> None:
         )
 
 
-def _planned(environment: Environment, events: list[PlanningEvent], plan: Plan) -> list[PlanningEvent]:
+def _planned(environment: Environment, events: list[EnvironmentEvent], plan: Plan) -> list[EnvironmentEvent]:
     """Returns the events of a plan; one without steps is complete at once, and an equal one is not recorded."""
     last = environment.plan
     if environment.pending is not None:
@@ -240,9 +232,10 @@ def _desired(environment: Environment, desired: Desired) -> EnvironmentDesired:
     )
 
 
-def _refused(environment: Environment, desired: Desired, error: DomainError) -> list[PlanningEvent]:
+def _refused(environment: Environment, desired: Desired, error: DomainError) -> list[EnvironmentEvent]:
     """Returns the refusal, unless it is recorded already."""
-    refusal = Refusal(error.code, str(error)[:500], PUBLISH)
+    next_step = MAKE_ROOM if isinstance(error, RegionFullError) else PUBLISH
+    refusal = Refusal(error.code, str(error)[:500], next_step)
     if refusal == environment.refusal and desired == environment.desired:
         return []
     return [
@@ -259,7 +252,7 @@ def _refused(environment: Environment, desired: Desired, error: DomainError) -> 
     ]
 
 
-def _pending(environment: Environment, desired: Desired, reason: str, now: datetime) -> list[PlanningEvent]:
+def _pending(environment: Environment, desired: Desired, reason: str, now: datetime) -> list[EnvironmentEvent]:
     """Returns the pending change of an environment whose data would have to move, unless it is recorded already."""
     built = environment.built_size
     if built is None or (environment.pending is not None and environment.desired_size == desired.size):
@@ -289,7 +282,7 @@ def _settled(environment: Environment, size: Size, reason: str) -> EnvironmentCh
     )
 
 
-def on_leaving(environment: Environment | None) -> list[PlanningEvent]:
+def on_leaving(environment: Environment | None) -> list[EnvironmentEvent]:
     """Ends a pending change, because a tenant that leaves keeps what it has."""
     if environment is None or environment.pending is None or environment.built_size is None:
         return []
