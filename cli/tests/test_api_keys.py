@@ -89,9 +89,10 @@ def test_the_first_key_is_listed_and_no_command_revokes_it(on_stack) -> None:
     assert on_stack("key", "list").code == ExitCode.OK
 
 
-def test_a_repeated_command_creates_no_second_key_and_names_the_next_step(on_stack) -> None:
-    end = (datetime.now(UTC) + timedelta(days=60)).date().isoformat()
-    arguments = [*create("repeated"), "--expires", end, "--idempotency-key", "key-repeated", "--json"]
+@pytest.mark.parametrize("end", ["90d", "date"])
+def test_a_repeated_command_creates_no_second_key_and_names_the_next_step(on_stack, end: str) -> None:
+    end = (datetime.now(UTC) + timedelta(days=60)).date().isoformat() if end == "date" else end
+    arguments = [*create("repeated"), "--expires", end, "--idempotency-key", f"repeated-{end}", "--json"]
 
     first, again = on_stack(*arguments), on_stack(*arguments)
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from paybill_contracts.tenant import LifecyclePolicySet
 from paybill_runtime import clock
 from paybill_runtime.app import Service
 from paybill_runtime.http.auth import ApiKey, KeyRing, NewKey, Role, make_key
-from paybill_runtime.http.caller import caller
+from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.router import Router
 from paybill_runtime.messaging.api_key_copies import FACTS
 from paybill_runtime.messaging.subscriptions import Subscriptions
@@ -33,9 +34,10 @@ def service() -> Service:
     def router(_: object) -> APIRouter:
         routes = Router()
 
-        @routes.get("/v1/reports", dependencies=[Depends(caller(Role.VIEWER, "billing:read"))])
-        async def reports() -> None:
-            """Has nothing to report."""
+        @routes.get("/v1/reports")
+        async def reports(principal: Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]) -> dict[str, str]:
+            """Reports its caller."""
+            return {"key": principal.id, "subject": principal.subject, "actor": principal.origin.actor}
 
         return routes
 
@@ -94,6 +96,17 @@ async def test_every_process_accepts_a_new_key_and_refuses_it_within_a_second_of
 
     assert time.monotonic() - began < 1
     assert (await answer(first, key)).json()["code"] == "wrong_key"
+
+
+async def test_two_keys_of_one_person_are_two_actors_with_one_subject(start, publish) -> None:
+    served = await start(service())
+    (one, its_fact), (other, other_fact) = made("key-1"), made("key-2")
+    await publish(its_fact, other_fact)
+    await until(lambda: accepted(served, other))
+
+    callers = [(await answer(served, key)).json() for key in (one, other)]
+
+    assert callers == [{"key": id_, "subject": STAFF, "actor": f"operator:{id_}"} for id_ in ("key-1", "key-2")]
 
 
 async def test_a_revocation_waits_for_no_dead_letter(start, publish, databases) -> None:

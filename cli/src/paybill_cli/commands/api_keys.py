@@ -1,7 +1,7 @@
 """`paybill key`: API keys of persons and programs."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import typer
@@ -17,8 +17,8 @@ from paybill_cli.output import Output
 COLUMNS = ("id", "name", "subject", "role", "scopes", "status", "source", "expires_at")
 _KEYS = "/v1/keys"
 _ID = re.compile(r"[A-Za-z0-9-]{1,32}")
-_LIFETIME = re.compile(r"([1-9][0-9]{0,5})([mhd])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_LIFETIME = re.compile(r"([1-9][0-9]{0,3})([mhd])")
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 _OWN = re.compile(r"pbk_([A-Za-z0-9-]{1,32})_")
 
 Id = Annotated[str, typer.Argument(help="Id of the key, as `paybill key list` lists it.", metavar="KEY")]
@@ -64,7 +64,7 @@ def create(
         "subject": subject,
         "role": role,
         "scopes": [scope for scope in (part.strip() for part in scopes.split(",")) if scope],
-        "expires_at": _end(expires).isoformat(),
+        **_end(expires),
     }
     with Service(stack, "tenant") as tenant:
         if options.dry_run:
@@ -127,13 +127,16 @@ def _row(out: Output, key: dict[str, Any]) -> dict[str, Any]:
     return key if out.json else key | {"scopes": ", ".join(key["scopes"])}
 
 
-def _end(text: str) -> datetime:
-    """Returns the end of a key: a time from now, or the time itself."""
+def _end(text: str) -> dict[str, Any]:
+    """Returns the field with the end of a key.
+
+    A time from now is sent as such: a repeated command is then the same request.
+    """
     lifetime = _LIFETIME.fullmatch(text)
     if lifetime is not None:
-        return datetime.now(UTC) + timedelta(**{_UNITS[lifetime[2]]: int(lifetime[1])})
+        return {"lifetime_s": int(lifetime[1]) * _SECONDS[lifetime[2]]}
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise usage(f"{text!r} is no time such as 12h, 90d or 2027-01-01", next="paybill key create --help") from error
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return {"expires_at": (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).isoformat()}

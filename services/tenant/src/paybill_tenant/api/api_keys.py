@@ -1,6 +1,6 @@
 """HTTP API for API keys: create, list, show and revoke them."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from http import HTTPStatus
@@ -18,7 +18,7 @@ from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
 from paybill_runtime.http.router import Router
 from paybill_runtime.messaging.api_key_copies import accept, add_copy, revoke_copy
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlmodel import col
 
 from paybill_tenant.domain import api_keys
@@ -60,7 +60,22 @@ class KeyBody(BaseModel):
     ]
     role: Annotated[KeyRole, Field(description="At most the role of the key that sends this.")]
     scopes: Annotated[Scopes, Field(description="`<service>:read`, `<service>:write`, or `*`; at most one's own.")]
-    expires_at: Annotated[Timestamp, Field(description="From then on the key is refused; within 366 days.")]
+    expires_at: Annotated[Timestamp | None, Field(description="From then on the key is refused; within 366 days.")] = (
+        None
+    )
+    lifetime_s: Annotated[
+        int | None, Field(ge=1, le=10**9, description="In place of `expires_at`: seconds until the key is refused.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _has_one_end(self) -> Self:
+        if (self.expires_at is None) == (self.lifetime_s is None):
+            raise ValueError("name either expires_at or lifetime_s")
+        return self
+
+    def end(self, now: datetime) -> datetime:
+        """Returns the end of a key that is created now."""
+        return self.expires_at if self.expires_at is not None else now + timedelta(seconds=self.lifetime_s or 0)
 
 
 class KeyView(BaseModel):
@@ -148,8 +163,8 @@ def router(context: ServiceContext) -> APIRouter:
         `key_expiry_out_of_range`.
         """
         now = context.now()
-        id_ = f"key-{token_hex(8)}"
-        made = make_key(id_, body.name, Role[body.role.name], body.scopes, body.expires_at, body.subject)
+        id_, end = f"key-{token_hex(8)}", body.end(now)
+        made = make_key(id_, body.name, Role[body.role.name], body.scopes, end, body.subject)
         fact = KeyCreated(
             key_id=id_,
             name=body.name,
@@ -159,7 +174,7 @@ def router(context: ServiceContext) -> APIRouter:
             sha256=made.stored["sha256"],
             created_by=principal.subject,
             created_at=now,
-            expires_at=body.expires_at,
+            expires_at=end,
         )
         rights = Rights(KeyRole[principal.role.name], principal.scopes)
 
