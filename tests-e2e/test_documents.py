@@ -1,5 +1,6 @@
 """Runs every command in the shell blocks of the documents on one stack, and parses every command within a sentence."""
 
+import faulthandler
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from paybill_stripe_fake.client import FakeControl
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(path for place in ("docs", "deploy") for path in (ROOT / place).glob("**/*.md"))
 WITHIN_S = 60
+ALL_WITHIN_S = 400
+"""Longer than the limit of other tests: it runs 80 commands one after another."""
 CATALOGUE = ROOT / "services/billing/src/paybill_billing/plans.yaml"
 BLUEPRINT = ROOT / "services/provisioner/src/paybill_provisioner/blueprints.yaml"
 
@@ -32,6 +35,8 @@ FLOW = (
     ("docs/architecture.md", 0, ""),
     ("docs/why.md", 0, ""),
     ("docs/usage.md", 0, ""),
+    ("docs/blueprints.md", 0, "new_blueprint"),
+    ("docs/blueprints.md", 1, ""),
     ("docs/catalogue.md", 0, "new_version"),
     ("docs/changes.md", 1, ""),
     ("docs/changes.md", 0, ""),
@@ -185,6 +190,12 @@ class Preparations:
         self._operator.sign_up("globex", "pro")
         return {}
 
+    def new_blueprint(self):
+        """Adds a version with another limit of connections to the file of the blueprint."""
+        text = BLUEPRINT.read_text().replace("version: 1", "version: 2")
+        (self._folder / "blueprints.yaml").write_text(text.replace("connection_limit: 25", "connection_limit: 30"))
+        return {}
+
     def new_version(self):
         """Adds pro@2 to the file of the catalogue."""
         self._write_catalogue(
@@ -233,6 +244,7 @@ class Preparations:
 
 
 def test_every_command_of_the_documents_runs(tmp_path) -> None:
+    faulthandler.dump_traceback_later(ALL_WITHIN_S, exit=True, file=sys.__stderr__)
     folder = tmp_path / "folder"
     folder.mkdir()
     with laptop_stack.running(tmp_path / "data") as variables:

@@ -1,4 +1,4 @@
-"""`why` finds the root cause of twenty kinds of faults, and names a command that exists and takes its arguments."""
+"""`why` finds the root cause of many kinds of faults, and names a command that exists and takes its arguments."""
 
 import shlex
 from datetime import timedelta

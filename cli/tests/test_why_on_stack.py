@@ -1,4 +1,4 @@
-"""`paybill why` finds twenty kinds of faults in a running stack, and the command that it names helps.
+"""`paybill why` finds many kinds of faults in a running stack, and the command that it names helps.
 
 PAYBILL_TEST_WHY_VARIATIONS sets the random variations of each kind (default 1); PAYBILL_TEST_WHY_SEED repeats a run,
 whose seed is printed.

@@ -1,14 +1,17 @@
 """Errors of a blueprint are reported with file, line and reason before anything is touched."""
 
+import re
 from pathlib import Path
 
 import pytest
 from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.event import decode, digest
+from paybill_contracts.kinds import KINDS, LAYERS, Change, KindAttributes, Role, meanings
 from paybill_contracts.placement import Isolation
 from paybill_definitions.blueprints_file import BlueprintFileError, read_blueprint
 from paybill_definitions.resources import Values, render
 
+DOCUMENT = Path(__file__).parents[3] / "docs/blueprints.md"
 SHIPPED = Path(__file__).parents[3] / "services/provisioner/src/paybill_provisioner/blueprints.yaml"
 BLUEPRINT = """\
 name: standard
@@ -133,4 +136,35 @@ def test_a_blueprint_of_version_1_of_the_fact_has_the_same_resources() -> None:
         "database.main",
         "schema.main",
         "role.main",
+    }
+
+
+def test_the_documented_file_is_a_blueprint() -> None:
+    (file,) = re.findall(r"^```yaml\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    content = read_blueprint(file, "documented").content
+
+    assert content.tiers[0].layers.storage is Isolation.SILO
+    values = Values("ten_" + "1" * 32, "acme", "eu-central", {"connections": 12})
+    role = render(content, content.tiers[0], values)[-1].attributes
+    assert isinstance(role, Role)
+    assert role.connection_limit == 12
+
+
+def test_the_documented_kinds_have_the_attributes_and_outputs_of_the_code() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| `\w+` \|.*$", text, re.MULTILINE)
+    ]
+    documented = {
+        row[0].strip("`"): (row[1], *(sorted(re.findall(r"`(\w+)`", cell)) for cell in row[2:]))
+        for row in rows
+        if row[0].strip("`") in KINDS
+    }
+
+    def named(kind: type[KindAttributes], change: Change) -> list[str]:
+        return sorted(name for name, meaning in meanings(kind) if meaning.change is change and not meaning.derived)
+
+    assert documented == {
+        name: (LAYERS[name], *(named(kind, change) for change in Change), sorted(kind.OUTPUTS))
+        for name, kind in KINDS.items()
     }

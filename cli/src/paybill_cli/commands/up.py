@@ -54,7 +54,8 @@ async def up(
             exists=True,
             dir_okay=False,
             resolve_path=True,
-            help="Blueprints of environments; by default those of the provisioner.",
+            help="Blueprint that the first start publishes; by default that of the provisioner. Afterwards: `paybill "
+            "blueprint publish`.",
         ),
     ] = None,
     port_base: Annotated[
@@ -145,9 +146,10 @@ async def up(
     from paybill_stack.supervisor import Options, Supervisor
 
     layout = Layout(data_dir.absolute())
-    # Billing reads the file of the data directory at the first start only.
-    if catalogue is not None or (not layout.ports.exists() and os.access(layout.plans, os.R_OK)):
-        checked(out, catalogue or layout.plans, blueprints)
+    # The services publish the files at the first start only; later the blueprint in force may have other tiers.
+    is_first = not layout.ports.exists()
+    if catalogue is not None or (is_first and os.access(layout.plans, os.R_OK)):
+        checked(out, catalogue or layout.plans, blueprints if is_first else None)
     external = ExternalServers(nats_url, nats_credentials_dir, database_url, database_password_file)
     if stripe_api_base and stripe_key_file is None:
         raise usage("--stripe-api-base needs --stripe-key-file", next="paybill up --stripe-key-file FILE")
