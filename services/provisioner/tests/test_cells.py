@@ -173,7 +173,11 @@ def test_a_place_is_freed_when_nothing_of_the_tenant_is_built_or_planned_in_the_
     )
     built = replace(purging, built=(BuiltResource(resource=schema, outputs={}),))
     removed = ResourceRemoved(
-        tenant_id=TENANT, environment_id=ENVIRONMENT_ID, plan_hash="ab" * 32, address=schema.address, name="product"
+        tenant_id=TENANT,
+        environment_id=ENVIRONMENT_ID,
+        plan_hash="ab" * 32,
+        address=schema.address,
+        name=schema.identity,
     )
 
     assert [type(each) for each in cells.place_changes(building, purging)] == [CellPlaceFreed]

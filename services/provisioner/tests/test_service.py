@@ -109,7 +109,8 @@ async def test_an_unknown_tier_is_refused_with_its_reason_and_blocks_no_other_te
         "tier_unknown",
         "platinum",
     )
-    assert "no blueprint has the tier platinum" in why["environment"]["failure"]
+    assert "no blueprint has the tier platinum" in why["environment"]["refusal"]
+    assert (why["environment"]["refusal_code"], why["environment"]["failure"]) == ("tier_unknown", None)
 
 
 async def test_a_failed_environment_reports_its_reason_and_is_built_by_a_retry(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from paybill_contracts.event import Event, Payload, Value, upcaster
-from paybill_contracts.kinds import Address, Attributes, Name
+from paybill_contracts.kinds import Address, Attributes, Name, Schema
 from paybill_contracts.placement import Isolation, Placement, Preset
 from paybill_contracts.values import Count, Digest, EnvironmentId, Key, SecretRef, TenantId, Text
 
@@ -29,6 +29,12 @@ class Resource(Value):
     def kind(self) -> str:
         """Name of its kind."""
         return self.attributes.kind
+
+    @property
+    def identity(self) -> str:
+        """Its name at the provider; that of a schema with its database."""
+        attributes = self.attributes
+        return f"{attributes.database}/{attributes.name}" if isinstance(attributes, Schema) else attributes.name
 
 
 class EnvironmentFact(Event):
@@ -66,8 +72,8 @@ class Step(Value):
 
     @property
     def key(self) -> str:
-        """Identifies the step in its plan: a replacement and the deletion of what it replaces have one address."""
-        return f"{self.action}:{self.address}"
+        """Identifies the step in its plan."""
+        return step_key(self.action, self.address, self.resource.identity)
 
     @property
     def resource(self) -> Resource:
@@ -76,6 +82,14 @@ class Step(Value):
         if resource is None:
             raise ValueError("a step has a resource before or after it")
         return resource
+
+
+def step_key(action: StepAction, address: str, identity: str) -> str:
+    """Returns what identifies a step in its plan.
+
+    identity: of the resource. A replacement and the deletions of what it and earlier plans replaced have one address.
+    """
+    return f"{action}:{address}:{identity}"
 
 
 class BlueprintRef(Value):
@@ -177,7 +191,7 @@ class ResourceRemoved(
     aggregate="environment",
     key="environment_id",
 ):
-    """A step of the plan removed a resource, and its absence was observed."""
+    """A step of the plan removed a resource, and its absence was observed. name: that of a schema with its database."""
 
     plan_hash: Digest
     address: Address
@@ -225,11 +239,12 @@ class StepsIntended(
 class StepPending(
     EnvironmentFact, type="provisioner.step_pending", version=1, aggregate="environment", key="environment_id"
 ):
-    """The provider works on a step of the plan. reference: of its operation."""
+    """The provider works on a step of the plan. name: as of a removed resource; reference: of its operation."""
 
     plan_hash: Digest
     action: StepAction
     address: Address
+    name: Name
     reference: Text
 
 

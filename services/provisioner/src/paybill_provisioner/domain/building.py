@@ -75,10 +75,13 @@ def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iter
         yield ResourceBuilt(**of_plan, resources=tuple(built))
     for key, reference in progress.pending.items():
         if key in steps and environment.operations.get(key) != reference:
-            yield StepPending(**of_plan, action=steps[key].action, address=steps[key].address, reference=reference)
+            step = steps[key]
+            yield StepPending(
+                **of_plan, action=step.action, address=step.address, name=step.resource.identity, reference=reference
+            )
     for resource in progress.removed:
         if any(step.after is None and step.before == resource for step in steps.values()):
-            yield ResourceRemoved(**of_plan, address=resource.address, name=resource.attributes.name)
+            yield ResourceRemoved(**of_plan, address=resource.address, name=resource.identity)
 
 
 def ended(environment: Environment, access: Access | None = None) -> list[EnvironmentEvent]:

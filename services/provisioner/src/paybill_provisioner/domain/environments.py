@@ -20,6 +20,7 @@ from paybill_contracts.environment_plans import (
     StepAction,
     StepPending,
     StepsIntended,
+    step_key,
 )
 from paybill_contracts.errors import ConflictError, NotFoundError
 from paybill_contracts.kinds import Schema
@@ -42,7 +43,7 @@ from paybill_contracts.tenant import TenantRequested
 from pydantic import Field
 
 from paybill_provisioner.domain.sizes import PendingChange, Size
-from paybill_provisioner.domain.steps import is_shared
+from paybill_provisioner.domain.steps import is_same, is_shared
 
 EnvironmentEvent = (
     EnvironmentRegistered
@@ -267,7 +268,8 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
         case StepsIntended():
             return replace(environment, intended=tuple(sorted({*environment.intended, *event.addresses})))
         case StepPending():
-            operations = dict(environment.operations) | {f"{event.action}:{event.address}": event.reference}
+            key = step_key(event.action, event.address, event.name)
+            operations = dict(environment.operations) | {key: event.reference}
             return replace(environment, operations=operations)
         case EnvironmentFailed():
             failure = Failure(address=event.address, reason=event.reason)
@@ -337,7 +339,8 @@ def _with_built(environment: Environment, event: ResourceBuilt) -> Environment:
     for done in event.resources:
         before = built.pop(done.address, None)
         after = resources[done.address]
-        is_replaced = done.address in replacements or (before and not _has_same_name(before.resource, after))
+        replaced = [each for each in replaced if not is_same(each, after)]
+        is_replaced = done.address in replacements or (before and not is_same(before.resource, after))
         if before is not None and is_replaced and not is_shared(before.resource):
             replaced.append(before.resource)
         built[done.address] = BuiltResource(resource=after, outputs=done.outputs)
@@ -350,26 +353,22 @@ def _with_built(environment: Environment, event: ResourceBuilt) -> Environment:
         operations={
             key: reference
             for key, reference in environment.operations.items()
-            if key.startswith("delete:") or key.partition(":")[2] not in ended
+            if key.startswith("delete:") or key.split(":")[1] not in ended
         },
     )
 
 
 def _without(environment: Environment, event: ResourceRemoved) -> Environment:
     def is_removed(resource: Resource) -> bool:
-        return (resource.address, resource.attributes.name) == (event.address, event.name)
+        return (resource.address, resource.identity) == (event.address, event.name)
 
-    operations = {key: each for key, each in environment.operations.items() if key != f"delete:{event.address}"}
+    ended = step_key(StepAction.DELETE, event.address, event.name)
+    operations = {key: each for key, each in environment.operations.items() if key != ended}
     environment = replace(environment, operations=operations)
     replaced = tuple(each for each in environment.replaced if not is_removed(each))
     if len(replaced) < len(environment.replaced):
         return replace(environment, replaced=replaced)
     return replace(environment, built=tuple(each for each in environment.built if not is_removed(each.resource)))
-
-
-def _has_same_name(before: Resource, after: Resource) -> bool:
-    """Returns whether both are the same resource at the provider. Earlier plans called a replacement an update."""
-    return before.kind == after.kind and before.attributes.name == after.attributes.name
 
 
 def _with_desired_size(environment: Environment, tier: str, preset: Preset) -> Environment:

@@ -179,7 +179,7 @@ def plan_of(environment: Environment, desired: Desired, blueprints: Blueprints, 
         cloud=tier.cloud,
         region=environment.region,
         limits=dict(desired.limits),
-        steps=diff(target, (each.resource for each in environment.built)),
+        steps=diff(target, (each.resource for each in environment.built), environment.replaced),
     )
 
 

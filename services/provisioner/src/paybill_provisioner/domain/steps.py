@@ -24,34 +24,41 @@ class ChangeRefusedError(DomainError):
     code = "change_refused"
 
 
-def diff(target: Iterable[Resource], built: Iterable[Resource]) -> tuple[Step, ...]:
+def diff(target: Iterable[Resource], built: Iterable[Resource], replaced: Iterable[Resource] = ()) -> tuple[Step, ...]:
     """Returns the steps from `built` to `target`, each after those that it needs.
 
+    replaced: resources that exist, and that others replaced in earlier plans; they are deleted unless desired again.
     Another identity, such as another database, is a replacement: the old resource is deleted by a step of its own.
     Deletions come last, in the reverse order of creation. Raises BrokenGraphError, ChangeRefusedError.
     """
     before, after = _by_address(built), _by_address(target)
     steps: list[Step] = []
-    replaced: set[str] = set()
+    new: set[str] = set()
     for resource in ordered(after.values()):
-        step = _step(before.get(resource.address), resource, replaced)
+        step = _step(before.get(resource.address), resource, new)
         if step is None:
             continue
         steps.append(step)
         if step.reason is not None:
-            replaced.add(resource.address)
+            new.add(resource.address)
+    left = [each for each in replaced if not any(is_same(each, desired) for desired in after.values())]
     gone = [
         resource
         for resource in ordered(before.values())
-        if (resource.address not in after or resource.address in replaced) and not is_shared(resource)
+        if (resource.address not in after or resource.address in new) and not is_shared(resource)
     ]
-    deletions = [Step(action=StepAction.DELETE, before=resource, after=None) for resource in reversed(gone)]
+    deletions = [Step(action=StepAction.DELETE, before=resource, after=None) for resource in reversed([*left, *gone])]
     return (*steps, *deletions)
 
 
 def is_shared(resource: Resource) -> bool:
     """Returns True for a resource that other tenants use, too."""
     return resource.kind in SHARED_KINDS and resource.isolation is not Isolation.SILO
+
+
+def is_same(resource: Resource, other: Resource) -> bool:
+    """Returns True when both are one resource at the provider. Earlier plans called a replacement an update."""
+    return (resource.kind, resource.identity) == (other.kind, other.identity)
 
 
 def _step(before: Resource | None, after: Resource, replaced: set[str]) -> Step | None:
