@@ -4,7 +4,9 @@ PAYBILL_TEST_CELL_ROUNDS sets how often two tenants compete (default 25).
 """
 
 import asyncio
+import faulthandler
 import os
+import sys
 from dataclasses import replace
 
 from blueprint_samples import blueprint_text
@@ -36,6 +38,7 @@ async def handle(served, fact) -> None:
 
 
 async def test_one_of_two_tenants_gets_the_last_place_of_a_cell(start, settings, harness, about) -> None:
+    faulthandler.dump_traceback_later(120 + ROUNDS, exit=True, file=sys.__stderr__)
     regions = [f"{harness.region}-{number}" for number in range(ROUNDS)]
     text = blueprint_text(", ".join(regions)).replace(LARGE, SMALL)
     settings["blueprints_file"].write_text(text)
