@@ -30,6 +30,7 @@ PURE_LIBRARIES = frozenset(
         "paybill_licence",
         "pydantic",
         "re",
+        "statistics",
         "string",
         "types",
         "typing",

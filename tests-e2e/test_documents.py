@@ -37,6 +37,7 @@ FLOW = (
     ("docs/usage.md", 0, ""),
     ("docs/blueprints.md", 0, "new_blueprint"),
     ("docs/blueprints.md", 1, ""),
+    ("docs/environments.md", 0, "prices"),
     ("docs/catalogue.md", 0, "new_version"),
     ("docs/changes.md", 1, ""),
     ("docs/changes.md", 0, ""),
@@ -194,6 +195,13 @@ class Preparations:
         """Adds a version with another limit of connections to the file of the blueprint."""
         text = BLUEPRINT.read_text().replace("version: 1", "version: 2")
         (self._folder / "blueprints.yaml").write_text(text.replace("connection_limit: 25", "connection_limit: 30"))
+        return {}
+
+    def prices(self):
+        """Writes the price book of the document."""
+        document = (ROOT / "docs/environments.md").read_text()
+        (book,) = re.findall(r"^```yaml\n(name: list-prices.*?)^```", document, re.DOTALL | re.MULTILINE)
+        (self._folder / "prices.yaml").write_text(book)
         return {}
 
     def new_version(self):

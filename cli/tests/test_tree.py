@@ -30,6 +30,7 @@ CHANGES = {
     ("tenant", "retry"),
     ("provider", "backfill"),
     ("plans", "publish"),
+    ("prices", "publish"),
     ("plans", "move"),
     ("plans", "pause-move"),
     ("plans", "resume-move"),

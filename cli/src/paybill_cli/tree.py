@@ -2,6 +2,7 @@
 
 from paybill_cli.access_tree import ACCESS
 from paybill_cli.branches import Branch, Leaf
+from paybill_cli.environment_tree import ENVIRONMENTS
 
 __all__ = ["TREE", "Branch", "Leaf"]
 
@@ -339,6 +340,7 @@ TREE = Branch(
                 ),
             },
         ),
+        **ENVIRONMENTS,
         **ACCESS,
         "replay": Leaf(
             "paybill_cli.commands.replay:replay", "Replay the log and compare the result with the live state."

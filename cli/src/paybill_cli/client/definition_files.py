@@ -1,8 +1,24 @@
 """Files that people publish, such as plans.yaml and blueprints.yaml."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from paybill_cli.errors import usage
+from paybill_cli.errors import CliError, usage
+from paybill_cli.output import Output
+
+
+@contextmanager
+def with_errors(out: Output, file: Path, kind: str, error_type: type[Exception]) -> Iterator[None]:
+    """Prints the lines of an error in a file of this kind, and raises CliError with their number."""
+    try:
+        yield
+    except error_type as error:
+        found = str(error).splitlines()
+        for each in found:
+            out.line(f"{kind}.flaw", {"flaw": each}, each)
+        count = f"{len(found)} error{'s' if len(found) > 1 else ''}"
+        raise CliError(f"invalid_{kind}", f"{file} has {count}", next="correct them, then repeat the command") from None
 
 
 def text_of(file: Path) -> str:

@@ -51,6 +51,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "invalid_blueprint": ("paybill blueprint lint {file}", "correct the lines that the message names"),
     "invalid_idempotency_key": ("choose a key of 1 to 200 visible ASCII characters",),
     "invalid_plans": ("paybill plans lint {file}", "correct the lines that the message names"),
+    "invalid_price_book": ("paybill prices lint {file}", "correct the lines that the message names"),
     "invalid_request": ("{command} --help", "correct it; --help describes the arguments"),
     "invalid_validity": ("{command} --help", "correct --from and --until; --help describes them"),
     "invoice_settled": ("paybill manual invoices",),
@@ -116,6 +117,8 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "pays_elsewhere": _TENANT,
     "period_unpaid": _SUBSCRIPTION,
     "plan_not_on_sale": ("paybill plans list",),
+    "price_book_not_published": ("paybill prices list",),
+    "price_book_version_conflict": ("paybill prices list",),
     "provider_away": ("paybill doctor",),
     "provider_refused": (
         "paybill subscription show {subscription}",

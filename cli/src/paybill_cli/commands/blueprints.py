@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paybill_cli.client.definition_files import bytes_of, name_of, text_of
+from paybill_cli.client.definition_files import bytes_of, name_of, text_of, with_errors
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import idempotent
 from paybill_cli.client.stack import Stack
@@ -171,16 +171,8 @@ def _checked(out: Output, file: Path) -> "BlueprintFile":
     """Returns the blueprint in a file; prints all errors and raises CliError when it has some."""
     from paybill_definitions.blueprints_file import BlueprintFileError, read_blueprint
 
-    try:
+    with with_errors(out, file, "blueprint", BlueprintFileError):
         return read_blueprint(text_of(file), str(file))
-    except BlueprintFileError as error:
-        found = str(error).splitlines()
-        for each in found:
-            out.line("blueprint.flaw", {"flaw": each}, each)
-        count = f"{len(found)} error{'s' if len(found) > 1 else ''}"
-        raise CliError(
-            "invalid_blueprint", f"{file} has {count}", next="correct them, then repeat the command"
-        ) from None
 
 
 def _publication(out: Output, provisioner: Service, file: Path) -> dict[str, Any]:

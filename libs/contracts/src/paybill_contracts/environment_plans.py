@@ -11,7 +11,9 @@ from pydantic import Field, StringConstraints
 from paybill_contracts.event import Event, Payload, Value, upcaster
 from paybill_contracts.kinds import Address, Attributes, Name, Schema
 from paybill_contracts.placement import Isolation, Placement, Preset
-from paybill_contracts.values import Count, Digest, EnvironmentId, Key, SecretRef, TenantId, Text
+from paybill_contracts.plan_estimates import Estimates
+from paybill_contracts.price_book import PriceBookRef
+from paybill_contracts.values import Count, Digest, EnvironmentId, Key, SecretRef, TenantId, Text, Timestamp
 
 Property = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$"), Field(examples=["value"])]
 
@@ -103,13 +105,16 @@ class BlueprintRef(Value):
 class Plan(Value):
     """The difference between desired and existing resources, in an order that respects `needs`.
 
-    based_on: the environment's revision that it was computed from. limits: of the entitlements, which expressions of
-    the blueprint use. hashed: False for a plan of an earlier version, of which the hash cannot be computed again.
+    based_on: the environment's base revision that it was computed from; observed_hash: of the resources that existed,
+    as the drivers reported them. limits: of the entitlements, which expressions of the blueprint use. price_book: by
+    which it is estimated, None when none is published. hashed: False for a plan of an earlier version, of which the
+    hash cannot be computed again.
     """
 
     environment_id: EnvironmentId
     epoch: Count
     based_on: Count
+    observed_hash: Digest | None = None
     blueprint: BlueprintRef
     entitlements_hash: Digest
     tier: Key
@@ -118,7 +123,9 @@ class Plan(Value):
     cloud: Key
     region: Key
     limits: dict[Key, Count]
+    price_book: PriceBookRef | None = None
     steps: tuple[Step, ...]
+    estimates: Estimates = Field(default_factory=Estimates)
     hashed: bool = True
 
 
@@ -133,6 +140,7 @@ class EnvironmentPlanned(
 
     plan: Plan
     plan_hash: Digest
+    planned_at: Timestamp | None = None
 
 
 class EnvironmentDesired(

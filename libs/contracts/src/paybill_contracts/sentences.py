@@ -89,6 +89,9 @@ _SENTENCES = {
     "provisioner.environment_registered": "environment needed in {region}",
     "provisioner.environment_retained": "data exported and kept, access closed",
     "provisioner.plan_refused": "{tier} ({preset}) cannot be planned: {reason}",
+    "provisioner.plan_run_measured": "a plan with these steps took {took_ms} ms",
+    "provisioner.price_book_published": "price book {content.name}@{content.version} of {content.date} published, "
+    "{content_hash:.14}…",
     "provisioner.resource_built": "{resources} built",
     "provisioner.resource_removed": "{address} ({name}) removed",
     "provisioner.retention_started": "data is to be exported and access closed",

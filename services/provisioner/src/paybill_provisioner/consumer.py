@@ -20,7 +20,15 @@ from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_provisioner.domain import access, environments, planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import Environment, EnvironmentEvent, id_of
-from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, ENVIRONMENTS, cells_in_force, record
+from paybill_provisioner.tables import (
+    BLUEPRINTS,
+    CELL_KEYS,
+    ENVIRONMENTS,
+    PLANNING_READS,
+    cells_in_force,
+    plan_inputs,
+    record,
+)
 
 HANDLERS = Subscriptions()
 
@@ -51,13 +59,15 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
     _record(unit, fact, environments.on_tenant_requested(_environment(unit, fact), fact))
 
 
-@HANDLERS.fact(EntitlementsSet, writes=_writes_of_planning, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
+@HANDLERS.fact(EntitlementsSet, writes=_writes_of_planning, reads=lambda _: PLANNING_READS)
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContext) -> None:
     blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
     _record(
         unit,
         fact,
-        planning.on_entitlements_set(_environment(unit, fact), fact, blueprints, cells_in_force(unit), at.now),
+        planning.on_entitlements_set(
+            _environment(unit, fact), fact, blueprints, cells_in_force(unit), at.now, plan_inputs(unit)
+        ),
     )
 
 
@@ -76,11 +86,15 @@ def holds_changed(unit: UnitOfWork, fact: HoldsChanged, _: DecisionContext) -> N
     _record(unit, fact, access.on_holds_changed(_environment(unit, fact), fact))
 
 
-@HANDLERS.fact(ReturnStarted, writes=_writes_of_planning, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
+@HANDLERS.fact(ReturnStarted, writes=_writes_of_planning, reads=lambda _: PLANNING_READS)
 def return_started(unit: UnitOfWork, fact: ReturnStarted, at: DecisionContext) -> None:
     blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
     _record(
-        unit, fact, access.on_return_started(_environment(unit, fact), fact, blueprints, cells_in_force(unit), at.now)
+        unit,
+        fact,
+        access.on_return_started(
+            _environment(unit, fact), fact, blueprints, cells_in_force(unit), at.now, plan_inputs(unit)
+        ),
     )
 
 

@@ -22,9 +22,19 @@ from paybill_provisioner.domain.environments import (
     existing,
     id_of,
 )
+from paybill_provisioner.domain.estimates import PLAN_RUNS_ID
 from paybill_provisioner.drivers import Driver, Drivers
 from paybill_provisioner.execution import Execution
-from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, ENVIRONMENTS, cells_in_force, record
+from paybill_provisioner.tables import (
+    BLUEPRINTS,
+    CELL_KEYS,
+    ENVIRONMENTS,
+    PLAN_RUNS,
+    PLANNING_READS,
+    cells_in_force,
+    plan_inputs,
+    record,
+)
 
 JOBS = JobRegistry()
 
@@ -68,7 +78,8 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
             decision = partial(
                 building.progress_recorded, plan_hash=job.event.plan_hash, progress=progress, access=access_
             )
-            yield _outcome(environment.tenant_id, decision, last=execution.is_complete)
+            is_complete = execution.is_complete
+            yield _outcome(environment.tenant_id, decision, last=is_complete, ends_plan=is_complete)
     if execution.check_after_s is not None:
         raise RetryAfter(execution.check_after_s, "the provider works on the plan")
 
@@ -114,7 +125,7 @@ async def plan_environments(job: Job[BlueprintPublished], _: Drivers) -> AsyncIt
         yield Outcome(
             partial(_compare, ids=ids),
             writes=[*CELL_KEYS, *(ENVIRONMENTS.key(id_) for id_ in ids)],
-            reads=[BLUEPRINTS.key(BLUEPRINT_ID)],
+            reads=PLANNING_READS,
         )
         after = ids[-1]
 
@@ -124,7 +135,8 @@ def _compare(unit: UnitOfWork, at: DecisionContext, ids: Sequence[str]) -> None:
     for id_ in ids:
         environment = unit.get(ENVIRONMENTS, id_)
         if environment is not None:
-            record(unit, id_, planning.compare(environment, blueprints, cells_in_force(unit), at.now))
+            compared = planning.compare(environment, blueprints, cells_in_force(unit), at.now, plan_inputs(unit))
+            record(unit, id_, compared)
 
 
 async def _current(
@@ -143,19 +155,31 @@ def _driver(drivers: Drivers, environment: Environment) -> Driver:
 
 
 def _outcome(
-    tenant_id: str, decision: Callable[[Environment], Sequence[EnvironmentEvent]], *, last: bool = False
+    tenant_id: str,
+    decision: Callable[[Environment], Sequence[EnvironmentEvent]],
+    *,
+    last: bool = False,
+    ends_plan: bool = False,
 ) -> Outcome:
-    """Returns the outcome that records the events of `decision` on the current state; `last` ends the effect."""
+    """Returns the outcome that records the events of `decision` on the current state.
+
+    last: it ends the effect; ends_plan: no step of the plan remains.
+    """
     environment_id = id_of(tenant_id)
 
     def decide(unit: UnitOfWork, at: DecisionContext) -> None:
         state = existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)
         record(unit, environment_id, decision(state))
-        # The tenant may have become entitled to another size while the plan was open.
         after = existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)
+        if ends_plan:
+            unit.record(PLAN_RUNS, PLAN_RUNS_ID, building.run_measured(state, after, at.now))
+        # The tenant may have become entitled to another size while the plan was open.
         if after.status is not state.status:
             blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            record(unit, environment_id, planning.compare(after, blueprints, cells_in_force(unit), at.now))
+            compared = planning.compare(after, blueprints, cells_in_force(unit), at.now, plan_inputs(unit))
+            record(unit, environment_id, compared)
 
     writes = [ENVIRONMENTS.key(environment_id), *CELL_KEYS]
-    return Outcome(decide, writes=writes, reads=[BLUEPRINTS.key(BLUEPRINT_ID)], last=last)
+    if ends_plan:
+        writes.append(PLAN_RUNS.key(PLAN_RUNS_ID))
+    return Outcome(decide, writes=writes, reads=PLANNING_READS, last=last)

@@ -11,11 +11,14 @@ from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index, MetaData, text
 from sqlalchemy.orm import registry
 
-from paybill_provisioner.domain import blueprints, cells, environments
+from paybill_provisioner.domain import blueprints, cells, environments, estimates, price_book
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints
 from paybill_provisioner.domain.cells import SHARED, Cells, opened, place_changes
 from paybill_provisioner.domain.environments import Environment, EnvironmentEvent
+from paybill_provisioner.domain.estimates import PLAN_RUNS_ID, PlanRuns
+from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.planning import CellsInForce
+from paybill_provisioner.domain.price_book import PRICE_BOOK_ID, PublishedPriceBook
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
@@ -32,6 +35,18 @@ class CellsRow(Base, table=True):
     """Cells by isolation level: two rows."""
 
     __tablename__ = "cells"
+
+
+class PriceBookRow(Base, table=True):
+    """The price book in force: one row."""
+
+    __tablename__ = "price_book"
+
+
+class PlanRunsRow(Base, table=True):
+    """Durations of plans: one row."""
+
+    __tablename__ = "plan_runs"
 
 
 class EnvironmentRow(Base, table=True):
@@ -72,9 +87,14 @@ class ViolationRow(Base, table=True):
 BLUEPRINTS = Stored("blueprint", BlueprintRow, Blueprints, blueprints.evolve, format=2)
 ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve, format=2)
 CELLS = Stored("cells", CellsRow, Cells, cells.evolve)
+PRICE_BOOK = Stored("price_book", PriceBookRow, PublishedPriceBook, price_book.evolve)
+PLAN_RUNS = Stored("plan_runs", PlanRunsRow, PlanRuns, estimates.evolve)
 INCIDENTS = Incidents("provisioner", IncidentRow)
 VIOLATIONS = Violations("provisioner", ViolationRow)
-STATES = (BLUEPRINTS, CELLS, ENVIRONMENTS, INCIDENTS, VIOLATIONS)
+STATES = (BLUEPRINTS, CELLS, PRICE_BOOK, PLAN_RUNS, ENVIRONMENTS, INCIDENTS, VIOLATIONS)
+
+PLANNING_READS = (BLUEPRINTS.key(BLUEPRINT_ID), PRICE_BOOK.key(PRICE_BOOK_ID), PLAN_RUNS.key(PLAN_RUNS_ID))
+"""Keys that decisions read which may plan."""
 
 CELL_KEYS = tuple(CELLS.key(level) for level in SHARED)
 """Keys of the cells, for decisions that may plan: the tenant's region is known after its environment is loaded."""
@@ -94,6 +114,11 @@ BUILT_IN_SHARED = text(
 def cells_in_force(unit: UnitOfWork) -> CellsInForce:
     """Returns the loaded cells."""
     return {level: unit.get(CELLS, level) for level in SHARED}
+
+
+def plan_inputs(unit: UnitOfWork) -> PlanInputs:
+    """Returns the loaded inputs of plans."""
+    return PlanInputs(unit.get(PRICE_BOOK, PRICE_BOOK_ID), unit.get(PLAN_RUNS, PLAN_RUNS_ID))
 
 
 def record(unit: UnitOfWork, environment_id: str, events: Iterable[EnvironmentEvent]) -> None:

@@ -1,9 +1,9 @@
-"""HTTP API for operators: blueprints, cells and environments."""
+"""HTTP API for operators: blueprints, cells, prices and environments."""
 
 from fastapi import APIRouter
 from paybill_runtime.decisions.context import ServiceContext
 
-from paybill_provisioner.api import blueprints, cells, environments
+from paybill_provisioner.api import blueprints, cells, environments, price_book
 from paybill_provisioner.api.environments import read_state
 
 __all__ = ["read_state", "router"]
@@ -14,5 +14,6 @@ def router(context: ServiceContext) -> APIRouter:
     routes = APIRouter()
     routes.include_router(blueprints.router(context))
     routes.include_router(cells.router(context))
+    routes.include_router(price_book.router(context))
     routes.include_router(environments.router(context))
     return routes

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Request
 from paybill_contracts.blueprints import Blueprint, CellGroup, buildable
 from paybill_contracts.catalogue import BuildableTier
 from paybill_contracts.errors import NotFoundError
@@ -17,27 +17,14 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.problems import Problem
 from paybill_runtime.http.router import Router
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 
 from paybill_provisioner.api.callers import Operator, Viewer
 from paybill_provisioner.api.cells import CellView, load_cells
+from paybill_provisioner.api.definition_files import YAML_BODY, DryRun, FileName, text_of
 from paybill_provisioner.domain import blueprints
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, InvalidBlueprintError, PublishedBlueprint
 from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, record_cells
-
-File = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
-    Query(description="The file name in the lines that report errors."),
-]
-DryRun = Annotated[bool, Query(description="Report the changes and the reasons for a refusal; change nothing.")]
-
-_YAML = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/yaml": {"schema": {"type": "string", "description": "blueprints.yaml, UTF-8."}}},
-    }
-}
 
 
 class BlueprintNotFoundError(NotFoundError):
@@ -165,18 +152,18 @@ def router(context: ServiceContext) -> APIRouter:
             raise BlueprintNotFoundError(f"there is no blueprint {name}, only {names}")
         return BlueprintView.of(published, await load_cells(context))
 
-    @routes.post("/blueprints", openapi_extra=_YAML)
+    @routes.post("/blueprints", openapi_extra=YAML_BODY)
     async def publish(
-        request: Request, principal: Operator, *, file: File = "blueprints.yaml", dry_run: DryRun = False
+        request: Request, principal: Operator, *, file: FileName = "blueprints.yaml", dry_run: DryRun = False
     ) -> BlueprintPublication:
         """Publishes the blueprints.yaml in the body; environments are planned by it from now on. Idempotent.
 
         Refused with `invalid_blueprint`, one line for each problem, and with `blueprint_version_conflict` when a
         version that is not newer has another content.
         """
-        body = await request.body()
+        text = text_of(await request.body(), file, "invalid_blueprint")
         async with parse_lock:
-            read_file = await _read(body, file)
+            read_file = await asyncio.to_thread(read_blueprint, text, file)
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> BlueprintPublication:
             state = unit.get(BLUEPRINTS, BLUEPRINT_ID)
@@ -201,12 +188,3 @@ def router(context: ServiceContext) -> APIRouter:
             raise Problem(422, error.code, "\n".join(read_file.report(error.diagnostics))) from None
 
     return routes
-
-
-async def _read(body: bytes, file: str) -> BlueprintFile:
-    """Parses the file in a thread. Raises BlueprintFileError, or Problem if it is not UTF-8."""
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise Problem(422, "invalid_blueprint", f"{file}:1: the file is not UTF-8: {error.reason}") from None
-    return await asyncio.to_thread(read_blueprint, text, file)

@@ -34,8 +34,10 @@ from paybill_provisioner.tables import (
     BLUEPRINTS,
     CELL_KEYS,
     ENVIRONMENTS,
+    PLANNING_READS,
     EnvironmentRow,
     cells_in_force,
+    plan_inputs,
     record,
 )
 
@@ -231,7 +233,9 @@ def router(context: ServiceContext) -> APIRouter:
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> EnvironmentView:
             blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            events = planning.retry(unit.get(ENVIRONMENTS, id_), environment, blueprints, cells_in_force(unit), at.now)
+            events = planning.retry(
+                unit.get(ENVIRONMENTS, id_), environment, blueprints, cells_in_force(unit), at.now, plan_inputs(unit)
+            )
             record(unit, id_, events)
             return EnvironmentView.full(existing(unit.get(ENVIRONMENTS, id_), environment))
 
@@ -239,7 +243,7 @@ def router(context: ServiceContext) -> APIRouter:
             principal.origin,
             decide,
             writes=[ENVIRONMENTS.key(id_), *CELL_KEYS],
-            reads=[BLUEPRINTS.key(BLUEPRINT_ID)],
+            reads=PLANNING_READS,
             verb="retry",
             target=environment,
             idempotency=principal.idempotency,

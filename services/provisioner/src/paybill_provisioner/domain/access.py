@@ -28,6 +28,7 @@ from paybill_contracts.tenant import (
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import access_change, ready
 from paybill_provisioner.domain.environments import Desired, Environment, EnvironmentEvent, Status, evolve, existing
+from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
 from paybill_provisioner.domain.planning import CellsInForce, towards
 from paybill_provisioner.domain.sizes import Size
 
@@ -98,7 +99,12 @@ def retained(environment: Environment, export: Export) -> list[EnvironmentEvent]
 
 
 def on_return_started(
-    environment: Environment | None, fact: ReturnStarted, blueprints: Blueprints, cells: CellsInForce, now: datetime
+    environment: Environment | None,
+    fact: ReturnStarted,
+    blueprints: Blueprints,
+    cells: CellsInForce,
+    now: datetime,
+    inputs: PlanInputs = NO_INPUTS,
 ) -> list[EnvironmentEvent]:
     """Starts to restore the retained environment, with its data. One that was never complete is planned again.
 
@@ -114,10 +120,8 @@ def on_return_started(
     limits = environment.desired.limits if environment.desired else {}
     desired = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits)
     after = evolve(environment, started)
-    return [
-        started,
-        *towards(after, desired, blueprints, cells, now, reason=f"the plan {fact.plan} needs {desired.size.text}"),
-    ]
+    reason = f"the plan {fact.plan} needs {desired.size.text}"
+    return [started, *towards(after, desired, blueprints, cells, now, reason, inputs)]
 
 
 def restored(environment: Environment) -> list[EnvironmentEvent]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from paybill_contracts.environment_plans import (
     BuiltOutputs,
@@ -15,6 +16,7 @@ from paybill_contracts.environment_plans import (
     StepsIntended,
 )
 from paybill_contracts.kinds import Role, Schema
+from paybill_contracts.plan_estimates import PlanRunMeasured
 from paybill_contracts.provisioner import Access, AccessChangeStarted, EnvironmentFailed
 
 from paybill_provisioner.domain.environments import (
@@ -24,6 +26,7 @@ from paybill_provisioner.domain.environments import (
     Status,
     evolve,
 )
+from paybill_provisioner.domain.estimates import PLAN_RUNS_ID, signature
 
 
 @dataclass(slots=True)
@@ -161,5 +164,24 @@ def build_failed(environment: Environment, plan_hash: str, reason: str) -> list[
             plan_hash=plan_hash,
             address=remaining[0].address if remaining else "environment",
             reason=reason,
+        )
+    ]
+
+
+def run_measured(before: Environment, after: Environment, now: datetime) -> list[PlanRunMeasured]:
+    """Returns the duration of the plan that is complete in `after` and was not in `before`; nothing when none is."""
+    plan, planned_at = after.plan, after.planned_at
+    running = before.status in {Status.BUILDING, Status.CHANGING} and before.plan_hash == after.plan_hash
+    if not running or after.status is not Status.READY or after.failure is not None:
+        return []
+    if plan is None or planned_at is None or after.plan_hash is None or not plan.steps:
+        return []
+    return [
+        PlanRunMeasured(
+            plan_runs=PLAN_RUNS_ID,
+            environment_id=after.id,
+            plan_hash=after.plan_hash,
+            signature=signature(plan.steps, plan.cloud),
+            took_ms=max((now - planned_at) // timedelta(milliseconds=1), 0),
         )
     ]

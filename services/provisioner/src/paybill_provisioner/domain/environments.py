@@ -23,6 +23,7 @@ from paybill_contracts.environment_plans import (
     step_key,
 )
 from paybill_contracts.errors import ConflictError, NotFoundError
+from paybill_contracts.event import digest
 from paybill_contracts.kinds import Schema
 from paybill_contracts.placement import Isolation, Preset
 from paybill_contracts.provisioner import (
@@ -40,6 +41,7 @@ from paybill_contracts.provisioner import (
     RetentionStarted,
 )
 from paybill_contracts.tenant import TenantRequested
+from paybill_contracts.values import Timestamp
 from pydantic import Field
 
 from paybill_provisioner.domain.sizes import PendingChange, Size
@@ -66,6 +68,18 @@ EnvironmentEvent = (
     | EnvironmentChangeSettled
     | RestorationStarted
 )
+
+
+_NOT_PLANNED_FROM = (
+    EnvironmentDesired,
+    PlanRefused,
+    AccessChangeStarted,
+    AccessOpened,
+    AccessClosed,
+    EnvironmentChangePending,
+    EnvironmentChangeSettled,
+)
+"""Events that change nothing that exists: a plan that was made before them is still right."""
 
 
 class EnvironmentUnknownError(NotFoundError):
@@ -136,7 +150,8 @@ class Environment:
     replaced: built resources that another one has replaced and that still exist. operations: references of what the
     provider works on, by step; intended: addresses of what is created next. refusal: of the desired state.
     pending: a change of size that waits. target_access: last requested; access: in effect. revision: number of events
-    so far; a plan names the one that it is based on.
+    so far; base_revision: of the last one that changed what a plan is computed from. built_limits: of the entitlements
+    by which the last complete plan was made; planned_at: time of the plan.
     """
 
     id: str
@@ -161,6 +176,9 @@ class Environment:
     access: Access = Access.CLOSED
     export: Export | None = None
     pending: PendingChange | None = None
+    base_revision: int = 1
+    built_limits: Mapping[str, int] = field(default_factory=dict)
+    planned_at: Timestamp | None = None
 
     @property
     def planned_size(self) -> Size | None:
@@ -183,6 +201,12 @@ class Environment:
     def outputs(self) -> Mapping[str, Mapping[str, str]]:
         """Drivers' outputs of the built resources, by address."""
         return {each.resource.address: each.outputs for each in self.built}
+
+    @property
+    def observed_hash(self) -> str:
+        """Hash of the existing resources and their outputs, as the drivers reported them."""
+        found = [[each.resource.model_dump(mode="json"), each.outputs] for each in self.built]
+        return digest([found, [each.model_dump(mode="json") for each in self.replaced]])
 
     @property
     def cells(self) -> frozenset[tuple[Isolation, int]]:
@@ -250,7 +274,9 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             status=Status.REGISTERED,
         )
     environment = existing(environment, event.tenant_id)
-    environment = replace(environment, revision=environment.revision + 1)
+    revision = environment.revision + 1
+    base_revision = environment.base_revision if isinstance(event, _NOT_PLANNED_FROM) else revision
+    environment = replace(environment, revision=revision, base_revision=base_revision)
     match event:
         case EnvironmentDesired():
             desired = Desired(
@@ -283,6 +309,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 connections=event.connections,
                 access=Access.OPEN,
                 built_size=environment.planned_size,
+                built_limits=environment.plan.limits if environment.plan else {},
             )
         case EnvironmentChanged():
             return replace(
@@ -290,6 +317,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 status=Status.READY,
                 connections=event.connections,
                 built_size=environment.planned_size,
+                built_limits=environment.plan.limits if environment.plan else {},
                 failure=None,
             )
         case AccessChangeStarted():
@@ -323,6 +351,7 @@ def _with_plan(environment: Environment, event: EnvironmentPlanned) -> Environme
         status=Status.CHANGING if changes else Status.BUILDING,
         plan=plan,
         plan_hash=event.plan_hash,
+        planned_at=event.planned_at,
         desired=Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits),
         refusal=None,
         failure=None,

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import assert_never
 
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import LimitFeature
+from paybill_contracts.envelope import MAX_PAYLOAD_BYTES
 from paybill_contracts.environment_plans import (
     BlueprintRef,
     EnvironmentDesired,
@@ -16,7 +18,7 @@ from paybill_contracts.environment_plans import (
     StepAction,
 )
 from paybill_contracts.errors import ConflictError, DomainError
-from paybill_contracts.event import digest
+from paybill_contracts.event import canonical, digest
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
 from paybill_definitions.resources import ResourceError, Values, render
@@ -39,6 +41,8 @@ from paybill_provisioner.domain.environments import (
     evolve,
     existing,
 )
+from paybill_provisioner.domain.estimates import estimates
+from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
 from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedError, diff
 
@@ -54,7 +58,21 @@ WAITS_FOR = "an operator, who moves the tenant: this version of the provisioner 
 CellsInForce = Mapping[Isolation, Cells | None]
 """Cells by their isolation level."""
 
+SPLIT = "publish a blueprint whose tier has fewer resources or tables"
+"""What ends the refusal of a plan that is too large."""
+
+ENVELOPE_BYTES = 4096
+"""Of a fact with a plan, for its other fields."""
+
+
+class PlanTooLargeError(DomainError):
+    """The plan does not fit into a fact."""
+
+    code = "plan_too_large"
+
+
 _CANNOT_BE_PLANNED = (
+    PlanTooLargeError,
     UnknownTierError,
     UnknownRegionError,
     RegionFullError,
@@ -71,7 +89,12 @@ class EnvironmentNotFailedError(ConflictError):
 
 
 def on_entitlements_set(
-    environment: Environment | None, fact: EntitlementsSet, blueprints: Blueprints, cells: CellsInForce, now: datetime
+    environment: Environment | None,
+    fact: EntitlementsSet,
+    blueprints: Blueprints,
+    cells: CellsInForce,
+    now: datetime,
+    inputs: PlanInputs = NO_INPUTS,
 ) -> list[EnvironmentEvent]:
     """Records what the tenant is entitled to, in every status, and plans it. Raises EnvironmentUnknownError."""
     environment = existing(environment, fact.tenant_id)
@@ -79,13 +102,16 @@ def on_entitlements_set(
     desired = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits, fact.allows_access)
     if desired == environment.desired and environment.status is not Status.FAILED:
         return []
-    return towards(
-        environment, desired, blueprints, cells, now, reason=f"the plan {fact.plan.plan} needs {desired.size.text}"
-    )
+    reason = f"the plan {fact.plan.plan} needs {desired.size.text}"
+    return towards(environment, desired, blueprints, cells, now, reason, inputs)
 
 
 def compare(
-    environment: Environment, blueprints: Blueprints, cells: CellsInForce, now: datetime
+    environment: Environment,
+    blueprints: Blueprints,
+    cells: CellsInForce,
+    now: datetime,
+    inputs: PlanInputs = NO_INPUTS,
 ) -> list[EnvironmentEvent]:
     """Plans the environment when its desired state differs from the planned one and no plan is open.
 
@@ -95,11 +121,16 @@ def compare(
     unchanged = plan is not None and plan.blueprint.content_hash in hashes
     if environment.desired is None or (environment.failure is not None and unchanged):
         return []
-    return towards(environment, environment.desired, blueprints, cells, now)
+    return towards(environment, environment.desired, blueprints, cells, now, inputs=inputs)
 
 
 def retry(
-    environment: Environment | None, id_: str, blueprints: Blueprints, cells: CellsInForce, now: datetime
+    environment: Environment | None,
+    id_: str,
+    blueprints: Blueprints,
+    cells: CellsInForce,
+    now: datetime,
+    inputs: PlanInputs = NO_INPUTS,
 ) -> list[EnvironmentEvent]:
     """Plans again what is desired now, after a failure or a refusal; built resources stay.
 
@@ -112,7 +143,7 @@ def retry(
         raise EnvironmentNotFailedError(
             f"the environment is {environment.status}; only a plan that failed or was refused can be retried"
         )
-    return towards(environment, environment.desired, blueprints, cells, now)
+    return towards(environment, environment.desired, blueprints, cells, now, inputs=inputs)
 
 
 def towards(
@@ -122,6 +153,7 @@ def towards(
     cells: CellsInForce,
     now: datetime,
     reason: str = "",
+    inputs: PlanInputs = NO_INPUTS,
 ) -> list[EnvironmentEvent]:
     """Returns the events that make `desired` the desired state, and its plan, its refusal or its pending change."""
     events: list[EnvironmentEvent] = [] if desired == environment.desired else [_desired(environment, desired)]
@@ -134,12 +166,14 @@ def towards(
         case _:
             assert_never(environment.status)
     try:
-        plan = plan_of(environment, desired, blueprints, _cell(environment, desired, blueprints, cells))
+        cell = _cell(environment, desired, blueprints, cells)
+        plan = plan_of(environment, desired, blueprints, cell, inputs)
+        plan_hash = hash_of(plan)
     except _CANNOT_BE_PLANNED as error:
         return [*events, *_refused(environment, desired, error)]
     if environment.epoch and moves_data(plan.steps):
         return [*events, *_pending(environment, desired, reason, now)]
-    return _planned(environment, events, plan)
+    return _planned(environment, events, plan, plan_hash, now)
 
 
 def _cell(environment: Environment, desired: Desired, blueprints: Blueprints, cells: CellsInForce) -> int | None:
@@ -155,7 +189,13 @@ def _cell(environment: Environment, desired: Desired, blueprints: Blueprints, ce
     return emptiest(cells.get(isolation), isolation, environment.region) if current is None else current
 
 
-def plan_of(environment: Environment, desired: Desired, blueprints: Blueprints, cell: int | None) -> Plan:
+def plan_of(
+    environment: Environment,
+    desired: Desired,
+    blueprints: Blueprints,
+    cell: int | None,
+    inputs: PlanInputs = NO_INPUTS,
+) -> Plan:
     """Returns the plan from the existing resources to those of `desired`, in the cell with this number.
 
     Raises UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError.
@@ -164,11 +204,14 @@ def plan_of(environment: Environment, desired: Desired, blueprints: Blueprints, 
     blueprint, tier = definition_of(blueprints, size.tier, size.preset, environment.region)
     cells = {tier.layers.data: cell} if cell is not None else {}
     values = Values(environment.tenant_id, environment.slug, environment.region, desired.limits, cells)
-    target = render(blueprint.content, tier, values)
+    built = [each.resource for each in environment.built]
+    steps = diff(render(blueprint.content, tier, values), built, environment.replaced)
+    book = inputs.price_book
     return Plan(
         environment_id=environment.id,
         epoch=environment.epoch,
-        based_on=environment.revision,
+        based_on=environment.base_revision,
+        observed_hash=environment.observed_hash,
         blueprint=BlueprintRef(
             name=blueprint.content.name, version=blueprint.content.version, content_hash=blueprint.content_hash
         ),
@@ -179,8 +222,28 @@ def plan_of(environment: Environment, desired: Desired, blueprints: Blueprints, 
         cloud=tier.cloud,
         region=environment.region,
         limits=dict(desired.limits),
-        steps=diff(target, (each.resource for each in environment.built), environment.replaced),
+        price_book=book.ref if book else None,
+        steps=steps,
+        estimates=estimates(
+            steps,
+            (*built, *environment.replaced),
+            (tier.cloud, environment.region),
+            (environment.built_limits, desired.limits),
+            book.content if book else None,
+            inputs.runs,
+        ),
     )
+
+
+def hash_of(plan: Plan) -> str:
+    """Returns the SHA-256 of the plan's canonical form. Raises PlanTooLargeError for one that fits into no fact."""
+    content = canonical(plan.model_dump(mode="json"))
+    if len(content) > MAX_PAYLOAD_BYTES - ENVELOPE_BYTES:
+        raise PlanTooLargeError(
+            f"the plan has {len(content)} bytes and {len(plan.steps)} steps; "
+            f"a fact has at most {MAX_PAYLOAD_BYTES - ENVELOPE_BYTES} bytes for it"
+        )
+    return sha256(content).hexdigest()
 
 
 def moves_data(steps: Sequence[Step]) -> bool:
@@ -198,7 +261,9 @@ def require_plan(environment: Environment, fact: EnvironmentPlanned) -> None:
         )
 
 
-def _planned(environment: Environment, events: list[EnvironmentEvent], plan: Plan) -> list[EnvironmentEvent]:
+def _planned(
+    environment: Environment, events: list[EnvironmentEvent], plan: Plan, plan_hash: str, now: datetime
+) -> list[EnvironmentEvent]:
     """Returns the events of a plan; one without steps is complete at once, and an equal one is not recorded."""
     last = environment.plan
     if environment.pending is not None:
@@ -208,7 +273,11 @@ def _planned(environment: Environment, events: list[EnvironmentEvent], plan: Pla
     if not plan.steps and last is not None and environment.failure is None and _same(last, plan):
         return events
     fact = EnvironmentPlanned(
-        tenant_id=environment.tenant_id, environment_id=environment.id, plan=plan, plan_hash=digest(plan)
+        tenant_id=environment.tenant_id,
+        environment_id=environment.id,
+        plan=plan,
+        plan_hash=plan_hash,
+        planned_at=now,
     )
     # The plan names the desired state, so that one fact records both.
     settled = [event for event in events if not isinstance(event, EnvironmentDesired)]
@@ -234,7 +303,7 @@ def _desired(environment: Environment, desired: Desired) -> EnvironmentDesired:
 
 def _refused(environment: Environment, desired: Desired, error: DomainError) -> list[EnvironmentEvent]:
     """Returns the refusal, unless it is recorded already."""
-    next_step = MAKE_ROOM if isinstance(error, RegionFullError) else PUBLISH
+    next_step = {RegionFullError: MAKE_ROOM, PlanTooLargeError: SPLIT}.get(type(error), PUBLISH)
     refusal = Refusal(error.code, str(error)[:500], next_step)
     if refusal == environment.refusal and desired == environment.desired:
         return []

@@ -1,0 +1,92 @@
+"""Reads prices.yaml, and reports every error by file, line and reason."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated
+
+from paybill_contracts.errors import DomainError
+from paybill_contracts.event import canonical
+from paybill_contracts.kinds import ResourceSize
+from paybill_contracts.placement import Isolation
+from paybill_contracts.price_book import CurrencyCode, PriceBook, PriceUnit, ResourcePrice
+from paybill_contracts.values import Key, Text
+from pydantic import BaseModel, ConfigDict, Field
+
+from paybill_definitions.price_book_rules import PriceBookDiagnostic, errors
+from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, read, report
+
+MAX_CONTENT_BYTES = 480 * 1024
+"""Maximum of the published price book: the event must fit into one message."""
+
+
+class PriceBookFileError(DomainError):
+    """The file is no valid price book. The message has one line for each error: `<file>:<line>: <reason>`."""
+
+    code = "invalid_price_book"
+
+
+@dataclass(frozen=True, slots=True)
+class PriceBookFile:
+    """A price book and the lines of its parts in the file."""
+
+    content: PriceBook
+    file: str
+    lines: Lines
+
+    def report(self, diagnostics: Iterable[PriceBookDiagnostic]) -> list[str]:
+        """Returns `<file>:<line>: <reason>` for each."""
+        return report(self.file, [Diagnostic(self._line(each.path), each.reason) for each in diagnostics])
+
+    def _line(self, path: tuple[int | str, ...]) -> int:
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+
+class _StrictInput(BaseModel):
+    """Refuses unknown names, because people mistype them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Price(_StrictInput):
+    kind: Key
+    cloud: Key
+    region: Key | None = None
+    isolation: Isolation | None = None
+    size: ResourceSize | None = None
+    per: PriceUnit | None = None
+    minor: Annotated[int, Field(ge=0, strict=True)]
+
+
+class _File(_StrictInput):
+    name: Key
+    version: Annotated[int, Field(ge=1, le=1_000_000)]
+    source: Text
+    date: date
+    currency: CurrencyCode
+    prices: tuple[_Price, ...]
+
+
+def read_price_book(text: str, file: str) -> PriceBookFile:
+    """Parses a price book in YAML. file: its name in messages. Raises PriceBookFileError with all errors."""
+    try:
+        source, lines = read(_File, text)
+    except InvalidDocumentError as error:
+        raise PriceBookFileError("\n".join(report(file, error.diagnostics))) from None
+    content = PriceBook(
+        name=source.name,
+        version=source.version,
+        source=source.source,
+        date=source.date.isoformat(),
+        currency=source.currency,
+        prices=tuple(ResourcePrice(**each.model_dump()) for each in source.prices),
+    )
+    read_file = PriceBookFile(content, file, lines)
+    found = read_file.report(errors(content))
+    if not found and len(canonical(content.model_dump(mode="json"))) > MAX_CONTENT_BYTES:
+        found = [f"{file}:1: the price book has more than {MAX_CONTENT_BYTES} bytes"]
+    if found:
+        raise PriceBookFileError("\n".join(found))
+    return read_file
