@@ -14,14 +14,8 @@ from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_provisioner.domain import access, building, planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
-from paybill_provisioner.domain.environments import (
-    Environment,
-    EnvironmentEvent,
-    PlanMismatchError,
-    Status,
-    existing,
-    id_of,
-)
+from paybill_provisioner.domain.environment_events import EnvironmentEvent
+from paybill_provisioner.domain.environments import Environment, PlanMismatchError, Status, existing, id_of
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID
 from paybill_provisioner.drivers import Driver, Drivers
 from paybill_provisioner.execution import Execution

@@ -19,13 +19,8 @@ from paybill_contracts.kinds import Role, Schema
 from paybill_contracts.plan_estimates import PlanRunMeasured
 from paybill_contracts.provisioner import Access, AccessChangeStarted, EnvironmentFailed
 
-from paybill_provisioner.domain.environments import (
-    Environment,
-    EnvironmentEvent,
-    PlanMismatchError,
-    Status,
-    evolve,
-)
+from paybill_provisioner.domain.environment_events import EnvironmentEvent
+from paybill_provisioner.domain.environments import Environment, PlanMismatchError, Status, evolve
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID, signature
 
 

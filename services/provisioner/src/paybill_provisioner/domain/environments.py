@@ -44,42 +44,9 @@ from paybill_contracts.tenant import TenantRequested
 from paybill_contracts.values import Timestamp
 from pydantic import Field
 
+from paybill_provisioner.domain.environment_events import KEEP_BASE, EnvironmentEvent
 from paybill_provisioner.domain.sizes import PendingChange, Size
 from paybill_provisioner.domain.steps import is_same, is_shared
-
-EnvironmentEvent = (
-    EnvironmentRegistered
-    | EnvironmentDesired
-    | PlanRefused
-    | EnvironmentPlanned
-    | ResourceBuilt
-    | ResourceRemoved
-    | StepsIntended
-    | StepPending
-    | EnvironmentFailed
-    | EnvironmentReady
-    | EnvironmentChanged
-    | AccessChangeStarted
-    | AccessOpened
-    | AccessClosed
-    | RetentionStarted
-    | EnvironmentRetained
-    | EnvironmentChangePending
-    | EnvironmentChangeSettled
-    | RestorationStarted
-)
-
-
-_NOT_PLANNED_FROM = (
-    EnvironmentDesired,
-    PlanRefused,
-    AccessChangeStarted,
-    AccessOpened,
-    AccessClosed,
-    EnvironmentChangePending,
-    EnvironmentChangeSettled,
-)
-"""Events that change nothing that exists: a plan that was made before them is still right."""
 
 
 class EnvironmentUnknownError(NotFoundError):
@@ -275,7 +242,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
         )
     environment = existing(environment, event.tenant_id)
     revision = environment.revision + 1
-    base_revision = environment.base_revision if isinstance(event, _NOT_PLANNED_FROM) else revision
+    base_revision = environment.base_revision if isinstance(event, KEEP_BASE) else revision
     environment = replace(environment, revision=revision, base_revision=base_revision)
     match event:
         case EnvironmentDesired():

@@ -31,10 +31,10 @@ from paybill_provisioner.domain.blueprints import (
 )
 from paybill_provisioner.domain.building import ended
 from paybill_provisioner.domain.cells import Cells, RegionFullError, emptiest
+from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environments import (
     Desired,
     Environment,
-    EnvironmentEvent,
     PlanMismatchError,
     Refusal,
     Status,

@@ -1,0 +1,58 @@
+"""Events of an environment: the closed union that its state is folded from."""
+
+from paybill_contracts.environment_plans import (
+    EnvironmentChanged,
+    EnvironmentDesired,
+    EnvironmentPlanned,
+    EnvironmentReady,
+    PlanRefused,
+    ResourceBuilt,
+    ResourceRemoved,
+    StepPending,
+    StepsIntended,
+)
+from paybill_contracts.provisioner import (
+    AccessChangeStarted,
+    AccessClosed,
+    AccessOpened,
+    EnvironmentChangePending,
+    EnvironmentChangeSettled,
+    EnvironmentFailed,
+    EnvironmentRegistered,
+    EnvironmentRetained,
+    RestorationStarted,
+    RetentionStarted,
+)
+
+EnvironmentEvent = (
+    EnvironmentRegistered
+    | EnvironmentDesired
+    | PlanRefused
+    | EnvironmentPlanned
+    | ResourceBuilt
+    | ResourceRemoved
+    | StepsIntended
+    | StepPending
+    | EnvironmentFailed
+    | EnvironmentReady
+    | EnvironmentChanged
+    | AccessChangeStarted
+    | AccessOpened
+    | AccessClosed
+    | RetentionStarted
+    | EnvironmentRetained
+    | EnvironmentChangePending
+    | EnvironmentChangeSettled
+    | RestorationStarted
+)
+
+KEEP_BASE = (
+    EnvironmentDesired,
+    PlanRefused,
+    AccessChangeStarted,
+    AccessOpened,
+    AccessClosed,
+    EnvironmentChangePending,
+    EnvironmentChangeSettled,
+)
+"""Events that change nothing that exists: a plan that was made before them is still right."""
