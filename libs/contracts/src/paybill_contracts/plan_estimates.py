@@ -34,7 +34,7 @@ class LimitChange(Value):
 
 
 class Estimates(Value):
-    """What is known about a plan before it is applied. expected_ms: None while no plan with the same steps has run."""
+    """Estimates of a plan. expected_ms: None while no plan with the same steps has run."""
 
     cost: MonthlyCost = Field(default_factory=MonthlyCost)
     expected_ms: Count | None = None
