@@ -75,6 +75,7 @@ def approval(**edits: Any) -> Approval:
 def test_an_approval_is_valid_for_its_subject_until_it_expires() -> None:
     approval().check(HASH, NOON)
     approval().check(HASH, NOON + timedelta(minutes=59))
+    approval(approver="operator:ada", other_person=False).check(HASH, NOON)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +84,9 @@ def test_an_approval_is_valid_for_its_subject_until_it_expires() -> None:
         (approval(), OTHER_HASH, NOON, "review the new plan"),
         (approval(), HASH, NOON + timedelta(hours=1), "the approval expired"),
         (approval(approver="operator:ada"), HASH, NOON, "requester and approver are the same"),
+        (approval(approver="service:deployer"), HASH, NOON, "is a program"),
     ],
-    ids=["another hash", "too late", "own request"],
+    ids=["another hash", "too late", "own request", "program"],
 )
 def test_an_approval_is_refused_otherwise(candidate: Approval, subject_hash: str, now: datetime, message: str) -> None:
     with pytest.raises(ApprovalMismatchError, match=message):

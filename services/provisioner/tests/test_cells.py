@@ -14,7 +14,8 @@ from paybill_contracts.environment_plans import PlanRefused, ResourceRemoved, St
 from paybill_contracts.placement import Isolation, Preset
 from paybill_provisioner.domain import cells, planning
 from paybill_provisioner.domain.cells import Cell, Cells, CellUnknownError, RegionFullError
-from paybill_provisioner.domain.environments import BuiltResource, Environment, evolve
+from paybill_provisioner.domain.environment_parts import BuiltResource
+from paybill_provisioner.domain.environments import Environment, evolve
 
 POOL = Isolation.POOL
 REGIONS = st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True)

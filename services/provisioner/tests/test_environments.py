@@ -51,7 +51,7 @@ from paybill_contracts.provisioner import (
     RetentionStarted,
 )
 from paybill_contracts.tenant import Hold, HoldOrigin, HoldsChanged, SuspensionMode, TenantSuspended
-from paybill_provisioner.domain import access, building, environments, planning
+from paybill_provisioner.domain import access, building, environments, planning, plans
 from paybill_provisioner.domain.environments import (
     Environment,
     EnvironmentUnknownError,
@@ -87,7 +87,7 @@ def test_the_hash_of_a_plan_survives_encoding() -> None:
     copy = decode(event.TYPE, event.VERSION, encode(event))
 
     assert isinstance(copy, EnvironmentPlanned)
-    planning.require_plan(after(REGISTERED, [event]), copy)
+    plans.require_plan(after(REGISTERED, [event]), copy)
 
 
 def test_entitlements_of_an_unknown_tenant_are_refused() -> None:
@@ -119,7 +119,7 @@ def test_a_plan_other_than_the_recorded_one_is_not_built() -> None:
 
     for fact in (forged, consistent):
         with pytest.raises(PlanMismatchError):
-            planning.require_plan(BUILDING, fact)
+            plans.require_plan(BUILDING, fact)
     with pytest.raises(PlanMismatchError):
         building.progress_recorded(BUILDING, HASH, built(EVERYTHING))
 

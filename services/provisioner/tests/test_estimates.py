@@ -30,7 +30,8 @@ from paybill_contracts.kinds import Column, ResourceSize, Table
 from paybill_contracts.placement import Isolation, Preset
 from paybill_contracts.plan_estimates import LimitChange, PlanRunMeasured
 from paybill_contracts.price_book import PriceBook, PriceUnit, ResourcePrice
-from paybill_provisioner.domain import building, estimates, planning, price_book
+from paybill_provisioner.domain import building, estimates, planning, plans, price_book
+from paybill_provisioner.domain.environments import Desired
 from paybill_provisioner.domain.estimates import NO_PRICE_BOOK, PlanRuns, monthly_cost, resources_after
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.price_book import (
@@ -38,6 +39,8 @@ from paybill_provisioner.domain.price_book import (
     PriceBookVersionError,
     PublishedPriceBook,
 )
+from paybill_provisioner.domain.sizes import Size
+from paybill_provisioner.domain.steps import diff
 
 DATABASE = {"kind": "database", "cloud": "local"}
 PRICES = (
@@ -60,11 +63,11 @@ SILO = entitled(tier="business", placement=Preset.SILO)
 
 
 def plan_of(environment: Any, fact: Any, **inputs: Any) -> Any:
-    size = planning.Size(fact.tier, fact.placement)
+    size = Size(fact.tier, fact.placement)
     limits = {each.key: each.limit for each in fact.features}
-    desired = planning.Desired(size, fact.entitlements_hash, limits)
+    desired = Desired(size, fact.entitlements_hash, limits)
     cell = None if fact.placement is Preset.SILO else 1
-    return planning.plan_of(environment, desired, BLUEPRINT, cell, PlanInputs(**inputs))
+    return plans.plan_of(environment, desired, BLUEPRINT, cell, PlanInputs(**inputs))
 
 
 def test_a_plan_shows_the_cost_of_a_month_before_and_after() -> None:
@@ -156,7 +159,7 @@ def test_a_complete_plan_is_measured_and_a_failed_one_is_not() -> None:
 
 def test_risks_name_the_rule_and_the_resources() -> None:
     found = {each.rule: each.text for each in plan_of(READY, SILO).estimates.risks}
-    deletes = planning.diff((), (each.resource for each in READY.built))
+    deletes = diff((), (each.resource for each in READY.built))
     less = published(blueprint_of(tier_blueprint("starter", Preset.POOLED, 1), version=2))
     (planned,) = planning.compare(READY, less, CELLS, NOW)
 
@@ -186,9 +189,7 @@ def test_resources_after_a_plan_are_those_of_the_target() -> None:
 
     assert found["schema.main"].isolation is Isolation.SILO
     assert set(found) == {each.address for each in existing}
-    assert resources_after(existing, planning.diff((), existing)) == tuple(
-        each for each in existing if each.kind == "database"
-    )
+    assert resources_after(existing, diff((), existing)) == tuple(each for each in existing if each.kind == "database")
 
 
 def test_the_hash_of_a_plan_is_that_of_its_canonical_form_and_survives_the_log() -> None:
@@ -237,4 +238,4 @@ def test_the_size_limit_counts_the_canonical_form() -> None:
     plan = plan_of(REGISTERED, entitled(), price_book=BOOK)
 
     assert len(canonical(plan.model_dump(mode="json"))) < 8 * 1024
-    assert planning.hash_of(plan) == digest(plan)
+    assert plans.hash_of(plan) == digest(plan)

@@ -41,13 +41,16 @@ from paybill_contracts.environment_plans import (
 from paybill_contracts.errors import DomainError
 from paybill_contracts.kinds import Column
 from paybill_contracts.placement import Preset
+from paybill_contracts.plan_approvals import ApprovalRequested, ApprovalVoid, PlanSuperseded
 from paybill_contracts.provisioner import Access, EnvironmentChangePending, EnvironmentChangeSettled, EnvironmentFailed
 from paybill_provisioner.domain import access, building, environments, planning
 from paybill_provisioner.domain.building import Progress
-from paybill_provisioner.domain.environments import Environment, Refusal, Status, evolve
+from paybill_provisioner.domain.environment_parts import Refusal
+from paybill_provisioner.domain.environments import Environment, Status, evolve
 from paybill_provisioner.domain.planning import EnvironmentNotFailedError
 from paybill_provisioner.domain.size_invariant import check_size
 from paybill_provisioner.domain.sizes import Size
+from paybill_provisioner.domain.steps import diff
 
 STARTER, BUSINESS = Size("starter", Preset.POOLED), Size("business", Preset.SILO)
 LARGER = entitled(tier="business", placement=Preset.SILO)
@@ -66,7 +69,7 @@ def test_another_placement_of_a_built_environment_is_desired_and_pending() -> No
     events = planning.on_entitlements_set(READY, LARGER, BLUEPRINT, CELLS, NOW)
     pending = after(READY, events)
 
-    assert types(events) == [EnvironmentDesired, EnvironmentChangePending]
+    assert types(events) == [EnvironmentDesired, ApprovalRequested, EnvironmentChangePending]
     assert (pending.desired_size, pending.planned_size, pending.built_size) == (BUSINESS, STARTER, STARTER)
     assert pending.pending is not None
     assert (pending.pending.since, pending.pending.reason) == (NOW, "the plan starter needs business (silo)")
@@ -79,7 +82,13 @@ def test_a_pending_change_is_recorded_once_and_keeps_its_begin() -> None:
     again = planning.on_entitlements_set(pending, entitled(tier="huge", placement=Preset.SILO), blueprint, CELLS, later)
 
     assert planning.on_entitlements_set(pending, LARGER, BLUEPRINT, CELLS, later) == []
-    assert types(again) == [EnvironmentDesired, EnvironmentChangePending]
+    assert types(again) == [
+        EnvironmentDesired,
+        ApprovalVoid,
+        PlanSuperseded,
+        ApprovalRequested,
+        EnvironmentChangePending,
+    ]
     assert again[-1].since == NOW
 
 
@@ -97,7 +106,7 @@ def test_entitlements_while_a_plan_is_open_are_planned_when_it_ends() -> None:
     events = planning.compare(ready, BLUEPRINT, CELLS, NOW)
 
     assert (waiting.desired_size, waiting.planned_size) == (BUSINESS, STARTER)
-    assert types(events) == [EnvironmentChangePending]
+    assert types(events) == [ApprovalRequested, EnvironmentChangePending]
     assert planning.compare(after(ready, events), BLUEPRINT, CELLS, NOW) == []
 
 
@@ -243,7 +252,7 @@ def test_a_silo_that_was_never_opened_is_deleted_when_the_tenant_is_entitled_to_
 
 
 def test_a_plan_of_deletes_ends_with_as_many_facts() -> None:
-    steps = planning.diff((), (each.resource for each in READY.built))
+    steps = diff((), (each.resource for each in READY.built))
     plan = READY.plan
     assert plan is not None
     environment = replace(READY, status=Status.CHANGING, plan=plan.model_copy(update={"steps": steps}))
@@ -274,10 +283,10 @@ def test_the_access_in_force_is_set_after_the_last_step() -> None:
 
 
 def test_a_tenant_that_leaves_keeps_what_it_has() -> None:
-    (event,) = planning.on_leaving(entitle(CLOSED))
+    void, settled = planning.on_leaving(entitle(CLOSED))
 
-    assert isinstance(event, EnvironmentChangeSettled)
-    assert event.reason == "the tenant leaves"
+    assert (type(void), type(settled)) == (ApprovalVoid, EnvironmentChangeSettled)
+    assert (void.reason, settled.reason) == ("the tenant leaves", "the tenant leaves")
     assert planning.on_leaving(CLOSED) == []
 
 

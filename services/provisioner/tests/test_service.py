@@ -222,7 +222,7 @@ def job_of(environment, event):
     async def state(*_):
         return environment
 
-    return SimpleNamespace(event=event, state=state)
+    return SimpleNamespace(event=event, state=state, attempt=2)
 
 
 async def test_a_plan_other_than_the_recorded_one_is_not_built(harness) -> None:

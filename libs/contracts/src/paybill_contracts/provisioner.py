@@ -125,7 +125,10 @@ class EnvironmentChangePending(
     aggregate="environment",
     key="environment_id",
 ):
-    """The tenant is entitled to another tier or placement than the one that is built. waits_for: what ends that."""
+    """The tenant is entitled to another tier or placement than the one that is built. waits_for: what ends that.
+
+    plan_hash, approval_id: of the plan that needs an approval; None when it needs none.
+    """
 
     from_tier: Key
     from_preset: Preset
@@ -134,6 +137,8 @@ class EnvironmentChangePending(
     since: Timestamp
     reason: Text
     waits_for: Text
+    plan_hash: Digest | None = None
+    approval_id: Key | None = None
 
 
 class EnvironmentChangeSettled(

@@ -15,9 +15,10 @@ from paybill_runtime.settings import read_secret
 
 from paybill_provisioner.api import read_state, router
 from paybill_provisioner.consumer import HANDLERS
-from paybill_provisioner.domain import blueprints, size_invariant
+from paybill_provisioner.domain import blueprints, policy, size_invariant
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
 from paybill_provisioner.domain.environments import id_of
+from paybill_provisioner.domain.policy import POLICY_ID
 from paybill_provisioner.drivers import Drivers
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
@@ -29,6 +30,7 @@ from paybill_provisioner.tables import (
     CELL_KEYS,
     ENVIRONMENTS,
     INCIDENTS,
+    POLICY,
     STATES,
     VIOLATIONS,
     record_cells,
@@ -58,6 +60,17 @@ async def publish_blueprint(context: ServiceContext) -> None:
     await context.decide(origin, decide, writes=[BLUEPRINTS.key(BLUEPRINT_ID), *CELL_KEYS])
 
 
+async def publish_policy(context: ServiceContext) -> None:
+    """Publishes the shipped policy at the first start; later ones are published by a person."""
+    content = context.settings.policy()
+
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+        unit.record(POLICY, POLICY_ID, policy.publish_first(unit.get(POLICY, POLICY_ID), content))
+
+    cause = f"policy:{digest(content)}"
+    await context.decide(Origin(cause, cause, "service:provisioner", ""), decide, writes=[POLICY.key(POLICY_ID)])
+
+
 def service() -> Service:
     """Returns the provisioner service with the local driver."""
     opened: list[LocalDriver] = []
@@ -84,7 +97,7 @@ def service() -> Service:
         jobs=JOBS,
         router=router,
         effects=drivers,
-        on_start=(publish_blueprint,),
+        on_start=(publish_policy, publish_blueprint),
         lifespan=lifespan,
         incidents=INCIDENTS,
         invariants=INVARIANTS,

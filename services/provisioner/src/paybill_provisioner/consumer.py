@@ -107,4 +107,5 @@ def offboarding_started(unit: UnitOfWork, fact: OffboardingStarted, _: DecisionC
 
 @HANDLERS.fact(TenantCancelled, writes=_writes)
 def tenant_cancelled(unit: UnitOfWork, fact: TenantCancelled, _: DecisionContext) -> None:
+    _record(unit, fact, planning.on_leaving(_environment(unit, fact)))
     _record(unit, fact, access.on_tenant_left(_environment(unit, fact), fact))

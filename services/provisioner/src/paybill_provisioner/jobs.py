@@ -6,17 +6,21 @@ from functools import partial
 
 from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.environment_plans import EnvironmentPlanned
+from paybill_contracts.policy import PolicyPublished
+from paybill_contracts.price_book import PriceBookPublished
 from paybill_contracts.provisioner import Access, AccessChangeStarted, RestorationStarted, RetentionStarted
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
-from paybill_provisioner.domain import access, building, planning
+from paybill_provisioner.domain import access, applying, building, planning, plans
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environments import Environment, PlanMismatchError, Status, existing, id_of
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID
+from paybill_provisioner.domain.inputs import PlanInputs
+from paybill_provisioner.domain.price_book import PRICE_BOOK_ID
 from paybill_provisioner.drivers import Driver, Drivers
 from paybill_provisioner.execution import Execution
 from paybill_provisioner.tables import (
@@ -25,6 +29,7 @@ from paybill_provisioner.tables import (
     ENVIRONMENTS,
     PLAN_RUNS,
     PLANNING_READS,
+    PRICE_BOOK,
     cells_in_force,
     plan_inputs,
     record,
@@ -60,10 +65,13 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
     """Applies the remaining steps of the recorded plan; any other plan is refused."""
     environment = await _current(job, job.event.tenant_id)
     try:
-        planning.require_plan(environment, job.event)
+        plans.require_plan(environment, job.event)
     except PlanMismatchError as error:
         raise Refused(str(error)) from error
     if environment.status not in {Status.BUILDING, Status.CHANGING}:
+        return
+    if job.attempt == 1 and (changed := await _changed(job, environment)):
+        yield _superseded(job.event, changed)
         return
     access_ = environment.target_access
     execution = Execution(_driver(drivers, environment), environment, access_, job.id)
@@ -111,9 +119,51 @@ async def restore(job: Job[RestorationStarted], drivers: Drivers) -> AsyncIterat
     yield _outcome(environment.tenant_id, access.restored, last=True)
 
 
+async def _changed(job: Job[EnvironmentPlanned], environment: Environment) -> tuple[str, ...]:
+    """Returns the names of what has changed since the plan was made, for its first attempt."""
+    blueprints = await job.state(BLUEPRINTS, BLUEPRINT_ID)
+    price_book = await job.state(PRICE_BOOK, PRICE_BOOK_ID)
+    return applying.superseded_before_begin(environment, require_published(blueprints), PlanInputs(price_book))
+
+
+def _superseded(fact: EnvironmentPlanned, changed: tuple[str, ...]) -> Outcome:
+    """Returns the outcome that ends the plan before it begins, and plans what is desired now."""
+
+    def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+        environment = existing(unit.get(ENVIRONMENTS, fact.environment_id), fact.tenant_id)
+        blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+        cells, inputs = cells_in_force(unit), plan_inputs(unit)
+        events = applying.plan_anew(environment, fact.plan_hash, changed, blueprints, cells, inputs, at.now)
+        record(unit, fact.environment_id, events)
+
+    writes = [ENVIRONMENTS.key(fact.environment_id), *CELL_KEYS]
+    return Outcome(decide, writes=writes, reads=PLANNING_READS, last=True)
+
+
 @JOBS.effect(BlueprintPublished, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
 async def plan_environments(job: Job[BlueprintPublished], _: Drivers) -> AsyncIterator[Outcome]:
     """Plans every environment whose desired state the new blueprint changes, or makes possible."""
+    async for outcome in _compare_all(job):
+        yield outcome
+
+
+@JOBS.effect(PriceBookPublished, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
+async def plan_by_prices(job: Job[PriceBookPublished], _: Drivers) -> AsyncIterator[Outcome]:
+    """Plans anew what waits for an approval with other prices."""
+    async for outcome in _compare_all(job):
+        yield outcome
+
+
+@JOBS.effect(PolicyPublished, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
+async def plan_by_policy(job: Job[PolicyPublished], _: Drivers) -> AsyncIterator[Outcome]:
+    """Applies or holds what waits for an approval as the new policy requires."""
+    async for outcome in _compare_all(job):
+        yield outcome
+
+
+async def _compare_all(
+    job: Job[BlueprintPublished] | Job[PriceBookPublished] | Job[PolicyPublished],
+) -> AsyncIterator[Outcome]:
     after = ""
     while ids := await job.ids(ENVIRONMENTS, after, PAGE):
         yield Outcome(

@@ -4,7 +4,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from paybill_contracts.blueprints import Blueprint
+from paybill_contracts.policy import Policy
 from paybill_definitions.blueprints_file import BlueprintFileError, read_blueprint
+from paybill_definitions.policy_file import read_policy
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.settings import ServiceSettings
 
@@ -21,6 +23,12 @@ class Settings(ServiceSettings):
     local_database_url: str
     local_database_password_file: Path | None = None
     local_dir: Path
+
+    def policy(self) -> Policy:
+        """Returns the policy to publish first: the one in this package."""
+        return read_policy(
+            files("paybill_provisioner").joinpath("policy.yaml").read_text("utf-8"), "policy.yaml"
+        ).content
 
     def blueprint(self) -> Blueprint:
         """Returns the blueprint to publish first. Raises ConfigurationError."""

@@ -11,14 +11,15 @@ from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index, MetaData, text
 from sqlalchemy.orm import registry
 
-from paybill_provisioner.domain import blueprints, cells, environments, estimates, price_book
+from paybill_provisioner.domain import blueprints, cells, environments, estimates, policy, price_book
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints
 from paybill_provisioner.domain.cells import SHARED, Cells, opened, place_changes
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environments import Environment
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID, PlanRuns
 from paybill_provisioner.domain.inputs import PlanInputs
-from paybill_provisioner.domain.planning import CellsInForce
+from paybill_provisioner.domain.plans import CellsInForce
+from paybill_provisioner.domain.policy import POLICY_ID, PublishedPolicy
 from paybill_provisioner.domain.price_book import PRICE_BOOK_ID, PublishedPriceBook
 
 
@@ -44,6 +45,12 @@ class PriceBookRow(Base, table=True):
     __tablename__ = "price_book"
 
 
+class PolicyRow(Base, table=True):
+    """The policy in force: one row."""
+
+    __tablename__ = "policy"
+
+
 class PlanRunsRow(Base, table=True):
     """Durations of plans: one row."""
 
@@ -51,7 +58,7 @@ class PlanRunsRow(Base, table=True):
 
 
 class EnvironmentRow(Base, table=True):
-    """A tenant's environment. `preset` is null until there is a plan."""
+    """A tenant's environment. `preset` is null until there is a plan; approval_id: of its last approval."""
 
     __tablename__ = "environments"
     __table_args__ = (Index(None, "status", "id"), Index(None, "region", "id"))
@@ -61,6 +68,8 @@ class EnvironmentRow(Base, table=True):
     region: str = generated("state->>'region'")
     preset: str | None = generated("state->'plan'->>'preset'")
     pending_since: str | None = generated("state->'pending'->>'since'", index=True)
+    approval_id: str | None = generated("state->'approval'->>'id'", index=True)
+    approval_status: str | None = generated("state->'approval'->>'status'", index=True)
 
 
 class IncidentRow(Base, table=True):
@@ -89,12 +98,18 @@ BLUEPRINTS = Stored("blueprint", BlueprintRow, Blueprints, blueprints.evolve, fo
 ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve, format=2)
 CELLS = Stored("cells", CellsRow, Cells, cells.evolve)
 PRICE_BOOK = Stored("price_book", PriceBookRow, PublishedPriceBook, price_book.evolve)
+POLICY = Stored("policy", PolicyRow, PublishedPolicy, policy.evolve)
 PLAN_RUNS = Stored("plan_runs", PlanRunsRow, PlanRuns, estimates.evolve)
 INCIDENTS = Incidents("provisioner", IncidentRow)
 VIOLATIONS = Violations("provisioner", ViolationRow)
-STATES = (BLUEPRINTS, CELLS, PRICE_BOOK, PLAN_RUNS, ENVIRONMENTS, INCIDENTS, VIOLATIONS)
+STATES = (BLUEPRINTS, CELLS, PRICE_BOOK, POLICY, PLAN_RUNS, ENVIRONMENTS, INCIDENTS, VIOLATIONS)
 
-PLANNING_READS = (BLUEPRINTS.key(BLUEPRINT_ID), PRICE_BOOK.key(PRICE_BOOK_ID), PLAN_RUNS.key(PLAN_RUNS_ID))
+PLANNING_READS = (
+    BLUEPRINTS.key(BLUEPRINT_ID),
+    PRICE_BOOK.key(PRICE_BOOK_ID),
+    POLICY.key(POLICY_ID),
+    PLAN_RUNS.key(PLAN_RUNS_ID),
+)
 """Keys that decisions read which may plan."""
 
 CELL_KEYS = tuple(CELLS.key(level) for level in SHARED)
@@ -119,7 +134,9 @@ def cells_in_force(unit: UnitOfWork) -> CellsInForce:
 
 def plan_inputs(unit: UnitOfWork) -> PlanInputs:
     """Returns the loaded inputs of plans."""
-    return PlanInputs(unit.get(PRICE_BOOK, PRICE_BOOK_ID), unit.get(PLAN_RUNS, PLAN_RUNS_ID))
+    return PlanInputs(
+        unit.get(PRICE_BOOK, PRICE_BOOK_ID), unit.get(PLAN_RUNS, PLAN_RUNS_ID), unit.get(POLICY, POLICY_ID)
+    )
 
 
 def record(unit: UnitOfWork, environment_id: str, events: Iterable[EnvironmentEvent]) -> None:

@@ -8,3 +8,5 @@ from paybill_runtime.http.caller import Caller, caller
 
 Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "provisioner:read"))]
 Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "provisioner:write"))]
+Approver = Annotated[Caller, Depends(caller(Role.APPROVER, "provisioner:write"))]
+Admin = Annotated[Caller, Depends(caller(Role.ADMIN, "provisioner:write"))]

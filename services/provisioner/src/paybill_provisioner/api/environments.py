@@ -79,7 +79,7 @@ class PlanView(BaseModel):
     """The current or last plan, and its inputs."""
 
     hash: str
-    based_on: Annotated[int, Field(description="The environment's revision that the plan was computed from.")]
+    based_on: Annotated[int, Field(description="The environment's base revision that the plan was computed from.")]
     blueprint: Annotated[str, Field(description="Name and version.", examples=["standard@4"])]
     blueprint_hash: str
     entitlements_hash: str
@@ -123,6 +123,7 @@ class PendingChangeView(BaseModel):
     since: datetime
     reason: str
     waits_for: str
+    approval: Annotated[str | None, Field(description="Id of the approval that it waits for; null without one.")]
 
 
 class Links(BaseModel):
@@ -143,6 +144,7 @@ class EnvironmentSummary(BaseModel):
     access_wanted: Annotated[Access, Field(description="The target access; differs from `access` while it changes.")]
     tier: str | None
     preset: Preset | None
+    blueprint: Annotated[str | None, Field(description="Name and version, of the last plan.", examples=["standard@4"])]
     pending: Annotated[PendingChangeView | None, Field(description="A change of size that is not built.")]
     links: Links
 
@@ -221,7 +223,7 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.get("/environments/{environment}")
     async def show(environment: EnvironmentOrTenantId, _: Viewer) -> EnvironmentView:
         """Shows one environment, by its id or its tenant's: placement, access, plan and built resources."""
-        state = await load_state(context, ENVIRONMENTS, _id(environment))
+        state = await load_state(context, ENVIRONMENTS, id_from(environment))
         if state is None:
             raise EnvironmentUnknownError(f"there is no environment {environment}")
         return EnvironmentView.full(state)
@@ -229,7 +231,7 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.post("/environments/{environment}/retry", status_code=HTTPStatus.ACCEPTED)
     async def retry(environment: EnvironmentOrTenantId, principal: Operator) -> EnvironmentView:
         """Plans again after a failure or a refusal, by the blueprint in force; built resources stay."""
-        id_ = _id(environment)
+        id_ = id_from(environment)
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> EnvironmentView:
             blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
@@ -260,8 +262,11 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
         return OwnState()
     planned, desired, pending = environment.planned_size, environment.desired_size, environment.pending
     waiting, refusal, failure = None, environment.refusal, environment.failure
-    if pending is not None and planned is not None and desired is not None:
+    if pending is not None and planned is not None and desired is not None and planned != desired:
         waiting = f"{planned.text} is built and {desired.text} is entitled since {pending.since:%Y-%m-%d %H:%M} UTC"
+    if environment.approval is not None and environment.approval.is_open:
+        held = f"a plan waits for the approval {environment.approval.id}"
+        waiting = f"{waiting}; {held}" if waiting else held
     return OwnState(
         aggregates=(f"{ENVIRONMENTS.kind}/{environment.id}",),
         environment=EnvironmentState(
@@ -281,7 +286,8 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
     )
 
 
-def _id(name: str) -> str:
+def id_from(name: str) -> str:
+    """Returns the id of an environment from that of the environment or its tenant."""
     return id_of(name) if name.startswith("ten_") else name
 
 
@@ -297,6 +303,7 @@ def _summary(environment: Environment) -> dict[str, Any]:
         "access_wanted": environment.target_access,
         "tier": plan.tier if plan else None,
         "preset": plan.preset if plan else None,
+        "blueprint": f"{plan.blueprint.name}@{plan.blueprint.version}" if plan else None,
         "pending": _pending(environment),
         "links": Links(self=f"/v1/environments/{environment.id}"),
     }
@@ -312,6 +319,7 @@ def _pending(environment: Environment) -> PendingChangeView | None:
         since=pending.since,
         reason=pending.reason,
         waits_for=pending.waits_for,
+        approval=pending.approval_id,
     )
 
 

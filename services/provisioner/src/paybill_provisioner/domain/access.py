@@ -30,7 +30,8 @@ from paybill_provisioner.domain.building import access_change, ready
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environments import Desired, Environment, Status, evolve, existing
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
-from paybill_provisioner.domain.planning import CellsInForce, towards
+from paybill_provisioner.domain.planning import towards
+from paybill_provisioner.domain.plans import CellsInForce
 from paybill_provisioner.domain.sizes import Size
 
 NOTHING_EXPORTED = Export(location="nothing", sha256=sha256(b"").hexdigest(), size_bytes=0, rows=0)

@@ -11,6 +11,14 @@ from paybill_contracts.environment_plans import (
     StepPending,
     StepsIntended,
 )
+from paybill_contracts.plan_approvals import (
+    ApprovalGranted,
+    ApprovalRejected,
+    ApprovalRequested,
+    ApprovalUsed,
+    ApprovalVoid,
+    PlanSuperseded,
+)
 from paybill_contracts.provisioner import (
     AccessChangeStarted,
     AccessClosed,
@@ -44,6 +52,12 @@ EnvironmentEvent = (
     | EnvironmentChangePending
     | EnvironmentChangeSettled
     | RestorationStarted
+    | ApprovalRequested
+    | ApprovalGranted
+    | ApprovalRejected
+    | ApprovalUsed
+    | ApprovalVoid
+    | PlanSuperseded
 )
 
 KEEP_BASE = (
@@ -54,5 +68,11 @@ KEEP_BASE = (
     AccessClosed,
     EnvironmentChangePending,
     EnvironmentChangeSettled,
+    ApprovalRequested,
+    ApprovalGranted,
+    ApprovalRejected,
+    ApprovalUsed,
+    ApprovalVoid,
+    PlanSuperseded,
 )
 """Events that change nothing that exists: a plan that was made before them is still right."""

@@ -24,8 +24,15 @@ from paybill_contracts.environment_plans import (
 )
 from paybill_contracts.errors import ConflictError, NotFoundError
 from paybill_contracts.event import digest
-from paybill_contracts.kinds import Schema
 from paybill_contracts.placement import Isolation, Preset
+from paybill_contracts.plan_approvals import (
+    ApprovalGranted,
+    ApprovalRejected,
+    ApprovalRequested,
+    ApprovalUsed,
+    ApprovalVoid,
+    PlanSuperseded,
+)
 from paybill_contracts.provisioner import (
     Access,
     AccessChangeStarted,
@@ -44,9 +51,12 @@ from paybill_contracts.tenant import TenantRequested
 from paybill_contracts.values import Timestamp
 from pydantic import Field
 
+from paybill_provisioner.domain import plan_approvals
 from paybill_provisioner.domain.environment_events import KEEP_BASE, EnvironmentEvent
+from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Refusal
+from paybill_provisioner.domain.plan_approvals import PlanApproval, earlier
 from paybill_provisioner.domain.sizes import PendingChange, Size
-from paybill_provisioner.domain.steps import is_same, is_shared
+from paybill_provisioner.domain.steps import cells_of, is_same, is_shared
 
 
 class EnvironmentUnknownError(NotFoundError):
@@ -85,31 +95,6 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Reason why the desired state cannot be planned, and what ends that."""
-
-    code: str
-    reason: str
-    next_step: str
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltResource:
-    """A built resource, as it was defined, with its driver's outputs."""
-
-    resource: Resource
-    outputs: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The resource that could not be built, and the reason."""
-
-    address: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Environment:
     """The environment of one tenant.
 
@@ -118,7 +103,7 @@ class Environment:
     provider works on, by step; intended: addresses of what is created next. refusal: of the desired state.
     pending: a change of size that waits. target_access: last requested; access: in effect. revision: number of events
     so far; base_revision: of the last one that changed what a plan is computed from. built_limits: of the entitlements
-    by which the last complete plan was made; planned_at: time of the plan.
+    by which the last complete plan was made; planned_at: time of the plan. approval: the last one of a plan.
     """
 
     id: str
@@ -146,6 +131,8 @@ class Environment:
     base_revision: int = 1
     built_limits: Mapping[str, int] = field(default_factory=dict)
     planned_at: Timestamp | None = None
+    approval: PlanApproval | None = None
+    earlier_approvals: tuple[PlanApproval, ...] = ()
 
     @property
     def planned_size(self) -> Size | None:
@@ -179,15 +166,17 @@ class Environment:
     def cells(self) -> frozenset[tuple[Isolation, int]]:
         """Cells in which the tenant has a place, by level and number: something is built or planned there."""
         planned = [step.after for step in (self.plan.steps if self.plan else ()) if step.after is not None]
-        return frozenset(
-            (resource.isolation, resource.attributes.cell)
-            for resource in (*(each.resource for each in self.built), *self.replaced, *planned)
-            if isinstance(resource.attributes, Schema) and resource.attributes.cell is not None
-        )
+        return cells_of((*(each.resource for each in self.built), *self.replaced, *planned))
 
     def cell_of(self, isolation: Isolation) -> int | None:
         """Returns the number of the cell of this level in which the tenant has a place."""
         return min((number for level, number in self.cells if level is isolation), default=None)
+
+    @property
+    def has_begun(self) -> bool:
+        """True when a step of the plan is recorded as intended, pending or done."""
+        steps = self.plan.steps if self.plan else ()
+        return bool(self.operations or self.intended) or self.remaining != steps
 
     @property
     def remaining(self) -> tuple[Step, ...]:
@@ -298,7 +287,14 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
         case EnvironmentRetained():
             return replace(environment, status=Status.RETAINED, access=Access.CLOSED, export=event.export)
         case EnvironmentChangePending():
-            pending = PendingChange(since=event.since, reason=event.reason, waits_for=event.waits_for)
+            pending = PendingChange(
+                since=event.since,
+                reason=event.reason,
+                waits_for=event.waits_for,
+                tier=event.to_tier,
+                preset=event.to_preset,
+                approval_id=event.approval_id,
+            )
             return replace(_with_desired_size(environment, event.to_tier, event.to_preset), pending=pending)
         case EnvironmentChangeSettled():
             return replace(_with_desired_size(environment, event.tier, event.preset), pending=None)
@@ -306,8 +302,30 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             # One that was never complete has nothing to restore and is planned again.
             status = Status.RESTORING if environment.epoch else Status.REGISTERED
             return replace(environment, status=status, target_access=event.access)
+        case ApprovalRequested():
+            kept = earlier(environment.earlier_approvals, environment.approval)
+            return replace(environment, approval=plan_approvals.evolve(None, event), earlier_approvals=kept)
+        case ApprovalGranted() | ApprovalRejected() | ApprovalUsed() | ApprovalVoid():
+            return replace(environment, approval=plan_approvals.evolve(environment.approval, event))
+        case PlanSuperseded():
+            return _with_superseded(environment, event)
         case _:
             assert_never(event)
+
+
+def _with_superseded(environment: Environment, event: PlanSuperseded) -> Environment:
+    """Ends the open plan, of which no step has begun. A plan that only waited for an approval changes nothing."""
+    is_open = environment.status in {Status.BUILDING, Status.CHANGING} and environment.plan_hash == event.plan_hash
+    if not is_open or environment.plan is None:
+        return environment
+    if environment.status is Status.BUILDING:
+        if environment.built:
+            failure = Failure(address="environment", reason="the plan was superseded before it began")
+            return replace(environment, status=Status.FAILED, failure=failure)
+        return replace(environment, status=Status.REGISTERED, plan=None, plan_hash=None)
+    built = environment.built_size or Size(environment.plan.tier, environment.plan.preset)
+    nothing = environment.plan.model_copy(update={"steps": (), "tier": built.tier, "preset": built.preset})
+    return replace(environment, status=Status.READY, plan=nothing)
 
 
 def _with_plan(environment: Environment, event: EnvironmentPlanned) -> Environment:

@@ -1,50 +1,33 @@
-"""Planning: the steps from what is built to what the tenant is entitled to, or the reason why there is no plan."""
+"""Planning: desired states are planned, held for an approval, refused with a reason, or pending."""
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from hashlib import sha256
 from typing import assert_never
 
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import LimitFeature
-from paybill_contracts.envelope import MAX_PAYLOAD_BYTES
-from paybill_contracts.environment_plans import (
-    BlueprintRef,
-    EnvironmentDesired,
-    EnvironmentPlanned,
-    Plan,
-    PlanRefused,
-    Step,
-    StepAction,
-)
+from paybill_contracts.environment_plans import EnvironmentDesired, EnvironmentPlanned, Plan, PlanRefused
 from paybill_contracts.errors import ConflictError, DomainError
-from paybill_contracts.event import canonical, digest
-from paybill_contracts.placement import Isolation
+from paybill_contracts.policy import Handling
 from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
-from paybill_definitions.resources import ResourceError, Values, render
 
-from paybill_provisioner.domain.blueprints import (
-    Blueprints,
-    UnknownRegionError,
-    UnknownTierError,
-    definition_of,
-)
+from paybill_provisioner.domain import approvals
+from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import ended
-from paybill_provisioner.domain.cells import Cells, RegionFullError, emptiest
+from paybill_provisioner.domain.cells import RegionFullError
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import (
-    Desired,
-    Environment,
-    PlanMismatchError,
-    Refusal,
-    Status,
-    evolve,
-    existing,
-)
-from paybill_provisioner.domain.estimates import estimates
+from paybill_provisioner.domain.environment_parts import Refusal
+from paybill_provisioner.domain.environments import Desired, Environment, Status, evolve, existing
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
+from paybill_provisioner.domain.plans import (
+    CANNOT_BE_PLANNED,
+    CellsInForce,
+    PlanTooLargeError,
+    cell_for,
+    hash_of,
+    plan_of,
+)
+from paybill_provisioner.domain.policy import Verdict, transfers_data, verdict
 from paybill_provisioner.domain.sizes import Size
-from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedError, diff
 
 PUBLISH = "publish a blueprint that has it; the environment is then planned by itself"
 """What ends most refusals of a plan."""
@@ -52,34 +35,11 @@ PUBLISH = "publish a blueprint that has it; the environment is then planned by i
 MAKE_ROOM = "publish a blueprint with more cells, or reopen a drained cell and retry the environment"
 """What ends the refusal of a full region."""
 
-PLANNED_AGAIN = "the environment is planned again"
-WAITS_FOR = "an operator, who moves the tenant: this version of the provisioner moves no data"
-
-CellsInForce = Mapping[Isolation, Cells | None]
-"""Cells by their isolation level."""
-
 SPLIT = "publish a blueprint whose tier has fewer resources or tables"
 """What ends the refusal of a plan that is too large."""
 
-ENVELOPE_BYTES = 4096
-"""Of a fact with a plan, for its other fields."""
-
-
-class PlanTooLargeError(DomainError):
-    """The plan does not fit into a fact."""
-
-    code = "plan_too_large"
-
-
-_CANNOT_BE_PLANNED = (
-    PlanTooLargeError,
-    UnknownTierError,
-    UnknownRegionError,
-    RegionFullError,
-    ResourceError,
-    BrokenGraphError,
-    ChangeRefusedError,
-)
+PLANNED_AGAIN = "the environment is planned again"
+TRANSFER = "the transfer of its data, which this version of the provisioner does not do"
 
 
 class EnvironmentNotFailedError(ConflictError):
@@ -120,7 +80,7 @@ def compare(
     plan, hashes = environment.plan, {each.content_hash for each in blueprints.in_force}
     unchanged = plan is not None and plan.blueprint.content_hash in hashes
     if environment.desired is None or (environment.failure is not None and unchanged):
-        return []
+        return approvals.superseded(environment, blueprints, inputs)
     return towards(environment, environment.desired, blueprints, cells, now, inputs=inputs)
 
 
@@ -161,111 +121,63 @@ def towards(
         case Status.BUILDING | Status.CHANGING | Status.RETAINING | Status.RETAINED | Status.RESTORING:
             return events
         case Status.REGISTERED | Status.FAILED | Status.READY:
-            if not desired.allows_access:
-                return events
+            pass
         case _:
             assert_never(environment.status)
+    after = _after(environment, events)
+    events += approvals.superseded(after, blueprints, inputs)
+    after = _after(environment, events)
+    if not desired.allows_access:
+        return events
     try:
-        cell = _cell(environment, desired, blueprints, cells)
-        plan = plan_of(environment, desired, blueprints, cell, inputs)
+        cell = cell_for(after, desired, blueprints, cells)
+        plan = plan_of(after, desired, blueprints, cell, inputs)
         plan_hash = hash_of(plan)
-    except _CANNOT_BE_PLANNED as error:
+    except CANNOT_BE_PLANNED as error:
         return [*events, *_refused(environment, desired, error)]
-    if environment.epoch and moves_data(plan.steps):
-        return [*events, *_pending(environment, desired, reason, now)]
-    return _planned(environment, events, plan, plan_hash, now)
+    was_ready = after.epoch > 0
+    judged = verdict(inputs.policy, plan, was_ready=was_ready)
+    if judged.handling is Handling.UNATTENDED and not (was_ready and transfers_data(plan)):
+        return planned(after, events, plan, plan_hash, now)
+    return [*events, *held(after, plan, plan_hash, judged, inputs, now, reason)]
 
 
-def _cell(environment: Environment, desired: Desired, blueprints: Blueprints, cells: CellsInForce) -> int | None:
-    """Returns the number of the cell that the tenant is in, or in which it gets a place; None for a silo.
-
-    Raises UnknownTierError, UnknownRegionError, RegionFullError.
-    """
-    _, tier = definition_of(blueprints, desired.size.tier, desired.size.preset, environment.region)
-    isolation = tier.layers.data
-    if isolation is Isolation.SILO:
-        return None
-    current = environment.cell_of(isolation)
-    return emptiest(cells.get(isolation), isolation, environment.region) if current is None else current
-
-
-def plan_of(
+def held(
     environment: Environment,
-    desired: Desired,
-    blueprints: Blueprints,
-    cell: int | None,
-    inputs: PlanInputs = NO_INPUTS,
-) -> Plan:
-    """Returns the plan from the existing resources to those of `desired`, in the cell with this number.
-
-    Raises UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError.
-    """
-    size = desired.size
-    blueprint, tier = definition_of(blueprints, size.tier, size.preset, environment.region)
-    cells = {tier.layers.data: cell} if cell is not None else {}
-    values = Values(environment.tenant_id, environment.slug, environment.region, desired.limits, cells)
-    built = [each.resource for each in environment.built]
-    steps = diff(render(blueprint.content, tier, values), built, environment.replaced)
-    book = inputs.price_book
-    return Plan(
-        environment_id=environment.id,
-        epoch=environment.epoch,
-        based_on=environment.base_revision,
-        observed_hash=environment.observed_hash,
-        blueprint=BlueprintRef(
-            name=blueprint.content.name, version=blueprint.content.version, content_hash=blueprint.content_hash
-        ),
-        entitlements_hash=desired.entitlements_hash,
-        tier=size.tier,
-        preset=size.preset,
-        placement=tier.layers,
-        cloud=tier.cloud,
-        region=environment.region,
-        limits=dict(desired.limits),
-        price_book=book.ref if book else None,
-        steps=steps,
-        estimates=estimates(
-            steps,
-            (*built, *environment.replaced),
-            (tier.cloud, environment.region),
-            (environment.built_limits, desired.limits),
-            book.content if book else None,
-            inputs.runs,
-        ),
-    )
+    plan: Plan,
+    plan_hash: str,
+    judged: Verdict,
+    inputs: PlanInputs,
+    now: datetime,
+    reason: str = "",
+    requester: str = approvals.SERVICE,
+) -> list[EnvironmentEvent]:
+    """Returns the request for an approval of the plan, unless there is one, and the pending change of what is built."""
+    events: list[EnvironmentEvent] = []
+    covered = approvals.still_covers(environment, plan, judged, now, requester)
+    if judged.handling is not Handling.UNATTENDED and not covered:
+        why = "it expired" if environment.approval and environment.approval.has_expired(now) else "requested again"
+        events = approvals.void(environment, why)
+        after = _after(environment, events)
+        events.append(approvals.request(after, plan, plan_hash, judged, inputs, now, requester))
+    after = _after(environment, events)
+    return [*events, *_pending(after, plan, reason, now)]
 
 
-def hash_of(plan: Plan) -> str:
-    """Returns the SHA-256 of the plan's canonical form. Raises PlanTooLargeError for one that fits into no fact."""
-    content = canonical(plan.model_dump(mode="json"))
-    if len(content) > MAX_PAYLOAD_BYTES - ENVELOPE_BYTES:
-        raise PlanTooLargeError(
-            f"the plan has {len(content)} bytes and {len(plan.steps)} steps; "
-            f"a fact has at most {MAX_PAYLOAD_BYTES - ENVELOPE_BYTES} bytes for it"
-        )
-    return sha256(content).hexdigest()
+def _after(environment: Environment, events: list[EnvironmentEvent]) -> Environment:
+    for event in events:
+        environment = evolve(environment, event)
+    return environment
 
 
-def moves_data(steps: Sequence[Step]) -> bool:
-    """Returns True when a step replaces or deletes a resource, which the tenant's data may be in."""
-    return any(step.action in {StepAction.REPLACE, StepAction.DELETE} for step in steps)
-
-
-def require_plan(environment: Environment, fact: EnvironmentPlanned) -> None:
-    """Raises PlanMismatchError unless the plan in `fact` is the recorded one, with the hash that it names."""
-    computed = digest(fact.plan) if fact.plan.hashed else fact.plan_hash
-    if not computed == fact.plan_hash == environment.plan_hash:
-        raise PlanMismatchError(
-            f"the requested plan is {computed[:12]}…, the recorded one {str(environment.plan_hash)[:12]}…; "
-            "check the environment and retry it"
-        )
-
-
-def _planned(
+def planned(
     environment: Environment, events: list[EnvironmentEvent], plan: Plan, plan_hash: str, now: datetime
 ) -> list[EnvironmentEvent]:
     """Returns the events of a plan; one without steps is complete at once, and an equal one is not recorded."""
     last = environment.plan
+    for event in approvals.void(environment, "another plan is applied"):
+        events = [*events, event]
+        environment = evolve(environment, event)
     if environment.pending is not None:
         size = Size(plan.tier, plan.preset)
         reason = PLANNED_AGAIN if plan.steps else "the tenant is entitled to the built size again"
@@ -321,22 +233,31 @@ def _refused(environment: Environment, desired: Desired, error: DomainError) -> 
     ]
 
 
-def _pending(environment: Environment, desired: Desired, reason: str, now: datetime) -> list[EnvironmentEvent]:
-    """Returns the pending change of an environment whose data would have to move, unless it is recorded already."""
-    built = environment.built_size
-    if built is None or (environment.pending is not None and environment.desired_size == desired.size):
+def _pending(environment: Environment, plan: Plan, reason: str, now: datetime) -> list[EnvironmentEvent]:
+    """Returns the pending change of an environment that is built, unless it is recorded already."""
+    built, pending, approval = environment.built_size, environment.pending, environment.approval
+    if built is None:
         return []
+    open_ = approval if approval is not None and approval.is_open else None
+    known = (plan.tier, plan.preset) == (pending.tier, pending.preset) if pending is not None else False
+    if pending is not None and known and (open_ is None or pending.approval_id == open_.id):
+        return []
+    waits_for = [f"the approval {open_.id}{' by another person' if open_.other_person else ''}"] if open_ else []
+    if transfers_data(plan):
+        waits_for.append(TRANSFER)
     return [
         EnvironmentChangePending(
             tenant_id=environment.tenant_id,
             environment_id=environment.id,
             from_tier=built.tier,
             from_preset=built.preset,
-            to_tier=desired.size.tier,
-            to_preset=desired.size.preset,
-            since=environment.pending.since if environment.pending else now,
-            reason=reason or f"the tenant is entitled to {desired.size.text}",
-            waits_for=WAITS_FOR,
+            to_tier=plan.tier,
+            to_preset=plan.preset,
+            since=pending.since if pending else now,
+            reason=reason or (pending.reason if pending else f"the tenant is entitled to {plan.tier} ({plan.preset})"),
+            waits_for=", then ".join(waits_for) or "an operator",
+            plan_hash=open_.plan_hash if open_ else None,
+            approval_id=open_.id if open_ else None,
         )
     ]
 
@@ -352,7 +273,10 @@ def _settled(environment: Environment, size: Size, reason: str) -> EnvironmentCh
 
 
 def on_leaving(environment: Environment | None) -> list[EnvironmentEvent]:
-    """Ends a pending change, because a tenant that leaves keeps what it has."""
-    if environment is None or environment.pending is None or environment.built_size is None:
+    """Ends an open approval and a pending change, because a tenant that leaves keeps what it has."""
+    if environment is None:
         return []
-    return [_settled(environment, environment.built_size, "the tenant leaves")]
+    events = approvals.void(environment, "the tenant leaves")
+    if environment.pending is not None and environment.built_size is not None:
+        events.append(_settled(environment, environment.built_size, "the tenant leaves"))
+    return events

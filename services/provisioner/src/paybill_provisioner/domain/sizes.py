@@ -21,8 +21,11 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class PendingChange:
-    """A change of the entitled size that is not built."""
+    """A change of the entitled size that is not built. approval_id: of the plan that it waits for, if it needs one."""
 
     since: Timestamp
     reason: str
     waits_for: str
+    tier: str | None = None
+    preset: Preset | None = None
+    approval_id: str | None = None

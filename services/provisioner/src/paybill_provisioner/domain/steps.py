@@ -56,6 +56,15 @@ def is_shared(resource: Resource) -> bool:
     return resource.kind in SHARED_KINDS and resource.isolation is not Isolation.SILO
 
 
+def cells_of(resources: Iterable[Resource]) -> frozenset[tuple[Isolation, int]]:
+    """Returns the cells in which these resources are, by level and number."""
+    return frozenset(
+        (each.isolation, each.attributes.cell)
+        for each in resources
+        if isinstance(each.attributes, Schema) and each.attributes.cell is not None
+    )
+
+
 def is_same(resource: Resource, other: Resource) -> bool:
     """Returns True when both are one resource at the provider. Earlier plans called a replacement an update."""
     return (resource.kind, resource.identity) == (other.kind, other.identity)

@@ -1,0 +1,59 @@
+"""Policy: what a plan of an environment may change unattended, and what waits for an approval."""
+
+from enum import StrEnum
+
+from paybill_contracts.event import Event, Value
+from paybill_contracts.money import Money
+from paybill_contracts.values import Count, Digest, Key, Text
+
+
+class Handling(StrEnum):
+    """Handling of a plan. other_person: it waits for an approval by another person than the requester."""
+
+    UNATTENDED = "unattended"
+    APPROVAL = "approval"
+    OTHER_PERSON = "other_person"
+
+
+class CostLimit(Value):
+    """Largest cost of an environment for one month; a plan that raises the cost above it is handled so.
+
+    A plan whose cost is unknown is handled in the same way.
+    """
+
+    monthly: Money
+    handling: Handling
+
+
+class Policy(Value):
+    """A version of the policy. A plan is handled by the strictest of what applies to it.
+
+    clean_up: deletions in an environment that was never ready; deletes, replaces, moves_data: of other ones.
+    approval_valid_s: time in which a request can be approved, and in which an approval can be used.
+    """
+
+    name: Key
+    version: Count
+    creates: Handling
+    updates: Handling
+    clean_up: Handling
+    deletes: Handling
+    replaces: Handling
+    moves_data: Handling
+    cost_limit: CostLimit | None = None
+    approval_valid_s: Count
+
+
+class PolicyReason(Value):
+    """Reason why a plan waits for an approval, by the rule of the policy with this id."""
+
+    rule: Key
+    text: Text
+
+
+class PolicyPublished(Event, type="provisioner.policy_published", version=1, aggregate="policy", key="policy"):
+    """Plans are handled by this policy from now on. Requests for an approval name `content_hash`."""
+
+    policy: Key
+    content: Policy
+    content_hash: Digest

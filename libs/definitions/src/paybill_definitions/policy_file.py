@@ -1,0 +1,91 @@
+"""Reads policy.yaml, and reports every error by file, line and reason."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+from paybill_contracts.errors import DomainError
+from paybill_contracts.money import MAX_MINOR, Money
+from paybill_contracts.policy import CostLimit, Handling, Policy
+from paybill_contracts.price_book import CurrencyCode
+from paybill_contracts.values import Key
+from pydantic import BaseModel, ConfigDict, Field
+
+from paybill_definitions.policy_rules import PolicyDiagnostic, errors
+from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, read, report
+
+
+class PolicyFileError(DomainError):
+    """The file is no valid policy. The message has one line for each error: `<file>:<line>: <reason>`."""
+
+    code = "invalid_policy"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFile:
+    """A policy and the lines of its parts in the file."""
+
+    content: Policy
+    file: str
+    lines: Lines
+
+    def report(self, diagnostics: Iterable[PolicyDiagnostic]) -> list[str]:
+        """Returns `<file>:<line>: <reason>` for each."""
+        return report(self.file, [Diagnostic(self._line(each.path), each.reason) for each in diagnostics])
+
+    def _line(self, path: tuple[int | str, ...]) -> int:
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+
+class _StrictInput(BaseModel):
+    """Refuses unknown names, because people mistype them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _CostLimit(_StrictInput):
+    minor: Annotated[int, Field(ge=0, le=MAX_MINOR, strict=True)]
+    currency: CurrencyCode
+    handling: Handling
+
+
+class _File(_StrictInput):
+    name: Key
+    version: Annotated[int, Field(ge=1, le=1_000_000)]
+    creates: Handling
+    updates: Handling
+    clean_up: Handling
+    deletes: Handling
+    replaces: Handling
+    moves_data: Handling
+    cost_limit: _CostLimit | None = None
+    approval_valid_hours: Annotated[int, Field(ge=1, le=2160, strict=True)]
+
+
+def read_policy(text: str, file: str) -> PolicyFile:
+    """Parses a policy in YAML. file: its name in messages. Raises PolicyFileError with all errors."""
+    try:
+        source, lines = read(_File, text)
+    except InvalidDocumentError as error:
+        raise PolicyFileError("\n".join(report(file, error.diagnostics))) from None
+    limit = source.cost_limit
+    content = Policy(
+        name=source.name,
+        version=source.version,
+        creates=source.creates,
+        updates=source.updates,
+        clean_up=source.clean_up,
+        deletes=source.deletes,
+        replaces=source.replaces,
+        moves_data=source.moves_data,
+        cost_limit=None
+        if limit is None
+        else CostLimit(monthly=Money(minor=limit.minor, currency=limit.currency), handling=limit.handling),
+        approval_valid_s=source.approval_valid_hours * 3600,
+    )
+    read_file = PolicyFile(content, file, lines)
+    if found := read_file.report(errors(content)):
+        raise PolicyFileError("\n".join(found))
+    return read_file
