@@ -18,6 +18,7 @@ from typer import TyperException
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for place in ("libs/*/src", "services/*/src", "cli/src") for path in ROOT.glob(f"{place}/**/*.py")]
 SAMPLES = {
+    "approval": "apr_0123456789abcdef0123456789abcdef",
     "change": "chg_1",
     "command": "paybill tenant create",
     "customer": "cus_1",
@@ -52,8 +53,7 @@ NOT_ANSWERED = {
     "move_order, payment_order, reconciliation_order, trial_order, window_order": "an event without the one before "
     "it is a bug, which the log and the retry queue show",
     "cannot_unseal, malformed_fact, invalid_event, unknown_event, fact_too_large": "events are handled, not requested",
-    "plan_mismatch, too_many_members, usage_outside_window, usage_too_late, approval_mismatch": "raised in handlers "
-    "and in jobs",
+    "plan_mismatch, too_many_members, usage_outside_window, usage_too_late": "raised in handlers and in jobs",
     "broken_graph, change_refused, invalid_resource, plan_too_large, region_full, region_unknown, tier_unknown": "is "
     "recorded as the refusal of a plan",
     "no_statement": "no command requests the statement of a tenant",

@@ -20,4 +20,60 @@ ENVIRONMENTS = {
             "show": Leaf("paybill_cli.commands.prices:show", "Show the prices of the price book in force."),
         },
     ),
+    "policy": Branch(
+        "Check, publish and show what plans of environments may change unattended.",
+        {
+            "lint": Leaf(
+                "paybill_cli.commands.policies:lint",
+                "Check a policy without a running stack; exit code 1 when it has errors.",
+            ),
+            "publish": Leaf(
+                "paybill_cli.commands.policies:publish", "Publish a policy: plans are handled by it from now on."
+            ),
+            "list": Leaf(
+                "paybill_cli.commands.policies:list_all", "List the policy in force and the earlier versions."
+            ),
+            "show": Leaf("paybill_cli.commands.policies:show", "Show the rules of the policy in force."),
+        },
+    ),
+    "environment": Branch(
+        "List and show environments; make, apply and retry their plans.",
+        {
+            "list": Leaf(
+                "paybill_cli.commands.environments:list_all",
+                "List environments with their status, access, tier and placement.",
+            ),
+            "show": Leaf(
+                "paybill_cli.commands.environments:show",
+                "Show an environment: desired, planned and built state, its connections, and what it waits for.",
+            ),
+            "plan": Leaf(
+                "paybill_cli.commands.environments:plan",
+                "Plan what the tenant is entitled to now, and request an approval when policy requires one.",
+            ),
+            "apply": Leaf(
+                "paybill_cli.commands.environments:apply",
+                "Apply a plan: one that needs no approval, or an approved one, whose approval is used.",
+            ),
+            "retry": Leaf(
+                "paybill_cli.commands.environments:retry",
+                "Build a failed environment again, by the current blueprint.",
+            ),
+        },
+    ),
+    "approval": Branch(
+        "List, show, approve and reject plans that wait for a person.",
+        {
+            "list": Leaf("paybill_cli.commands.approvals:list_all", "List the last approval of each environment."),
+            "show": Leaf("paybill_cli.commands.approvals:show", "Show an approval and its plan."),
+            "approve": Leaf(
+                "paybill_cli.commands.approvals:approve",
+                "Approve a plan: it can be applied once, until the approval expires.",
+            ),
+            "reject": Leaf(
+                "paybill_cli.commands.approvals:reject",
+                "Reject a plan; it is requested again when it changes, or when a person makes it again.",
+            ),
+        },
+    ),
 }

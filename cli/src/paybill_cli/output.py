@@ -110,6 +110,21 @@ class Output(OptionGroup):
         for each in (text, *details):
             _print("\t".join(map(printable, each.split("\t"))))
 
+    def styled(self, kind: str, data: Row, lines: Sequence[tuple[str, str]]) -> None:
+        """Prints one object; people get lines, each with a style of rich on a terminal, and programs the object."""
+        if self.json:
+            self._envelope(kind, dict(data))
+            return
+        if is_plain(sys.stdout):
+            for _, text in lines:
+                _print(printable(text))
+            return
+        from rich.text import Text  # slow to import, and pipes do not need it
+
+        console = _console(sys.stdout)
+        for style, text in lines:
+            console.print(Text(printable(text), style=style), soft_wrap=True)
+
     def early(self, kind: str, data: Row, text: str) -> None:
         """Prints data that cannot wait for the result, which may never come.
 

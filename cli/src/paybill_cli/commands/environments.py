@@ -1,21 +1,138 @@
-"""`paybill tenant retry`: plans a failed environment again."""
+"""`paybill environment`: lists and shows environments, makes and applies their plans; `paybill tenant retry`."""
 
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import typer
+
+from paybill_cli import completion, formatting
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id, with_tenant
-from paybill_cli.options import RequestOptions, TenantName
+from paybill_cli.client.waiting import Deadline
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.options import ConfirmedOptions, Limit, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output
+from paybill_cli.plan_view import plan_lines
 
+COLUMNS = ("slug", "id", "status", "access", "tier", "preset", "region", "blueprint", "pending")
 FIELDS = ("tenant", "id", "status", "tier", "preset", "failure")
+SETTLED = {"ready", "failed", "retained"}
+"""Statuses in which nothing is being built, changed or exported."""
+
+Status = Literal["registered", "building", "failed", "ready", "changing", "retaining", "retained", "restoring"]
+PlanHash = Annotated[
+    str | None,
+    typer.Option("--plan", help="Hash of the plan that you have seen; by default that of the open approval."),
+]
+
+
+def list_all(
+    out: Output,
+    stack: Stack,
+    status: Annotated[Status | None, typer.Option("--status", help="Only environments with this status.")] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", help="Only in this region.", autocompletion=completion.regions)
+    ] = None,
+    preset: Annotated[
+        Literal["pooled", "bridge", "silo"] | None, typer.Option("--preset", help="Only on this placement.")
+    ] = None,
+    pending: Annotated[bool, typer.Option("--pending", help="Only environments whose size is to change.")] = False,
+    limit: Limit = 1000,
+) -> None:
+    """List environments with their status, access, tier and placement.
+
+    Example: paybill environment list --pending
+    """
+    query = {"status": status, "region": region, "preset": preset, "pending": "true" if pending else None}
+    with Service(stack, "provisioner") as provisioner:
+        found, more = provisioner.list_rows("/v1/environments", "environments", query, limit)
+    out.rows("environment.list", found if out.json else [_row(each) for each in found], COLUMNS)
+    if more:
+        out.more(limit)
+
+
+def show(
+    out: Output,
+    stack: Stack,
+    tenant: TenantName,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Print every change until nothing is being built or changed.")
+    ] = False,
+    timeout: Timeout = 600,
+) -> None:
+    """Show an environment: desired, planned and built state, its connections, and what it waits for.
+
+    Example: paybill environment show acme --watch
+    """
+    path = f"/v1/environments/{tenant_id(stack, tenant)}"
+    with Service(stack, "provisioner") as provisioner:
+        found = provisioner.get(path)
+        if watch:
+            found = _watch(out, provisioner, path, found, Deadline(timeout, next=f"paybill environment show {tenant}"))
+    out.record("environment", found if out.json else dict(_fields(found)))
+    if found["refusal"]:
+        out.info(f"next: {found['refusal']['next']}")
+    elif found["pending"] and found["pending"]["approval"]:
+        out.info(f"next: paybill approval show {found['pending']['approval']}")
+    elif found["failure"]:
+        out.info(f"next: paybill environment retry {tenant}")
+
+
+def plan(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName) -> None:
+    """Plan what the tenant is entitled to now, and request an approval when policy requires one.
+
+    Nothing is applied. You are the requester; an open approval of a plan that is still right stays.
+
+    Example: paybill environment plan acme
+    """
+    path = f"/v1/environments/{tenant_id(stack, tenant)}/plans"
+    with Service(stack, "provisioner") as provisioner:
+        if options.dry_run:
+            preview(out, provisioner, path, None, options.idempotency_key)
+            return
+        found = post(out, provisioner, path, None, options.idempotency_key)
+    out.styled("plan", found, list(plan_lines(found, tenant)))
+
+
+def apply(out: Output, stack: Stack, options: ConfirmedOptions, tenant: TenantName, plan_hash: PlanHash = None) -> None:
+    """Apply a plan: one that needs no approval, or an approved one, whose approval is used.
+
+    Exit code 6 when the plan is superseded or its approval is missing, used, rejected or void.
+
+    Example: paybill environment apply acme --yes
+    """
+    id_ = tenant_id(stack, tenant)
+    with Service(stack, "provisioner") as provisioner:
+        current = provisioner.get(f"/v1/environments/{id_}/plans")["plan"]
+        chosen = plan_hash or (current["hash"] if current else None)
+        if chosen is None:
+            raise CliError(
+                "nothing_to_apply",
+                f"there is no plan for {tenant}",
+                next=f"paybill environment show {tenant}",
+                exit_code=ExitCode.CONFLICT,
+            )
+        path = f"/v1/environments/{id_}/plans/{_checked(chosen)}/apply"
+        if options.dry_run:
+            preview(out, provisioner, path, None, options.idempotency_key)
+            return
+        if current is not None and current["hash"] == chosen and not out.json:
+            out.styled("plan", current, list(plan_lines(current, tenant)))
+        out.confirm(f"Apply the plan {chosen[:12]}… of {tenant}?", yes=options.yes)
+        found = post(out, provisioner, path, None, options.idempotency_key)
+    out.record("environment", with_tenant(out, stack, found), FIELDS)
+    out.info(f"next: paybill environment show {tenant} --watch")
 
 
 def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName) -> None:
     """Build a failed environment again, by the current blueprint.
 
-    What is built stays.
+    What is built stays. `paybill tenant retry` and `paybill environment retry` are one action.
 
-    Example: paybill tenant retry acme
+    Example: paybill environment retry acme
     """
     path = f"/v1/environments/{tenant_id(stack, tenant)}/retry"
     with Service(stack, "provisioner") as provisioner:
@@ -25,3 +142,67 @@ def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName
         found = post(out, provisioner, path, None, options.idempotency_key)
     out.record("environment", with_tenant(out, stack, found), FIELDS)
     out.info(f"next: paybill why {tenant}")
+
+
+def _watch(out: Output, provisioner: Service, path: str, found: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    """Prints the progress until the environment is settled; returns its last state."""
+    with out.progress(_progress(found)) as progress:
+        while found["status"] not in SETTLED or found["access"] != found["access_wanted"]:
+            deadline.pause(f"the environment is {found['status']}")
+            found = provisioner.get(path)
+            progress.update(_progress(found))
+    return found
+
+
+def _progress(found: Mapping[str, Any]) -> str:
+    steps = found["plan"]["steps"] if found["plan"] else []
+    open_ = [each["address"] for each in steps if not each["done"]]
+    text = f"{found['status']}, access {found['access']}"
+    return f"{text}, {len(steps) - len(open_)} of {len(steps)} steps" + (f", next {open_[0]}" if open_ else "")
+
+
+def _row(found: Mapping[str, Any]) -> dict[str, Any]:
+    pending = found["pending"]
+    return {**found, "pending": f"{pending['tier']} ({pending['preset']})" if pending else None}
+
+
+def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
+    desired, planned, pending, failure = (found[each] for each in ("desired", "plan", "pending", "failure"))
+    fields: dict[str, Any] = {
+        "tenant": found["slug"],
+        "id": found["id"],
+        "status": found["status"],
+        "access": found["access"]
+        if found["access"] == found["access_wanted"]
+        else f"{found['access']}, is to become {found['access_wanted']}",
+        "region": found["region"],
+        "epoch": found["epoch"],
+        "desired": f"{desired['tier']} ({desired['preset']})" if desired else None,
+        "planned": f"{found['tier']} ({found['preset']})" if found["tier"] else None,
+        "blueprint": planned["blueprint"] if planned else None,
+        "plan": planned["hash"] if planned else None,
+    }
+    if pending:
+        fields["pending"] = (
+            f"{pending['tier']} ({pending['preset']}) since {formatting.time(pending['since'])}: {pending['reason']}"
+        )
+        fields["waits for"] = pending["waits_for"]
+    if found["refusal"]:
+        fields["refused"] = f"{found['refusal']['code']}: {found['refusal']['reason']}"
+    if failure:
+        fields["failed"] = f"{failure['address']}: {failure['reason']}"
+    for each in found["connections"]:
+        secret = each["secret"] or "no password yet"
+        fields[f"connection {each['address']}"] = (
+            f"{each['host']}:{each['port']} database {each['database']} schema {each['schema_name']} "
+            f"user {each['username']} secret {secret}"
+        )
+    for each in found["resources"]:
+        fields[f"resource {each['address']}"] = f"{each['isolation']} {each['attributes']['name']}"
+    return fields
+
+
+def _checked(plan_hash: str) -> str:
+    if len(plan_hash) != 64 or set(plan_hash) - set("0123456789abcdef"):  # noqa: PLR2004  # hexadecimal SHA-256
+        raise usage(f"{plan_hash!r} is no hash of a plan", next="paybill environment plan TENANT")
+    return plan_hash
