@@ -43,6 +43,8 @@ FLOW = (
     ("docs/changes.md", 0, ""),
     ("docs/reconciliation.md", 1, "adopted"),
     ("docs/reconciliation.md", 2, "backfilled"),
+    ("docs/environments.md", 1, "policy"),
+    ("docs/environments.md", 2, "held"),
 )
 """Every block in the order in which it can run, and what is prepared before it."""
 NOT_RUN = {
@@ -203,6 +205,30 @@ class Preparations:
         (book,) = re.findall(r"^```yaml\n(name: list-prices.*?)^```", document, re.DOTALL | re.MULTILINE)
         (self._folder / "prices.yaml").write_text(book)
         return {}
+
+    def policy(self):
+        """Writes the policy of the document."""
+        document = (ROOT / "docs/environments.md").read_text()
+        (policy,) = re.findall(r"^```yaml\n(name: standard.*?)^```", document, re.DOTALL | re.MULTILINE)
+        (self._folder / "policy.yaml").write_text(policy)
+        return {}
+
+    def held(self):
+        """Signs up a tenant, and publishes a change of its login that waits for an approval."""
+        self._operator.sign_up("initech", "starter")
+        policy, blueprint = self._folder / "policy.yaml", BLUEPRINT.read_text().replace("version: 1", "version: 3")
+        rules = policy.read_text().replace("version: 2", "version: 3")
+        policy.write_text(rules.replace("updates: unattended", "updates: approval"))
+        for old, new in ((10, 9), (25, 30)):
+            blueprint = blueprint.replace(f"connection_limit: {old}", f"connection_limit: {new}")
+        (self._folder / "blueprints.yaml").write_text(blueprint)
+        for line in ("policy publish policy.yaml", "blueprint publish blueprints.yaml"):
+            done = self._operator.run(f"paybill {line} --yes")
+            assert done.returncode == 0, done.stderr
+        deadline = time.monotonic() + WITHIN_S
+        while "initech" not in (shown := self._operator.run("paybill approval list --status requested").stdout):
+            assert time.monotonic() < deadline, shown
+        return {"acme": "initech"}
 
     def new_version(self):
         """Adds pro@2 to the file of the catalogue."""
