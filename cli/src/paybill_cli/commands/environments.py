@@ -115,7 +115,7 @@ def apply(out: Output, stack: Stack, options: ConfirmedOptions, tenant: TenantNa
                 next=f"paybill environment show {tenant}",
                 exit_code=ExitCode.CONFLICT,
             )
-        path = f"/v1/environments/{id_}/plans/{_checked(chosen)}/apply"
+        path = f"/v1/environments/{id_}/plans/{_checked(chosen, tenant)}/apply"
         if options.dry_run:
             preview(out, provisioner, path, None, options.idempotency_key)
             return
@@ -202,7 +202,7 @@ def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _checked(plan_hash: str) -> str:
+def _checked(plan_hash: str, tenant: str) -> str:
     if len(plan_hash) != 64 or set(plan_hash) - set("0123456789abcdef"):  # noqa: PLR2004  # hexadecimal SHA-256
-        raise usage(f"{plan_hash!r} is no hash of a plan", next="paybill environment plan TENANT")
+        raise usage(f"{plan_hash!r} is no hash of a plan", next=f"paybill environment plan {tenant}")
     return plan_hash
