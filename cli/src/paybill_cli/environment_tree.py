@@ -45,15 +45,15 @@ ENVIRONMENTS = {
             ),
             "show": Leaf(
                 "paybill_cli.commands.environments:show",
-                "Show an environment: desired, planned and built state, its connections, and what it waits for.",
+                "Show an environment: desired, planned and built, and what it waits for.",
             ),
             "plan": Leaf(
                 "paybill_cli.commands.environments:plan",
-                "Plan what the tenant is entitled to now, and request an approval when policy requires one.",
+                "Plan what a tenant is entitled to; request an approval if it needs one.",
             ),
             "apply": Leaf(
                 "paybill_cli.commands.environments:apply",
-                "Apply a plan: one that needs no approval, or an approved one, whose approval is used.",
+                "Apply a plan that is approved or needs no approval.",
             ),
             "retry": Leaf(
                 "paybill_cli.commands.environments:retry",
@@ -72,7 +72,7 @@ ENVIRONMENTS = {
             ),
             "reject": Leaf(
                 "paybill_cli.commands.approvals:reject",
-                "Reject a plan; it is requested again when it changes, or when a person makes it again.",
+                "Reject a plan; it is requested again when it changes.",
             ),
         },
     ),

@@ -94,7 +94,9 @@ def approve(
 
 
 def reject(out: Output, stack: Stack, options: RequestOptions, approval: Id, reason: Reason) -> None:
-    """Reject a plan; it is requested again when it changes, or when a person makes it again.
+    """Reject a plan; it is requested again when it changes.
+
+    A person can request it again with `paybill environment plan`.
 
     Example: paybill approval reject apr_0123456789abcdef0123456789abcdef --reason "wait for the weekend"
     """

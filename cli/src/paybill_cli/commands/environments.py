@@ -63,7 +63,7 @@ def show(
     ] = False,
     timeout: Timeout = 600,
 ) -> None:
-    """Show an environment: desired, planned and built state, its connections, and what it waits for.
+    """Show an environment: desired, planned and built, and what it waits for.
 
     Example: paybill environment show acme --watch
     """
@@ -82,7 +82,7 @@ def show(
 
 
 def plan(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName) -> None:
-    """Plan what the tenant is entitled to now, and request an approval when policy requires one.
+    """Plan what a tenant is entitled to; request an approval if it needs one.
 
     Nothing is applied. You are the requester; an open approval of a plan that is still right stays.
 
@@ -98,9 +98,9 @@ def plan(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName)
 
 
 def apply(out: Output, stack: Stack, options: ConfirmedOptions, tenant: TenantName, plan_hash: PlanHash = None) -> None:
-    """Apply a plan: one that needs no approval, or an approved one, whose approval is used.
+    """Apply a plan that is approved or needs no approval.
 
-    Exit code 6 when the plan is superseded or its approval is missing, used, rejected or void.
+    Its approval is used. Exit code 6 when the plan is superseded or its approval is missing, used, rejected or void.
 
     Example: paybill environment apply acme --yes
     """
