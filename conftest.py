@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from paybill_contracts.blueprints import Blueprint, BlueprintPublished
 from hypothesis import HealthCheck, settings
+from paybill_contracts.blueprints import Blueprint, BlueprintPublished
 from paybill_contracts.catalogue import Catalogue, CataloguePublished, PlanVersion
 from paybill_contracts.placement import Preset
 
