@@ -6,7 +6,7 @@ from environment_samples import BLUEPRINT, CELLS, EVERYTHING, NOW, REGISTERED, T
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.environment_plans import StepAction
 from paybill_contracts.placement import Preset
-from paybill_provisioner.domain import building, planning
+from paybill_provisioner.domain import building, planning, steps
 from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.environments import Environment, Status
 
@@ -57,7 +57,7 @@ def test_two_replaced_schemas_of_one_name_are_two_resources() -> None:
     schemas += [each for each in failed.replaced if each.address == "schema.main"]
     replaced = replace(failed, built=(), replaced=tuple(schemas))
     assert failed.plan is not None
-    plan = failed.plan.model_copy(update={"steps": planning.diff((), (), schemas)})
+    plan = failed.plan.model_copy(update={"steps": steps.diff((), (), schemas)})
     changing = replace(replaced, status=Status.CHANGING, plan=plan)
     events = building.progress_recorded(changing, failed.plan_hash or "", Progress(removed=schemas[:1]))
 
