@@ -15,7 +15,7 @@ from paybill_contracts.provisioner import Access
 from paybill_provisioner.domain import applying, approvals, building, planning
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import Progress
-from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plan_approvals import PlanApproval
 from paybill_provisioner.domain.policy import SAFE, PublishedPolicy

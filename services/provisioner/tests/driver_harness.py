@@ -16,7 +16,8 @@ from paybill_contracts.kinds import Table
 from paybill_contracts.placement import Preset
 from paybill_embedded.postgres import PostgresServer
 from paybill_provisioner.domain import building, environments, planning
-from paybill_provisioner.domain.environments import Desired, Environment, Status, evolve
+from paybill_provisioner.domain.environment_state import Desired, Environment, Status
+from paybill_provisioner.domain.environments import evolve
 from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer

@@ -24,10 +24,8 @@ from paybill_contracts.tenant import (
 )
 from paybill_provisioner.domain import access, building, environments, planning
 from paybill_provisioner.domain.building import Progress
-from paybill_provisioner.domain.environments import (
-    Environment,
-    evolve,
-)
+from paybill_provisioner.domain.environment_state import Environment
+from paybill_provisioner.domain.environments import evolve
 
 NUMBER = "0123456789abcdef0123456789abcdef"
 TENANT = f"ten_{NUMBER}"

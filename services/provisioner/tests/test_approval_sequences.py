@@ -22,7 +22,8 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.plan_approvals import ApprovalUsed
 from paybill_contracts.policy import Handling
 from paybill_provisioner.domain import applying, approvals, building, planning
-from paybill_provisioner.domain.environments import Status, evolve
+from paybill_provisioner.domain.environment_state import Status
+from paybill_provisioner.domain.environments import evolve
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus
 from paybill_provisioner.domain.plans import changed_since

@@ -52,7 +52,8 @@ from paybill_provisioner.domain.approvals import (
     PlanSupersededError,
 )
 from paybill_provisioner.domain.cells import RegionFullError
-from paybill_provisioner.domain.environments import Environment, Status, evolve
+from paybill_provisioner.domain.environment_state import Environment, Status
+from paybill_provisioner.domain.environments import evolve
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plan_approvals import MAX_EARLIER_APPROVALS, ApprovalStatus
 from paybill_provisioner.domain.sizes import Size

@@ -15,7 +15,8 @@ from paybill_contracts.placement import Isolation, Preset
 from paybill_provisioner.domain import cells, planning
 from paybill_provisioner.domain.cells import Cell, Cells, CellUnknownError, RegionFullError
 from paybill_provisioner.domain.environment_parts import BuiltResource
-from paybill_provisioner.domain.environments import Environment, evolve
+from paybill_provisioner.domain.environment_state import Environment
+from paybill_provisioner.domain.environments import evolve
 
 POOL = Isolation.POOL
 REGIONS = st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True)

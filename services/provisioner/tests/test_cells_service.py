@@ -14,7 +14,7 @@ from paybill_contracts.envelope import Origin
 from paybill_contracts.placement import Isolation, Preset
 from paybill_provisioner.app import service
 from paybill_provisioner.consumer import HANDLERS
-from paybill_provisioner.domain.environments import Status
+from paybill_provisioner.domain.environment_state import Status
 from paybill_provisioner.tables import CELLS, ENVIRONMENTS
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.jobs.effects import JobRegistry

@@ -52,13 +52,8 @@ from paybill_contracts.provisioner import (
 )
 from paybill_contracts.tenant import Hold, HoldOrigin, HoldsChanged, SuspensionMode, TenantSuspended
 from paybill_provisioner.domain import access, building, environments, planning, plans
-from paybill_provisioner.domain.environments import (
-    Environment,
-    EnvironmentUnknownError,
-    PlanMismatchError,
-    Status,
-    evolve,
-)
+from paybill_provisioner.domain.environment_state import Environment, Status
+from paybill_provisioner.domain.environments import EnvironmentUnknownError, PlanMismatchError, evolve
 from paybill_provisioner.domain.planning import EnvironmentNotFailedError
 from paybill_provisioner.tables import ENVIRONMENTS
 

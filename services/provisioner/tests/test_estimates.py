@@ -31,7 +31,7 @@ from paybill_contracts.placement import Isolation, Preset
 from paybill_contracts.plan_estimates import LimitChange, PlanRunMeasured
 from paybill_contracts.price_book import PriceBook, PriceUnit, ResourcePrice
 from paybill_provisioner.domain import building, estimates, planning, plans, price_book
-from paybill_provisioner.domain.environments import Desired
+from paybill_provisioner.domain.environment_state import Desired
 from paybill_provisioner.domain.estimates import NO_PRICE_BOOK, PlanRuns, monthly_cost, resources_after
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.price_book import (

@@ -14,7 +14,8 @@ from paybill_contracts.kinds import Column, Table
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access
 from paybill_provisioner.domain.building import progress_recorded
-from paybill_provisioner.domain.environments import Status, evolve
+from paybill_provisioner.domain.environment_state import Status
+from paybill_provisioner.domain.environments import evolve
 from paybill_provisioner.domain.steps import diff
 from paybill_provisioner.drivers import Site, scram
 from paybill_provisioner.drivers.local import LocalDriver

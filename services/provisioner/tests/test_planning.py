@@ -46,7 +46,8 @@ from paybill_contracts.provisioner import Access, EnvironmentChangePending, Envi
 from paybill_provisioner.domain import access, building, environments, planning
 from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.environment_parts import Refusal
-from paybill_provisioner.domain.environments import Environment, Status, evolve
+from paybill_provisioner.domain.environment_state import Environment, Status
+from paybill_provisioner.domain.environments import evolve
 from paybill_provisioner.domain.planning import EnvironmentNotFailedError
 from paybill_provisioner.domain.size_invariant import check_size
 from paybill_provisioner.domain.sizes import Size

@@ -8,7 +8,7 @@ from paybill_contracts.environment_plans import StepAction
 from paybill_contracts.placement import Preset
 from paybill_provisioner.domain import building, planning, steps
 from paybill_provisioner.domain.building import Progress
-from paybill_provisioner.domain.environments import Environment, Status
+from paybill_provisioner.domain.environment_state import Environment, Status
 
 SILO = entitled(tier="business", placement=Preset.SILO)
 

@@ -20,7 +20,8 @@ from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_provisioner.domain import access, environments, planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import Environment, id_of
+from paybill_provisioner.domain.environment_state import Environment
+from paybill_provisioner.domain.environments import id_of
 from paybill_provisioner.tables import (
     BLUEPRINTS,
     CELL_KEYS,

@@ -8,7 +8,7 @@ from paybill_contracts.environment_plans import Resource, Step, StepAction
 from paybill_contracts.provisioner import Access
 
 from paybill_provisioner.domain.building import Progress
-from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.drivers import Done, Driver, Pending, Result, Site
 
 GROUP_WITHIN_S = 0.1

@@ -17,7 +17,8 @@ from paybill_runtime.jobs.kinds import RetryAfter
 from paybill_provisioner.domain import access, applying, building, planning, plans
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import Environment, PlanMismatchError, Status, existing, id_of
+from paybill_provisioner.domain.environment_state import Environment, Status
+from paybill_provisioner.domain.environments import PlanMismatchError, existing, id_of
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.price_book import PRICE_BOOK_ID

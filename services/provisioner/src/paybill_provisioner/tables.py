@@ -15,7 +15,7 @@ from paybill_provisioner.domain import blueprints, cells, environments, estimate
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints
 from paybill_provisioner.domain.cells import SHARED, Cells, opened, place_changes
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID, PlanRuns
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plans import CellsInForce

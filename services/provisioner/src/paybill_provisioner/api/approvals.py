@@ -22,7 +22,7 @@ from paybill_provisioner.domain import approvals
 from paybill_provisioner.domain.approvals import ApprovalUnknownError
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus
 from paybill_provisioner.domain.policy import transfers_data
 from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS, PLANNING_READS, EnvironmentRow, plan_inputs, record

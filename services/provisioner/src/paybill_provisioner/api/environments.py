@@ -23,13 +23,8 @@ from paybill_provisioner.api.callers import Operator, Viewer
 from paybill_provisioner.domain import planning
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.cells import id_of as cell_id
-from paybill_provisioner.domain.environments import (
-    Environment,
-    EnvironmentUnknownError,
-    Status,
-    existing,
-    id_of,
-)
+from paybill_provisioner.domain.environment_state import Environment, Status
+from paybill_provisioner.domain.environments import EnvironmentUnknownError, existing, id_of
 from paybill_provisioner.tables import (
     BLUEPRINTS,
     CELL_KEYS,

@@ -10,7 +10,7 @@ from paybill_contracts.policy import Handling, PolicyReason
 from paybill_contracts.values import Digest, EnvironmentId, TenantId
 from pydantic import BaseModel, Field
 
-from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus, PlanApproval
 
 

@@ -21,7 +21,8 @@ from paybill_provisioner.domain import applying
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, require_published
 from paybill_provisioner.domain.cells import SHARED
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import Environment, EnvironmentUnknownError, existing
+from paybill_provisioner.domain.environment_state import Environment
+from paybill_provisioner.domain.environments import EnvironmentUnknownError, existing
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plans import CellsInForce

@@ -28,7 +28,8 @@ from paybill_contracts.tenant import (
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import access_change, ready
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import Desired, Environment, Status, evolve, existing
+from paybill_provisioner.domain.environment_state import Desired, Environment, Status
+from paybill_provisioner.domain.environments import evolve, existing
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
 from paybill_provisioner.domain.planning import towards
 from paybill_provisioner.domain.plans import CellsInForce

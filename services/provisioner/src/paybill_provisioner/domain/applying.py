@@ -14,7 +14,8 @@ from paybill_provisioner.domain.approvals import ApprovalEndedError, ApprovalReq
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.cells import RegionFullError
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import Desired, Environment, Status, evolve, existing
+from paybill_provisioner.domain.environment_state import Desired, Environment, Status
+from paybill_provisioner.domain.environments import evolve, existing
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus
 from paybill_provisioner.domain.planning import held, planned, towards

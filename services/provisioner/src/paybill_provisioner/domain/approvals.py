@@ -18,7 +18,7 @@ from paybill_contracts.policy import Handling
 
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus, PlanApproval
 from paybill_provisioner.domain.plans import changed_since

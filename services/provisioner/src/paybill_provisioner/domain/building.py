@@ -20,7 +20,8 @@ from paybill_contracts.plan_estimates import PlanRunMeasured
 from paybill_contracts.provisioner import Access, AccessChangeStarted, EnvironmentFailed
 
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
-from paybill_provisioner.domain.environments import Environment, PlanMismatchError, Status, evolve
+from paybill_provisioner.domain.environment_state import Environment, Status
+from paybill_provisioner.domain.environments import PlanMismatchError, evolve
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID, signature
 
 

@@ -11,7 +11,7 @@ from paybill_contracts.cells import CellDrained, CellOpened, CellPlaceFreed, Cel
 from paybill_contracts.errors import DomainError, NotFoundError
 from paybill_contracts.placement import Isolation
 
-from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.environment_state import Environment
 
 CellEvent = CellOpened | CellPlaceTaken | CellPlaceFreed | CellDrained | CellReopened
 

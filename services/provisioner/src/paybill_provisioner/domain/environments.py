@@ -1,30 +1,24 @@
-"""State of a tenant's environment, from registration until only its data is retained."""
+"""Environments of tenants: registered, and folded from their events."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import Annotated, assert_never
+from dataclasses import replace
+from typing import assert_never
 
 from paybill_contracts.environment_plans import (
-    Connection,
     EnvironmentChanged,
     EnvironmentDesired,
     EnvironmentPlanned,
     EnvironmentReady,
-    Plan,
     PlanRefused,
     Resource,
     ResourceBuilt,
     ResourceRemoved,
-    Step,
     StepAction,
     StepPending,
     StepsIntended,
     step_key,
 )
 from paybill_contracts.errors import ConflictError, NotFoundError
-from paybill_contracts.event import digest
-from paybill_contracts.placement import Isolation, Preset
+from paybill_contracts.placement import Preset
 from paybill_contracts.plan_approvals import (
     ApprovalGranted,
     ApprovalRejected,
@@ -43,20 +37,18 @@ from paybill_contracts.provisioner import (
     EnvironmentFailed,
     EnvironmentRegistered,
     EnvironmentRetained,
-    Export,
     RestorationStarted,
     RetentionStarted,
 )
 from paybill_contracts.tenant import TenantRequested
-from paybill_contracts.values import Timestamp
-from pydantic import Field
 
 from paybill_provisioner.domain import plan_approvals
 from paybill_provisioner.domain.environment_events import KEEP_BASE, EnvironmentEvent
 from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Refusal
-from paybill_provisioner.domain.plan_approvals import PlanApproval, earlier
+from paybill_provisioner.domain.environment_state import Desired, Environment, Status
+from paybill_provisioner.domain.plan_approvals import earlier
 from paybill_provisioner.domain.sizes import PendingChange, Size
-from paybill_provisioner.domain.steps import cells_of, is_same, is_shared
+from paybill_provisioner.domain.steps import is_same, is_shared
 
 
 class EnvironmentUnknownError(NotFoundError):
@@ -69,130 +61,6 @@ class PlanMismatchError(ConflictError):
     """The plan to be built is not the recorded one."""
 
     code = "plan_mismatch"
-
-
-class Status(StrEnum):
-    """Lifecycle status of an environment. The tenant's access is separate, in `Environment.access`."""
-
-    REGISTERED = "registered"
-    BUILDING = "building"
-    FAILED = "failed"
-    READY = "ready"
-    CHANGING = "changing"
-    RETAINING = "retaining"
-    RETAINED = "retained"
-    RESTORING = "restoring"
-
-
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """The state that the tenant is entitled to. limits: of its features, for expressions of the blueprint."""
-
-    size: Size
-    entitlements_hash: str
-    limits: Mapping[str, int] = field(default_factory=dict)
-    allows_access: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """The environment of one tenant.
-
-    desired: of the last entitlements; plan: the last one; built: what exists; built_size: of the last complete plan.
-    replaced: built resources that another one has replaced and that still exist. operations: references of what the
-    provider works on, by step; intended: addresses of what is created next. refusal: of the desired state.
-    pending: a change of size that waits. target_access: last requested; access: in effect. revision: number of events
-    so far; base_revision: of the last one that changed what a plan is computed from. built_limits: of the entitlements
-    by which the last complete plan was made; planned_at: time of the plan. approval: the last one of a plan.
-    """
-
-    id: str
-    tenant_id: str
-    slug: str
-    region: str
-    revision: int
-    status: Status
-    desired: Desired | None = None
-    refusal: Refusal | None = None
-    plan: Plan | None = None
-    plan_hash: str | None = None
-    built: tuple[BuiltResource, ...] = ()
-    replaced: tuple[Resource, ...] = ()
-    operations: Mapping[str, str] = field(default_factory=dict)
-    intended: tuple[str, ...] = ()
-    built_size: Size | None = None
-    failure: Failure | None = None
-    epoch: int = 0
-    connections: tuple[Connection, ...] = ()
-    target_access: Annotated[Access, Field(alias="wanted")] = Access.OPEN
-    access: Access = Access.CLOSED
-    export: Export | None = None
-    pending: PendingChange | None = None
-    base_revision: int = 1
-    built_limits: Mapping[str, int] = field(default_factory=dict)
-    planned_at: Timestamp | None = None
-    approval: PlanApproval | None = None
-    earlier_approvals: tuple[PlanApproval, ...] = ()
-
-    @property
-    def planned_size(self) -> Size | None:
-        """The size of the plan; None before the first plan."""
-        return Size(self.plan.tier, self.plan.preset) if self.plan else None
-
-    @property
-    def desired_size(self) -> Size | None:
-        """The size that the tenant is entitled to; None before the first entitlements."""
-        return self.desired.size if self.desired else None
-
-    @property
-    def resources(self) -> Mapping[str, Resource]:
-        """Resources by address: built ones, and those that the plan builds, which may be incomplete."""
-        built = {each.resource.address: each.resource for each in self.built}
-        steps = self.plan.steps if self.plan else ()
-        return built | {step.address: step.after for step in steps if step.after is not None}
-
-    @property
-    def outputs(self) -> Mapping[str, Mapping[str, str]]:
-        """Drivers' outputs of the built resources, by address."""
-        return {each.resource.address: each.outputs for each in self.built}
-
-    @property
-    def observed_hash(self) -> str:
-        """Hash of the existing resources and their outputs, as the drivers reported them."""
-        found = [[each.resource.model_dump(mode="json"), each.outputs] for each in self.built]
-        return digest([found, [each.model_dump(mode="json") for each in self.replaced]])
-
-    @property
-    def cells(self) -> frozenset[tuple[Isolation, int]]:
-        """Cells in which the tenant has a place, by level and number: something is built or planned there."""
-        planned = [step.after for step in (self.plan.steps if self.plan else ()) if step.after is not None]
-        return cells_of((*(each.resource for each in self.built), *self.replaced, *planned))
-
-    def cell_of(self, isolation: Isolation) -> int | None:
-        """Returns the number of the cell of this level in which the tenant has a place."""
-        return min((number for level, number in self.cells if level is isolation), default=None)
-
-    @property
-    def has_begun(self) -> bool:
-        """True when a step of the plan is recorded as intended, pending or done."""
-        steps = self.plan.steps if self.plan else ()
-        return bool(self.operations or self.intended) or self.remaining != steps
-
-    @property
-    def remaining(self) -> tuple[Step, ...]:
-        """Steps of the plan that are not done yet, in order."""
-        built = {each.resource.address: each.resource for each in self.built}
-        existing_resources = (*built.values(), *self.replaced)
-        steps = self.plan.steps if self.plan else ()
-        return tuple(
-            step
-            for step in steps
-            if (
-                step.before in existing_resources
-                if step.action is StepAction.DELETE
-                else built.get(step.address) != step.after
-            )
-        )
 
 
 def id_of(tenant_id: str) -> str:

@@ -16,7 +16,8 @@ from paybill_provisioner.domain.building import ended
 from paybill_provisioner.domain.cells import RegionFullError
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_parts import Refusal
-from paybill_provisioner.domain.environments import Desired, Environment, Status, evolve, existing
+from paybill_provisioner.domain.environment_state import Desired, Environment, Status
+from paybill_provisioner.domain.environments import evolve, existing
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
 from paybill_provisioner.domain.plans import (
     CANNOT_BE_PLANNED,

@@ -12,7 +12,8 @@ from paybill_definitions.resources import ResourceError, Values, render
 
 from paybill_provisioner.domain.blueprints import Blueprints, UnknownRegionError, UnknownTierError, definition_of
 from paybill_provisioner.domain.cells import Cells, RegionFullError, emptiest
-from paybill_provisioner.domain.environments import Desired, Environment, PlanMismatchError
+from paybill_provisioner.domain.environment_state import Desired, Environment
+from paybill_provisioner.domain.environments import PlanMismatchError
 from paybill_provisioner.domain.estimates import estimates
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
 from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedError, cells_of, diff

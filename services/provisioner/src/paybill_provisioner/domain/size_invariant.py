@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from paybill_contracts.invariants import Difference, Invariant
 
-from paybill_provisioner.domain.environments import Environment, Status
+from paybill_provisioner.domain.environment_state import Environment, Status
 
 
 def check_size(states: Sequence[Any], _: datetime) -> Difference | None:

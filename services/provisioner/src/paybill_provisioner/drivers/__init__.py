@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 from paybill_contracts.environment_plans import Resource
 from paybill_contracts.provisioner import Access, Export
 
-from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.environment_state import Environment
 
 Outputs: TypeAlias = Mapping[str, str]
 """Values of an existing resource for other resources and for consumers, never a secret."""

@@ -13,7 +13,7 @@ from paybill_contracts.provisioner import Access, Export
 from paybill_runtime.jobs.effects import Refused
 from paybill_runtime.security.secrets import Secrets
 
-from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.drivers import Done, Outputs, Result, Site, directories
 from paybill_provisioner.drivers.databases import TenantDatabases
 from paybill_provisioner.drivers.exports import ExportFile, no_rows, rows_of
