@@ -50,6 +50,9 @@ def settings(harness: DriverHarness, tmp_path: Path) -> dict[str, Any]:
         "local_database_url": harness.postgres.url(DRIVER, "postgres"),
         "local_database_password_file": harness.postgres.password_file(DRIVER),
         "local_dir": harness.directory,
+        # The tests of these checks have periods of their own.
+        "isolation_every_s": 3600,
+        "isolation_trusted_s": 0,
         "identity_dir": tmp_path / "identities",
         "secrets_dir": tmp_path / "secrets",
     }

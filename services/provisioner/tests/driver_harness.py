@@ -85,10 +85,10 @@ class DriverHarness:
     driver: LocalDriver
     tables: tuple[Table, ...]
 
-    def new_driver(self) -> LocalDriver:
-        """Creates another driver, like that of another process."""
+    def new_driver(self, trusted_s: float = 0.0) -> LocalDriver:
+        """Creates another driver, like that of another process. trusted_s: as of LocalDriver."""
         server = TenantServer(self.postgres.url(DRIVER, "postgres"), self.postgres.password(DRIVER))
-        return LocalDriver(server, self.directory, self.secrets)
+        return LocalDriver(server, self.directory, self.secrets, trusted_s)
 
     def planned(self, preset: Preset, number: str | None = None) -> Environment:
         """Returns an environment with a plan and no built resources."""

@@ -88,6 +88,7 @@ async def test_a_drained_cell_is_shown_and_takes_tenants_again_after_an_undo(
         "capacity": 1000,
         "free": 0,
         "drained": "another server",
+        "breaches": [],
     }
     assert refusal.event.code == "region_full"
     assert "reopen a drained cell" in refusal.event.next_step

@@ -1,6 +1,6 @@
 """`paybill cell`: lists the shared stacks of each region, and drains them."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ from paybill_cli.client.stack import Stack
 from paybill_cli.options import Reason, RequestOptions
 from paybill_cli.output import Output
 
-COLUMNS = ("cell", "isolation", "region", "tenants", "capacity", "free", "drained")
+COLUMNS = ("cell", "isolation", "region", "tenants", "capacity", "free", "drained", "breach")
 
 
 def list_all(
@@ -27,7 +27,7 @@ def list_all(
     """
     with Service(stack, "provisioner") as provisioner:
         found = provisioner.get("/v1/cells", {"region": region} if region is not None else None)["cells"]
-    out.rows("cell.list", [{"cell": each["id"], **each} for each in found], COLUMNS)
+    out.rows("cell.list", [_row(each) for each in found], COLUMNS)
 
 
 def drain(
@@ -48,4 +48,10 @@ def drain(
             preview(out, provisioner, path, body, options.idempotency_key)
             return
         found = post(out, provisioner, path, body, options.idempotency_key)
-    out.record("cell", {"cell": found["id"], **found}, COLUMNS)
+    out.record("cell", _row(found), COLUMNS)
+
+
+def _row(cell: dict[str, Any]) -> dict[str, Any]:
+    first, *others = cell["breaches"] or [None]
+    text = f"{first['guarantee']} at {first['object']}: {first['found']}" if first else None
+    return {"cell": cell["id"], **cell, "breach": f"{text}, and {len(others)} more" if others else text}

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
+from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import BuiltOutputs
 from paybill_contracts.event import Event
 from paybill_contracts.money import Money
@@ -93,6 +94,8 @@ _SENTENCES = {
     "provisioner.environment_ready": "environment ready, epoch {epoch}",
     "provisioner.environment_registered": "environment needed in {region}",
     "provisioner.environment_retained": "data exported and kept, access closed",
+    "provisioner.isolation_breached": "{isolation} cell {number} of {region} does not isolate its tenants: {breaches}",
+    "provisioner.isolation_restored": "{isolation} cell {number} of {region} isolates its tenants again",
     "provisioner.plan_refused": "{tier} ({preset}) cannot be planned: {reason}",
     "provisioner.plan_superseded": "plan {plan_hash:.14}… superseded, because of: {changed}",
     "provisioner.policy_published": "policy {content.name}@{content.version} published, {content_hash:.14}…",
@@ -194,6 +197,8 @@ def _text(value: Any) -> str:
             return f"{value.key} {_content(value)}"
         case BuiltOutputs():
             return value.address
+        case Breach():
+            return f"{value.guarantee} at {value.object}"
         case _:
             return str(value)
 

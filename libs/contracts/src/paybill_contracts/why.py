@@ -195,7 +195,7 @@ class EnvironmentState(Value):
     """The tenant's environment. pending: a change of plan that it has not followed, and the reason.
 
     refusal: why the size that the tenant is entitled to cannot be planned; refusal_code: of that reason; refusal_ends:
-    what ends it.
+    what ends it. breach: guarantees of isolation that do not hold where it is.
     """
 
     status: str
@@ -210,6 +210,7 @@ class EnvironmentState(Value):
     refusal_code: str | None = None
     refusal_ends: Limited | None = None
     pending: Limited | None = None
+    breach: Limited | None = None
 
 
 class ServicePart(Value):

@@ -161,6 +161,12 @@ def _holds(case: Case) -> Iterator[Cause]:
             yield Cause("hold", "tenant", found, f"paybill tenant resume {tenant.slug}")
 
 
+def _isolation(case: Case) -> Iterator[Cause]:
+    if case.environment is not None and case.environment.breach:
+        found = f"its neighbours are not isolated: {case.environment.breach}"
+        yield Cause("isolation", "provisioner", found, "paybill cell list")
+
+
 def _build(case: Case) -> Iterator[Cause]:
     environment, part = case.environment, part_of(case.parts, "provisioner")
     if environment is None or part is None:
@@ -311,6 +317,7 @@ RULES: Sequence[Rule] = (
     _messages,
     _holds,
     _incidents,
+    _isolation,
     _build,
     _provider,
     _syncs,

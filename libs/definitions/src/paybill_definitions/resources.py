@@ -158,8 +158,12 @@ def name_of(address: str, tier: TierBlueprint, values: Values) -> str:
             return f"{number}-{name}"
 
 
+def cell_database(isolation: Isolation, region: str, cell: int) -> str:
+    """Returns the name of the database of a cell."""
+    return f"{isolation}_{region.replace('-', '_')}" + (f"_{cell}" if cell > 1 else "")
+
+
 def _database(isolation: Isolation, number: str, values: Values) -> str:
     if isolation is Isolation.SILO:
         return f"silo_{number}"
-    cell = values.cells.get(isolation, 1)
-    return f"{isolation}_{values.region.replace('-', '_')}" + (f"_{cell}" if cell > 1 else "")
+    return cell_database(isolation, values.region, values.cells.get(isolation, 1))

@@ -1,6 +1,6 @@
 """Builds the service from its parts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from paybill_contracts.envelope import Origin
@@ -10,10 +10,12 @@ from paybill_runtime.app import Service
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.invariants import Invariants, TenantState
+from paybill_runtime.jobs.kinds import Kind
 from paybill_runtime.security.secrets import Secrets
 from paybill_runtime.settings import read_secret
 
 from paybill_provisioner.api import read_state, router
+from paybill_provisioner.checks.isolation import IsolationChecks
 from paybill_provisioner.consumer import HANDLERS
 from paybill_provisioner.domain import blueprints, policy, size_invariant
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
@@ -77,8 +79,15 @@ def service() -> Service:
 
     def drivers(settings: Settings, secrets: Secrets) -> Drivers:
         password = read_secret(settings.local_database_password_file)
-        opened.append(LocalDriver(TenantServer(settings.local_database_url, password), settings.local_dir, secrets))
+        server = TenantServer(settings.local_database_url, password)
+        trusted_s = min(settings.isolation_trusted_s, settings.isolation_every_s)
+        opened.append(LocalDriver(server, settings.local_dir, secrets, trusted_s))
         return {"local": opened[-1]}
+
+    def job_kinds(context: ServiceContext) -> Sequence[Kind]:
+        """Returns the kinds of the scheduled checks, with the driver of this process."""
+        found: Drivers = {"local": opened[-1]}
+        return [IsolationChecks(context, found).kind()]
 
     @asynccontextmanager
     async def lifespan(_: ServiceContext) -> AsyncIterator[None]:
@@ -99,6 +108,7 @@ def service() -> Service:
         effects=drivers,
         on_start=(publish_policy, publish_blueprint),
         lifespan=lifespan,
+        job_kinds=job_kinds,
         incidents=INCIDENTS,
         invariants=INVARIANTS,
         read_state=read_state,

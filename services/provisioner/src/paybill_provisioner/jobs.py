@@ -5,6 +5,7 @@ from contextlib import aclosing
 from functools import partial
 
 from paybill_contracts.blueprints import BlueprintPublished
+from paybill_contracts.cells import IsolationRestored
 from paybill_contracts.environment_plans import EnvironmentPlanned
 from paybill_contracts.policy import PolicyPublished
 from paybill_contracts.price_book import PriceBookPublished
@@ -162,8 +163,15 @@ async def plan_by_policy(job: Job[PolicyPublished], _: Drivers) -> AsyncIterator
         yield outcome
 
 
+@JOBS.effect(IsolationRestored, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
+async def plan_by_isolation(job: Job[IsolationRestored], _: Drivers) -> AsyncIterator[Outcome]:
+    """Plans the tenants that were refused while the cell was closed."""
+    async for outcome in _compare_all(job):
+        yield outcome
+
+
 async def _compare_all(
-    job: Job[BlueprintPublished] | Job[PriceBookPublished] | Job[PolicyPublished],
+    job: Job[BlueprintPublished] | Job[PriceBookPublished] | Job[PolicyPublished] | Job[IsolationRestored],
 ) -> AsyncIterator[Outcome]:
     after = ""
     while ids := await job.ids(ENVIRONMENTS, after, PAGE):

@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 from paybill_contracts.blueprints import Blueprint
 from paybill_contracts.policy import Policy
@@ -9,6 +10,7 @@ from paybill_definitions.blueprints_file import BlueprintFileError, read_bluepri
 from paybill_definitions.policy_file import read_policy
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.settings import ServiceSettings
+from pydantic import Field
 
 
 class Settings(ServiceSettings):
@@ -16,13 +18,17 @@ class Settings(ServiceSettings):
 
     local_database_url: `postgresql://role@host:port/database` of the server with tenants' databases;
     local_database_password_file has its password. The role has CREATEDB and CREATEROLE and is no superuser, and no
-    tenant may connect to that database. local_dir: parent of tenants' directories and of exports.
+    tenant may connect to that database. local_dir: parent of tenants' directories and of exports. isolation_every_s:
+    period of the isolation checks of all cells. isolation_trusted_s: time in which a new tenant requires no other check
+    of a cell, at most one period; 0 checks for each tenant.
     """
 
     blueprints_file: Path | None = None
     local_database_url: str
     local_database_password_file: Path | None = None
     local_dir: Path
+    isolation_every_s: Annotated[float, Field(gt=0, le=86_400)] = 60
+    isolation_trusted_s: Annotated[float, Field(ge=0)] = 60
 
     def policy(self) -> Policy:
         """Returns the policy to publish first: the one in this package."""

@@ -3,6 +3,7 @@
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Path, Query
+from paybill_contracts.cells import Breach
 from paybill_contracts.placement import Isolation
 from paybill_contracts.values import Count, Key, Text
 from paybill_runtime.decisions.context import ServiceContext
@@ -29,7 +30,11 @@ class CellView(BaseModel):
     tenants: Annotated[Count, Field(description="Tenants that have a place in it, from their plan to their purge.")]
     capacity: Count
     free: Annotated[Count, Field(description="Places for new tenants.")]
-    drained: Annotated[str | None, Field(description="Reason why it takes no new tenant; null when it does.")]
+    drained: Annotated[str | None, Field(description="Reason why an operator drained it; null when nobody did.")]
+    breaches: Annotated[
+        list[Breach],
+        Field(description="Guarantees of isolation that do not hold: while there is one it takes no new tenant."),
+    ]
 
     @classmethod
     def of(cls, isolation: Isolation, cell: Cell) -> Self:
@@ -43,6 +48,7 @@ class CellView(BaseModel):
             capacity=cell.capacity,
             free=cell.free,
             drained=cell.drained,
+            breaches=list(cell.breaches),
         )
 
 

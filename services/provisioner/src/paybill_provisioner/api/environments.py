@@ -25,9 +25,11 @@ from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_publishe
 from paybill_provisioner.domain.cells import id_of as cell_id
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.environments import EnvironmentUnknownError, existing, id_of
+from paybill_provisioner.domain.isolation import described
 from paybill_provisioner.tables import (
     BLUEPRINTS,
     CELL_KEYS,
+    CELLS,
     ENVIRONMENTS,
     PLANNING_READS,
     EnvironmentRow,
@@ -277,8 +279,20 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
             refusal_code=refusal.code if refusal else None,
             refusal_ends=refusal.next_step if refusal else None,
             pending=waiting,
+            breach=await _breach(context, environment),
         ),
     )
+
+
+async def _breach(context: ServiceContext, environment: Environment) -> str | None:
+    """Returns what a check of isolation found in the cells of a tenant; None when all guarantees hold."""
+    found: list[str] = []
+    for level, number in sorted(environment.cells):
+        cells = await load_state(context, CELLS, level)
+        for cell in cells.of(environment.region) if cells else ():
+            if cell.number == number:
+                found += [described(each) for each in cell.breaches]
+    return "; ".join(found)[:1000] or None
 
 
 def id_from(name: str) -> str:

@@ -7,13 +7,24 @@ from itertools import product
 from typing import assert_never
 
 from paybill_contracts.blueprints import Blueprint
-from paybill_contracts.cells import CellDrained, CellOpened, CellPlaceFreed, CellPlaceTaken, CellReopened
+from paybill_contracts.cells import (
+    Breach,
+    CellDrained,
+    CellOpened,
+    CellPlaceFreed,
+    CellPlaceTaken,
+    CellReopened,
+    IsolationBreached,
+    IsolationRestored,
+)
 from paybill_contracts.errors import DomainError, NotFoundError
 from paybill_contracts.placement import Isolation
 
 from paybill_provisioner.domain.environment_state import Environment
 
-CellEvent = CellOpened | CellPlaceTaken | CellPlaceFreed | CellDrained | CellReopened
+CellEvent = (
+    CellOpened | CellPlaceTaken | CellPlaceFreed | CellDrained | CellReopened | IsolationBreached | IsolationRestored
+)
 
 SHARED = (Isolation.POOL, Isolation.BRIDGE)
 """Isolation levels that have cells."""
@@ -38,18 +49,23 @@ class CellUnknownError(NotFoundError):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A shared stack. tenants: number of those that have a place in it; drained: it takes no other one, and why."""
+    """A shared stack. tenants: number of those that have a place in it; drained: it takes no other one, and why.
+
+    breaches: guarantees of its isolation that do not hold; other_breaches: number of further ones.
+    """
 
     region: str
     number: int
     capacity: int
     tenants: int = 0
     drained: str | None = None
+    breaches: tuple[Breach, ...] = ()
+    other_breaches: int = 0
 
     @property
     def free(self) -> int:
-        """Places for new tenants."""
-        return 0 if self.drained is not None else max(self.capacity - self.tenants, 0)
+        """Places for new tenants: none while tenants are not isolated."""
+        return 0 if self.drained is not None or self.breaches else max(self.capacity - self.tenants, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +178,10 @@ def evolve(cells: Cells | None, event: CellEvent) -> Cells:
             at[key] = replace(at[key], drained=event.reason)
         case CellReopened():
             at[key] = replace(at[key], drained=None)
+        case IsolationBreached():
+            at[key] = replace(at[key], breaches=event.breaches, other_breaches=event.others)
+        case IsolationRestored():
+            at[key] = replace(at[key], breaches=(), other_breaches=0)
         case _:
             assert_never(event)
     return replace(cells, cells=tuple(at[each] for each in sorted(at)))
@@ -184,4 +204,7 @@ def _full(cells: Cells | None, isolation: Isolation, region: str) -> str:
             free[cell.region] = free.get(cell.region, 0) + cell.free
     found = [f"{name} ({number})" for name, number in sorted(free.items())]
     elsewhere = ", ".join(found[:MAX_NAMED]) + (", …" if len(found) > MAX_NAMED else "") or "nowhere"
-    return f"every {isolation} cell of {region} is full or drained; free places are in: {elsewhere}"
+    state = "full or drained"
+    if any(cell.breaches for cell in (cells.of(region) if cells else ())):
+        state = "full, drained or closed because its tenants are not isolated"
+    return f"every {isolation} cell of {region} is {state}; free places are in: {elsewhere}"

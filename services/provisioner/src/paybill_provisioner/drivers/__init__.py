@@ -1,10 +1,12 @@
 """Port of the drivers that build the resources of environments on a cloud."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import Resource
+from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export
 
 from paybill_provisioner.domain.environment_state import Environment
@@ -72,6 +74,9 @@ class Driver(Protocol):
 
     async def set_access(self, environment: Environment, access: Access) -> None:
         """Returns when `access` is in effect for every login of the tenant, for open sessions, too."""
+
+    async def breaches(self, isolation: Isolation, database: str) -> Sequence[Breach]:
+        """Returns the guarantees of isolation that do not hold in a database that tenants share; none without it."""
 
     async def export(self, environment: Environment) -> Export:
         """Writes all rows of the tenant to a durable file; the same rows give the same bytes."""

@@ -1,18 +1,22 @@
 """Databases, schemas and logins of tenants in a PostgreSQL server: found, created, changed and deleted."""
 
 import asyncio
+import time
+from collections.abc import Hashable
 from datetime import datetime
 
+from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import Resource
 from paybill_contracts.kinds import Role
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access
 from paybill_runtime.jobs.effects import Refused
 
+from paybill_provisioner.drivers import isolation as isolation_checks
 from paybill_provisioner.drivers import namespaces
-from paybill_provisioner.drivers.inspection import Tables, has_role, is_ready, tables_of
+from paybill_provisioner.drivers.inspection import Tables, has_role, is_ready, login_of, tables_of
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
-from paybill_provisioner.drivers.server import DATABASE_MISSING, TenantServer, as_role
+from paybill_provisioner.drivers.server import DATABASE_MISSING, Connection, TenantServer, as_role
 
 _TERMINATE_ATTEMPTS = 50
 _TERMINATE_INTERVAL_S = 0.02
@@ -24,19 +28,50 @@ SELECT count(pg_terminate_backend(pid, $3)) FROM pg_stat_activity WHERE usename 
 
 
 class TenantDatabases:
-    """The databases of tenants in `server`."""
+    """The databases of tenants in `server`.
 
-    def __init__(self, server: TenantServer) -> None:
+    trusted_s: time in which a shared database or table that was checked is not checked again for a new tenant. The
+    scheduled check of isolation covers it.
+    """
+
+    def __init__(self, server: TenantServer, trusted_s: float = 0.0) -> None:
         self._server = server
+        self._trusted_s = trusted_s
+        self._checked: dict[str, dict[Hashable, float]] = {}
 
     async def has_database(self, resource: Resource) -> bool:
         """Returns True when the database exists and is set up."""
         name, isolation = resource.attributes.name, resource.isolation
+        shared = isolation is not Isolation.SILO
+        if shared and self._is_trusted(name, "database"):
+            return True
         try:
-            async with self._server.connection(name, pooled=isolation is not Isolation.SILO) as connection:
-                return await is_ready(connection, isolation, name)
+            async with self._server.connection(name, pooled=shared) as connection:
+                ready = await is_ready(connection, isolation, name)
         except DATABASE_MISSING:
             return False
+        if ready and shared:
+            self._trust(name, "database")
+        return ready
+
+    async def breaches(self, isolation: Isolation, database: str) -> list[Breach]:
+        """Returns the guarantees of isolation that do not hold in a shared database; nothing when it does not exist."""
+        try:
+            async with self._server.connection(database, pooled=True) as connection:
+                found = await isolation_checks.breaches(connection, isolation, database)
+        except DATABASE_MISSING:
+            found = []
+        if found:
+            self._checked.pop(database, None)
+        return found
+
+    def _is_trusted(self, database: str, checked: Hashable) -> bool:
+        at = self._checked.get(database, {}).get(checked)
+        return at is not None and time.monotonic() - at < self._trusted_s
+
+    def _trust(self, database: str, checked: Hashable) -> None:
+        if self._trusted_s:
+            self._checked.setdefault(database, {})[checked] = time.monotonic()
 
     async def create_database(self, resource: Resource) -> None:
         """Creates the database with its groups, closed to PUBLIC. Existing parts stay."""
@@ -77,6 +112,8 @@ class TenantDatabases:
                 found = await tables_of(connection, namespace)
                 await connection.execute(namespaces.create_schema(namespace, found.columns))
             return
+        if self._is_trusted(namespace.database, namespace):
+            return
         async with self._server.connection(namespace.database, pooled=True) as connection:
             found = await tables_of(connection, namespace)
         if found.slow or not found.include(namespace):
@@ -87,6 +124,7 @@ class TenantDatabases:
                 f"tenants are not isolated in {tables} of {namespace.database}: row-level security is not enabled, not "
                 "forced, or has another policy; restore it, then retry"
             )
+        self._trust(namespace.database, namespace)
 
     async def _create_shared_tables(self, namespace: DatabaseNamespace) -> Tables:
         """Creates the tables of a pool under an advisory lock."""
@@ -119,19 +157,30 @@ class TenantDatabases:
             return await has_role(connection, role)
 
     async def create_role(self, namespace: DatabaseNamespace, role: Role, access: Access, verifier: str | None) -> None:
-        """Creates or changes a login, with the privileges of `access`."""
+        """Creates or changes a login, with the privileges of `access`.
+
+        One that has a privileged attribute is dropped first: only a role that has the attribute itself could remove it.
+        """
         async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
-            exists = await has_role(connection, role.name)
+            login = await login_of(connection, role.name, namespaces.groups(namespace.isolation, namespace.database))
+            if login is not None and login.superuser:
+                raise Refused(f"{role.name} is a superuser; as another one, ALTER ROLE {role.name} NOSUPERUSER")
+            if login is not None and login.privileged:
+                await self._delete_role(connection, namespace, role.name)
+                login = None
+            exists = login is not None
             await connection.execute(namespaces.create_role(namespace, role, access, exists=exists, verifier=verifier))
 
     async def delete_role(self, namespace: DatabaseNamespace, role: str) -> None:
         """Ends the login's sessions and drops it."""
         async with self._server.connection(namespace.database, pooled=False) as connection:
-            if not await has_role(connection, role):
-                return
-            await connection.execute(namespaces.set_access(namespace, role, Access.CLOSED))
-            await self._terminate_sessions(role, await connection.fetchval("SELECT clock_timestamp()"))
-            await connection.execute(namespaces.drop_role(role))
+            if await has_role(connection, role):
+                await self._delete_role(connection, namespace, role)
+
+    async def _delete_role(self, connection: Connection, namespace: DatabaseNamespace, role: str) -> None:
+        await connection.execute(namespaces.set_access(namespace, role, Access.CLOSED))
+        await self._terminate_sessions(role, await connection.fetchval("SELECT clock_timestamp()"))
+        await connection.execute(namespaces.drop_role(role))
 
     async def set_access(self, namespace: DatabaseNamespace, role: str, access: Access) -> None:
         """Changes the privileges first, then terminates sessions that began with the previous ones."""

@@ -1,5 +1,6 @@
 """Inspection of existing databases and tables in PostgreSQL, before anything is created."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from paybill_contracts.placement import Isolation
@@ -31,7 +32,22 @@ SELECT c.relname::text AS name,
 FROM pg_class AS c WHERE c.relkind IN ('r', 'p') AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
 """
 _ROLE = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
+_LOGIN = """
+SELECT rolsuper AS superuser,
+       rolbypassrls OR rolreplication OR rolcreaterole OR rolcreatedb OR EXISTS (
+           SELECT FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
+           WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)) AS privileged
+FROM pg_roles AS r WHERE rolname = $1
+"""
 _EXPRESSIONS = (POLICY_EXPRESSION, EARLIER_POLICY_EXPRESSION)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """An existing login. privileged: it has an attribute, such as BYPASSRLS, or a membership that we do not give."""
+
+    superuser: bool
+    privileged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,12 @@ async def has_role(connection: Connection, role: str) -> bool:
     return bool(await connection.fetchval(_ROLE, role))
 
 
+async def login_of(connection: Connection, role: str, own_groups: Iterable[str]) -> Login | None:
+    """Returns the login, or None when it does not exist. own_groups: those that it may be a member of."""
+    row = await connection.fetchrow(_LOGIN, role, list(own_groups))
+    return None if row is None else Login(superuser=row["superuser"], privileged=row["privileged"])
+
+
 async def tables_of(connection: Connection, namespace: DatabaseNamespace) -> Tables:
     """Returns the existing tables of the namespace, over a connection to its database."""
     tables = await connection.fetch(_TABLES, namespace.schema)
@@ -74,10 +96,15 @@ async def tables_of(connection: Connection, namespace: DatabaseNamespace) -> Tab
         unprotected=frozenset(
             table["name"]
             for table in tables
-            if not (table["forced"] and any(table["policies"] == [_policy(each)] for each in _EXPRESSIONS))
+            if not (table["forced"] and len(table["policies"]) == 1 and is_our_policy(table["policies"][0]))
         ),
         slow=frozenset(table["name"] for table in tables if table["policies"] == [_policy(EARLIER_POLICY_EXPRESSION)]),
     )
+
+
+def is_our_policy(policy: list[str]) -> bool:
+    """Returns whether a policy as `_TABLES` shows it is ours, by its expression."""
+    return any(policy == _policy(expression) for expression in _EXPRESSIONS)
 
 
 def _policy(expression: str) -> list[str]:

@@ -2,10 +2,11 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
+from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import Resource
 from paybill_contracts.kinds import Bucket, Database, Role, Schema, Secret
 from paybill_contracts.placement import Isolation
@@ -32,9 +33,10 @@ class LocalDriver:
 
     unique_names = frozenset({"database", "schema", "role", "bucket", "secret"})
 
-    def __init__(self, server: TenantServer, directory: Path, secrets: Secrets) -> None:
+    def __init__(self, server: TenantServer, directory: Path, secrets: Secrets, trusted_s: float = 0.0) -> None:
+        """trusted_s: as of TenantDatabases."""
         self._server = server
-        self._databases = TenantDatabases(server)
+        self._databases = TenantDatabases(server, trusted_s)
         self._directory = directory
         self._secrets = secrets
         self._factory = CredentialsFactory()
@@ -119,6 +121,10 @@ class LocalDriver:
         for role in _logins(environment):
             schema = environment.resources[role.in_schema]
             await self._databases.set_access(DatabaseNamespace.of(schema), role.name, access)
+
+    async def breaches(self, isolation: Isolation, database: str) -> Sequence[Breach]:
+        """Returns the guarantees of isolation that do not hold in a shared database."""
+        return await self._databases.breaches(isolation, database)
 
     async def export(self, environment: Environment) -> Export:
         """Reads the database as the tenant's role, so that the file cannot contain rows of another tenant."""

@@ -1,0 +1,78 @@
+"""Scheduled check of the isolation of every cell: breaches are facts, and close the cell for new tenants."""
+
+from collections.abc import Mapping, Sequence
+
+from paybill_contracts.cells import Breach
+from paybill_contracts.envelope import Origin
+from paybill_contracts.placement import Isolation
+from paybill_definitions.resources import cell_database
+from paybill_runtime.database.leases import RELAY
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.job_rows import Priority
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.listing import load_state
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind
+from paybill_runtime.telemetry import span
+
+from paybill_provisioner.domain import isolation
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
+from paybill_provisioner.domain.cells import SHARED, Cell, existing
+from paybill_provisioner.drivers import Drivers
+from paybill_provisioner.tables import BLUEPRINTS, CELLS, INCIDENTS
+
+CHECK_ISOLATION = "check_isolation"
+"""Kind of the job."""
+
+
+class IsolationChecks:
+    """Inspects the databases of all cells."""
+
+    def __init__(self, context: ServiceContext, drivers: Drivers) -> None:
+        self._context = context
+        self._drivers = drivers
+
+    def kind(self) -> Kind:
+        """Returns the kind of its job."""
+        return Kind(CHECK_ISOLATION, self._run, RELAY, Priority.INTERACTIVE, recurring=True)
+
+    async def _run(self, job: ClaimedJob) -> float:
+        with span(f"job {CHECK_ISOLATION}", None):
+            await self.check_all(job.leases)
+        every_s: float = self._context.settings.isolation_every_s
+        return every_s
+
+    async def check_all(self, leases: Mapping[str, int]) -> None:
+        """Checks every cell once. Raises RetryAfter when a provider is away: nothing is known then."""
+        blueprints = await load_state(self._context, BLUEPRINTS, BLUEPRINT_ID)
+        in_force = [each.content for each in blueprints.in_force] if blueprints else []
+        for level in SHARED:
+            cells = await load_state(self._context, CELLS, level)
+            for cell in cells.cells if cells else ():
+                databases = isolation.databases_of(in_force, level, cell)
+                main, found = cell_database(level, cell.region, cell.number), list[Breach]()
+                for cloud, driver in self._drivers.items():
+                    for database in sorted({main, *databases.get(cloud, ())}):
+                        found += await driver.breaches(level, database)
+                await self._record(level, cell, found, leases)
+
+    async def _record(self, level: Isolation, cell: Cell, found: Sequence[Breach], leases: Mapping[str, int]) -> None:
+        if not found and not cell.breaches:
+            return
+        region, number = cell.region, cell.number
+        subject = isolation.subject_of(level, region, number)
+
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+            unit.record(CELLS, level, isolation.checked(unit.get(CELLS, level), level, region, number, found))
+            after = existing(unit.get(CELLS, level), level, region, number)
+            if after.breaches:
+                INCIDENTS.open(unit, isolation.finding_of(level, after), at.now)
+            else:
+                INCIDENTS.close(unit, isolation.INCIDENT, subject, "all guarantees hold again", at.now)
+
+        cause = f"job:{CHECK_ISOLATION}"
+        await self._context.decide(
+            Origin(cause, cause, "service:provisioner", ""),
+            decide,
+            writes=[CELLS.key(level), INCIDENTS.key_of(isolation.INCIDENT, subject)],
+            leases=leases,
+        )

@@ -1,0 +1,191 @@
+"""Inspection of a database that tenants share: every guarantee of their isolation, by PostgreSQL's catalogues.
+
+Nothing is judged by a name alone: policies are compared by their expression, and every privilege, view, function and
+publication is compared with those that this driver makes.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from paybill_contracts.cells import Breach, Guarantee
+from paybill_contracts.placement import Isolation
+
+from paybill_provisioner.drivers.inspection import is_our_policy
+from paybill_provisioner.drivers.namespaces import connect_group, groups
+from paybill_provisioner.drivers.server import Connection
+
+_OURS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+"""Schemas that are not PostgreSQL's own, of a row of pg_namespace with the name `n`."""
+
+_NOT_OF_EXTENSION = (
+    "NOT EXISTS (SELECT FROM pg_depend AS e WHERE e.classid = '{catalogue}'::regclass AND e.objid = {oid} "
+    "AND e.deptype = 'e')"
+)
+
+TABLES = f"""
+SELECT n.nspname || '.' || c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
+       ARRAY(SELECT ARRAY[p.polname::text, p.polcmd::text, p.polpermissive::text, p.polroles::text,
+                          pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)]
+             FROM pg_policy AS p WHERE p.polrelid = c.oid ORDER BY p.polname) AS policies
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'f') AND {_OURS}
+"""  # noqa: S608  # constants
+
+# A view is a rule named _RETURN; other rules rewrite statements on a table.
+VIEWS = f"""
+SELECT n.nspname || '.' || c.relname AS name, pg_get_userbyid(c.relowner)::text AS owner,
+       CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' ELSE 'rule ' || r.rulename END AS kind
+FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE {_OURS} AND {_NOT_OF_EXTENSION.format(catalogue="pg_class", oid="c.oid")}
+"""  # noqa: S608  # constants
+
+FUNCTIONS = f"""
+SELECT f.oid::regprocedure::text AS name, pg_get_userbyid(f.proowner)::text AS owner, f.prosecdef AS as_owner
+FROM pg_proc AS f JOIN pg_namespace AS n ON n.oid = f.pronamespace
+WHERE {_OURS} AND {_NOT_OF_EXTENSION.format(catalogue="pg_proc", oid="f.oid")}
+"""  # noqa: S608  # constants
+
+PUBLICATIONS = "SELECT pubname::text AS name, pg_get_userbyid(pubowner)::text AS owner FROM pg_publication"
+
+# Every entry of an access list, and the owner of every object. An empty list has the privileges of its default.
+GRANTS = f"""
+SELECT object, a.grantee::regrole::text AS grantee, a.grantee = 0 AS to_public, owner::regrole::text AS owner,
+       a.privilege_type AS privilege, a.is_grantable AS grantable, owner <> (SELECT datdba FROM pg_database
+       WHERE datname = current_database()) AS foreign, kind, schema
+FROM (
+    SELECT 'database', d.datname::text, d.datdba, coalesce(d.datacl, acldefault('d', d.datdba)), ''
+    FROM pg_database AS d WHERE d.datname = current_database()
+    UNION ALL
+    SELECT 'schema', n.nspname::text, n.nspowner, coalesce(n.nspacl, acldefault('n', n.nspowner)), n.nspname::text
+    FROM pg_namespace AS n WHERE {_OURS}
+    UNION ALL
+    SELECT 'table', n.nspname || '.' || c.relname, c.relowner,
+           coalesce(c.relacl, acldefault((CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END)::"char", c.relowner)),
+           n.nspname::text
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'f', 'S') AND {_OURS}
+    UNION ALL
+    SELECT 'column', n.nspname || '.' || c.relname || '.' || t.attname, c.relowner, t.attacl, n.nspname::text
+    FROM pg_attribute AS t JOIN pg_class AS c ON c.oid = t.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE t.attacl IS NOT NULL AND c.relkind IN ('r', 'p', 'f') AND {_OURS}
+    UNION ALL
+    SELECT 'default', 'default privileges of ' || pg_get_userbyid(p.defaclrole), p.defaclrole, p.defaclacl, ''
+    FROM pg_default_acl AS p
+) AS objects (kind, object, owner, acl, schema), aclexplode(acl) AS a
+WHERE a.grantee <> owner OR owner <> (SELECT datdba FROM pg_database WHERE datname = current_database())
+"""  # noqa: S608  # constants
+
+# Logins of tenants are the members of the group, at any depth. The driver is a member that cannot use it.
+LOGINS = """
+WITH RECURSIVE members (oid) AS (
+    SELECT m.member FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid WHERE g.rolname = $1
+    UNION SELECT m.member FROM pg_auth_members AS m JOIN members ON members.oid = m.roleid
+    WHERE m.roleid <> current_user::regrole
+)
+SELECT r.rolname::text AS name, r.rolsuper AS superuser, r.rolbypassrls AS bypassrls,
+       r.rolreplication AS replication, r.rolcreaterole AS createrole, r.rolcreatedb AS createdb,
+       ARRAY(SELECT g.rolname::text FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
+             WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)
+             ORDER BY 1) AS memberships
+FROM members JOIN pg_roles AS r USING (oid)
+WHERE r.rolname <> current_user AND (
+    r.rolsuper OR r.rolbypassrls OR r.rolreplication OR r.rolcreaterole OR r.rolcreatedb OR EXISTS (
+        SELECT FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
+        WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)))
+"""
+_ALL_GROUPS = "SELECT ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname ~ '^(pool|bridge)_.*_(members|writers)$')"
+
+_PRIVILEGED = {
+    "superuser": "SUPERUSER",
+    "bypassrls": "BYPASSRLS",
+    "replication": "REPLICATION",
+    "createrole": "CREATEROLE",
+    "createdb": "CREATEDB",
+}
+_WRITES = frozenset({"INSERT", "UPDATE", "DELETE"})
+_OWNER_OF_PUBLIC = "pg_database_owner"
+_OWN_SCHEMA = re.compile(r"t_[0-9a-f]{32}")
+
+
+async def breaches(connection: Connection, isolation: Isolation, database: str) -> list[Breach]:
+    """Returns the guarantees that do not hold in the connected database, which tenants share."""
+    found: list[Breach] = []
+    if isolation is Isolation.POOL:
+        found += _of_tables(await connection.fetch(TABLES))
+    for view in await connection.fetch(VIEWS):
+        found.append(_breach(Guarantee.VIEWS, view["name"], f"a {view['kind']} of {view['owner']}"))
+    for function in await connection.fetch(FUNCTIONS):
+        runs_as = "runs as its owner" if function["as_owner"] else "is owned by"
+        found.append(_breach(Guarantee.FUNCTIONS, function["name"], f"a function that {runs_as} {function['owner']}"))
+    for each in await connection.fetch(PUBLICATIONS):
+        found.append(_breach(Guarantee.PUBLICATIONS, each["name"], f"a publication of {each['owner']}"))
+    found += _of_grants(isolation, database, await connection.fetch(GRANTS))
+    known = await connection.fetchval(_ALL_GROUPS)
+    found += _of_logins(await connection.fetch(LOGINS, connect_group(database), known))
+    return found
+
+
+def _of_tables(tables: list[Any]) -> Iterator[Breach]:
+    for table in tables:
+        if not (table["enabled"] and table["forced"]):
+            state = "enabled and not forced" if table["enabled"] else "disabled"
+            yield _breach(Guarantee.ROW_LEVEL_SECURITY, table["name"], f"row-level security is {state}")
+        policies = table["policies"]
+        if len(policies) != 1 or not is_our_policy(policies[0]):
+            shown = "; ".join(f"{each[0]} USING {each[4]} WITH CHECK {each[5]}" for each in policies) or "no policy"
+            yield _breach(Guarantee.POLICY, table["name"], shown)
+
+
+def _of_grants(isolation: Isolation, database: str, grants: list[Any]) -> Iterator[Breach]:
+    owners: dict[str, str] = {}
+    entries: dict[tuple[str, str], set[str]] = {}
+    for each in grants:
+        if each["foreign"] and each["grantee"] != _OWNER_OF_PUBLIC and each["owner"] != _OWNER_OF_PUBLIC:
+            owners[each["object"]] = each["owner"]
+        elif each["grantee"] in {each["owner"], _OWNER_OF_PUBLIC}:
+            continue
+        if each["to_public"] or each["grantable"] or not _is_ours(isolation, database, each):
+            name = "PUBLIC" if each["to_public"] else each["grantee"].strip('"')
+            option = " WITH GRANT OPTION" if each["grantable"] else ""
+            entries.setdefault((each["object"], name), set()).add(each["privilege"] + option)
+    for object_, owner in sorted(owners.items()):
+        yield _breach(Guarantee.GRANTS, object_, f"it is owned by {owner}")
+    for (object_, grantee), privileges in sorted(entries.items()):
+        guarantee = Guarantee.PUBLIC if grantee == "PUBLIC" else Guarantee.GRANTS
+        yield _breach(guarantee, object_, f"{grantee} has {', '.join(sorted(privileges))}")
+
+
+def _is_ours(isolation: Isolation, database: str, grant: Any) -> bool:
+    """Returns whether the driver makes this grant."""
+    kind: str = grant["kind"]
+    grantee: str = grant["grantee"].strip('"')
+    privilege: str = grant["privilege"]
+    schema: str = grant["schema"]
+    all_tenants, *writers = groups(isolation, database)
+    if kind == "database":
+        return grantee == all_tenants and privilege == "CONNECT"
+    if isolation is Isolation.BRIDGE:
+        own = _OWN_SCHEMA.match(schema)
+        if own is None or not grantee.startswith(own[0]):
+            return False
+        return (kind, privilege) == ("schema", "USAGE") or (kind == "table" and privilege in {"SELECT", *_WRITES})
+    if kind == "schema":
+        return grantee == all_tenants and privilege == "USAGE" and schema != "public"
+    may_write = grantee in writers and privilege in _WRITES
+    return kind == "table" and (may_write or (grantee == all_tenants and privilege == "SELECT"))
+
+
+def _of_logins(logins: list[Any]) -> Iterator[Breach]:
+    for each in logins:
+        found = [text for name, text in _PRIVILEGED.items() if each[name]]
+        found += [f"membership in {group}" for group in each["memberships"]]
+        yield _breach(Guarantee.LOGINS, each["name"], f"it has {', '.join(found)}")
+
+
+def _breach(guarantee: Guarantee, object_: str, found: str) -> Breach:
+    return Breach(guarantee=guarantee, object=_text(object_), found=_text(found))
+
+
+def _text(value: str) -> str:
+    return "".join(each if each.isprintable() else " " for each in value)[:500]
