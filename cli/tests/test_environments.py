@@ -153,6 +153,9 @@ def test_a_change_of_the_placement_is_planned_approved_and_pending(on_stack, cus
     slug = tenant["slug"]
     until(lambda: "status: ready" in on_stack("environment", "show", slug).out)
     watched = on_stack("environment", "show", slug, "--watch")
+    before = on_stack("environment", "credentials", slug, "--dry-run")
+    shown_logins = on_stack("environment", "credentials", slug, "--json")
+    revealed = on_stack("environment", "credentials", slug, "--reveal", "--json")
     nothing = on_stack("environment", "plan", slug)
     changed = on_stack("subscription", "change", slug, "--plan", "business", "--reason", "growth", "--yes")
     assert changed.code == ExitCode.OK, changed.err
@@ -169,6 +172,12 @@ def test_a_change_of_the_placement_is_planned_approved_and_pending(on_stack, cus
     pending = on_stack("environment", "list", "--pending", "--json")
 
     assert "connection role.main" in watched.out
+    assert "would record: " in before.out
+    assert [each["secret"] for each in revealed.data] == [each["secret"] for each in shown_logins.data]
+    assert shown_logins.data[0]["secret"].startswith("secret://provisioner/environments/")
+    assert "password" not in shown_logins.data[0]
+    assert len(revealed.data[0]["password"]) > 40  # 256 bits as text
+    assert revealed.data[0]["password"] not in environment.out
     assert "no changes" in nothing.out
     for text in (shown.out, plan.out):
         assert "± schema.main  replace  pool -> silo" in text
@@ -199,6 +208,7 @@ def test_the_policy_in_force_is_shown(on_stack) -> None:
         (("approval", "show", "acme"), "usage", ExitCode.USAGE),
         (("prices", "show", "nothing"), "price_book_not_published", ExitCode.NOT_FOUND),
         (("environment", "show", f"ten_{'0' * 32}"), "environment_unknown", ExitCode.NOT_FOUND),
+        (("environment", "credentials", f"ten_{'0' * 32}"), "environment_unknown", ExitCode.NOT_FOUND),
     ],
 )
 def test_a_refusal_has_its_code(on_stack, arguments: tuple[str, ...], code: str, exit_code: ExitCode) -> None:

@@ -33,6 +33,7 @@ CHANGES = {
     ("environment", "plan"),
     ("environment", "apply"),
     ("environment", "retry"),
+    ("environment", "credentials"),
     ("approval", "approve"),
     ("approval", "reject"),
     ("plans", "move"),

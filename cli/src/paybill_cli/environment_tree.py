@@ -59,6 +59,10 @@ ENVIRONMENTS = {
                 "paybill_cli.commands.environments:retry",
                 "Build a failed environment again, by the current blueprint.",
             ),
+            "credentials": Leaf(
+                "paybill_cli.commands.credentials:credentials",
+                "Show a tenant's logins and the references of their passwords.",
+            ),
         },
     ),
     "approval": Branch(

@@ -11,6 +11,7 @@ from paybill_contracts.billing import (
 )
 from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.catalogue import CataloguePublished
+from paybill_contracts.credentials import CredentialsMade
 from paybill_contracts.environment_plans import EnvironmentPlanned, EnvironmentReady
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import EnvironmentRegistered
@@ -94,5 +95,12 @@ async def _pay(session: DemoSession, customer: Customer) -> Tenant:
         f"{entitled.placement}",
     )
     await session.wait_status(customer.slug, "active")
+    session.check(
+        f"{customer.slug} has no password before it is requested",
+        all(each.secret is None for each in ready.connections),
+        f"logins {', '.join(each.username for each in ready.connections)}",
+    )
+    await session.request("POST", f"/v1/environments/{id_}/credentials", service="provisioner")
+    made = await expect(CredentialsMade, tenant=id_)
     subscription = activated.subscription.provider_subscription
-    return Tenant(customer.slug, customer.placement, id_, customer.customer, subscription, ready.connections[0])
+    return Tenant(customer.slug, customer.placement, id_, customer.customer, subscription, made.connections[0])

@@ -20,7 +20,7 @@ from paybill_cli.demo.session import DemoSession
 from paybill_cli.errors import CliError
 
 _KEY_LIFETIME = timedelta(hours=1)
-_SCOPES = ("tenant:write", "billing:write", *(f"{service}:read" for service in SERVICES))
+_SCOPES = ("tenant:write", "billing:write", "provisioner:write", *(f"{service}:read" for service in SERVICES))
 _MAX_HINTS = 4
 _HINT_TIMEOUT_S = 2.0
 
