@@ -15,7 +15,12 @@ CELLS = tuple(CellGroup(isolation=level, count=1, capacity=1000) for level in (I
 
 
 def tier_blueprint(
-    tier: str, preset: Preset, connection_limit: int | str = 5, tables: Sequence[Table] = (DOCUMENTS,)
+    tier: str,
+    preset: Preset,
+    connection_limit: int | str = 5,
+    tables: Sequence[Table] = (DOCUMENTS,),
+    *,
+    at_once: bool = True,
 ) -> TierBlueprint:
     """Returns a tier with a database, files and a login."""
     return TierBlueprint(
@@ -23,7 +28,7 @@ def tier_blueprint(
         placement=preset,
         layers=placement_of(preset),
         cloud="local",
-        credentials_at_once=True,
+        credentials_at_once=at_once,
         resources=(
             ResourceDefinition(address="secret.database", attributes={}),
             ResourceDefinition(address="bucket.data", attributes={}),
@@ -72,7 +77,7 @@ def cells_of(*contents: Blueprint) -> dict[Isolation, Cells | None]:
     return found
 
 
-def blueprint_text(region: str, version: int = 1, **tiers: str) -> str:
+def blueprint_text(region: str, version: int = 1, credentials: str = "at_once", **tiers: str) -> str:
     """Returns a blueprint file with a region, one tier for each placement, and more tiers with their placements."""
     known = {"starter": "pooled", "team": "bridge", "business": "silo"} | tiers
     resources = """
@@ -89,6 +94,6 @@ regions: [{region}]
 cells: [{{isolation: pool, count: 1, capacity: 1000}}, {{isolation: bridge, count: 1, capacity: 1000}}]
 tables: [{{name: documents, columns: [{{name: id, type: text}}, {{name: body, type: jsonb}}]}}]
 tiers:""" + "".join(
-        f"\n  - tier: {tier}\n    placement: {placement}\n    cloud: local{resources}"
+        f"\n  - tier: {tier}\n    placement: {placement}\n    cloud: local\n    credentials: {credentials}{resources}"
         for tier, placement in known.items()
     )

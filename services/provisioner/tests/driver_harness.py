@@ -90,10 +90,10 @@ class DriverHarness:
         server = TenantServer(self.postgres.url(DRIVER, "postgres"), self.postgres.password(DRIVER))
         return LocalDriver(server, self.directory, self.secrets, trusted_s)
 
-    def planned(self, preset: Preset, number: str | None = None) -> Environment:
+    def planned(self, preset: Preset, number: str | None = None, *, at_once: bool = True) -> Environment:
         """Returns an environment with a plan and no built resources."""
         tenant = f"ten_{number or uuid4().hex}"
-        tier = tier_blueprint("any", preset, tables=self.tables)
+        tier = tier_blueprint("any", preset, tables=self.tables, at_once=at_once)
         blueprint = published(blueprint_of(tier, regions=(self.region,), tables=self.tables))
         new = Environment(
             id=environments.id_of(tenant),

@@ -178,12 +178,16 @@ class Identity(KindAttributes):
 
 
 class Secret(KindAttributes):
-    """A secret in the secrets port. Its value is made by the driver and is in no fact."""
+    """A secret in the secrets port. Its value is made by the driver and is in no fact.
+
+    on_demand: it is made when the tenant's credentials are first requested, and not when the resource is created.
+    """
 
     OUTPUTS: ClassVar = ("secret",)
 
     kind: Literal["secret"] = "secret"
     name: Annotated[Name, IDENTITY]
+    on_demand: Annotated[bool, Meaning(Change.IN_PLACE, derived=True)] = False
 
 
 class Dns(KindAttributes):

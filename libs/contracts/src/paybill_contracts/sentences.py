@@ -87,6 +87,8 @@ _SENTENCES = {
     "provisioner.approval_used": "approval {approval_id} used for plan {plan_hash:.14}…",
     "provisioner.approval_void": "approval {approval_id} is void: {reason}",
     "provisioner.blueprint_published": "blueprint {content.name}@{content.version} published, {content_hash:.14}…",
+    "provisioner.credentials_made": "credentials made",
+    "provisioner.credentials_requested": "credentials requested: {secrets}",
     "provisioner.environment_changed": "environment changed in place, {plan_hash:.14}…",
     "provisioner.environment_desired": "{allows_access:entitled|no longer entitled} to {tier} ({preset})",
     "provisioner.environment_failed": "building {address} failed: {reason}",

@@ -79,12 +79,22 @@ def _resource(blueprint: Blueprint, tier: TierBlueprint, definition: ResourceDef
     if "tables" in known:
         given["tables"] = _tables(blueprint, address, given.get("tables", ()))
     derived: dict[str, Any] = {"name": name_of(address, tier, values)}
+    if kind == "secret":
+        derived |= {"on_demand": _is_on_demand(tier, address)}
     if kind == "schema":
         derived |= {"database": name_of(str(given.get("in_database")), tier, values), "tenant_column": True}
         derived |= {"cell": values.cells.get(isolation, 1) if isolation is not Isolation.SILO else None}
     attributes = _attributes(address, kind, given | derived)
     needs = dict.fromkeys((*needs_of(attributes), *_outputs_used(tier, definition)))
     return Resource(address=address, layer=LAYERS[kind], isolation=isolation, attributes=attributes, needs=tuple(needs))
+
+
+def _is_on_demand(tier: TierBlueprint, address: str) -> bool:
+    """Returns True for the password of a login that nothing else uses, unless the tier makes passwords at once."""
+    roles = [each for each in tier.resources if each.address.startswith("role.")]
+    is_password = any(each.attributes.get("secret") == address for each in roles)
+    used = any(f"${{{address}.secret}}" in str(each.attributes) for each in tier.resources)
+    return is_password and not used and not tier.credentials_at_once
 
 
 def _attributes(address: str, kind: str, fields: Mapping[str, Any]) -> Attributes:

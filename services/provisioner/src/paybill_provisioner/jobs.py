@@ -6,6 +6,7 @@ from functools import partial
 
 from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.cells import IsolationRestored
+from paybill_contracts.credentials import CredentialsRequested
 from paybill_contracts.environment_plans import EnvironmentPlanned
 from paybill_contracts.policy import PolicyPublished
 from paybill_contracts.price_book import PriceBookPublished
@@ -15,7 +16,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
-from paybill_provisioner.domain import access, applying, building, planning, plans
+from paybill_provisioner.domain import access, applying, building, credentials, planning, plans
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
@@ -97,6 +98,17 @@ async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> Asyn
         return
     await _driver(drivers, environment).set_access(environment, target)
     yield _outcome(environment.tenant_id, lambda state: access.access_changed(state, target), last=True)
+
+
+@JOBS.effect(CredentialsRequested, attempts=UNLIMITED_ATTEMPTS)
+async def make_credentials(job: Job[CredentialsRequested], drivers: Drivers) -> AsyncIterator[Outcome]:
+    """Makes the passwords that are still requested; they are the same at every attempt."""
+    environment = await _current(job, job.event.tenant_id)
+    requested = environment.requested_credentials
+    if not requested:
+        return
+    made = await _driver(drivers, environment).make_credentials(environment, requested)
+    yield _outcome(environment.tenant_id, lambda state: credentials.made(state, made), last=True)
 
 
 @JOBS.effect(RetentionStarted, attempts=UNLIMITED_ATTEMPTS, locks=(RESOURCE, ACCESS))
@@ -193,7 +205,11 @@ def _compare(unit: UnitOfWork, at: DecisionContext, ids: Sequence[str]) -> None:
 
 
 async def _current(
-    job: Job[EnvironmentPlanned] | Job[AccessChangeStarted] | Job[RetentionStarted] | Job[RestorationStarted],
+    job: Job[EnvironmentPlanned]
+    | Job[AccessChangeStarted]
+    | Job[CredentialsRequested]
+    | Job[RetentionStarted]
+    | Job[RestorationStarted],
     tenant_id: str,
 ) -> Environment:
     environment = await job.state(ENVIRONMENTS, id_of(tenant_id))

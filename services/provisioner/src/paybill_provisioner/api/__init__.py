@@ -1,9 +1,9 @@
-"""HTTP API for operators: blueprints, cells, prices, policies, environments, plans and approvals."""
+"""HTTP API for operators: blueprints, cells, prices, policies, environments, credentials, plans and approvals."""
 
 from fastapi import APIRouter
 from paybill_runtime.decisions.context import ServiceContext
 
-from paybill_provisioner.api import approvals, blueprints, cells, environments, plans, policy, price_book
+from paybill_provisioner.api import approvals, blueprints, cells, credentials, environments, plans, policy, price_book
 from paybill_provisioner.api.environments import read_state
 
 __all__ = ["read_state", "router"]
@@ -18,5 +18,6 @@ def router(context: ServiceContext) -> APIRouter:
     routes.include_router(plans.router(context))
     routes.include_router(approvals.router(context))
     routes.include_router(price_book.router(context))
+    routes.include_router(credentials.router(context))
     routes.include_router(environments.router(context))
     return routes

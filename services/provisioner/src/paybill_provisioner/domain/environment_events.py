@@ -1,5 +1,6 @@
 """Events of an environment: the closed union that its state is folded from."""
 
+from paybill_contracts.credentials import CredentialsMade, CredentialsRequested
 from paybill_contracts.environment_plans import (
     EnvironmentChanged,
     EnvironmentDesired,
@@ -58,6 +59,8 @@ EnvironmentEvent = (
     | ApprovalUsed
     | ApprovalVoid
     | PlanSuperseded
+    | CredentialsRequested
+    | CredentialsMade
 )
 
 KEEP_BASE = (
@@ -74,5 +77,7 @@ KEEP_BASE = (
     ApprovalUsed,
     ApprovalVoid,
     PlanSuperseded,
+    CredentialsRequested,
+    CredentialsMade,
 )
 """Events that change nothing that exists: a plan that was made before them is still right."""

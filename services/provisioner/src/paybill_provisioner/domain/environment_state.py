@@ -51,6 +51,7 @@ class Environment:
     pending: a change of size that waits. target_access: last requested; access: in effect. revision: number of events
     so far; base_revision: of the last one that changed what a plan is computed from. built_limits: of the entitlements
     by which the last complete plan was made; planned_at: time of the plan. approval: the last one of a plan.
+    credentials: references of secrets that were made on demand, by address; requested_credentials: to be made.
     """
 
     id: str
@@ -80,6 +81,8 @@ class Environment:
     planned_at: Timestamp | None = None
     approval: PlanApproval | None = None
     earlier_approvals: tuple[PlanApproval, ...] = ()
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    requested_credentials: tuple[str, ...] = ()
 
     @property
     def planned_size(self) -> Size | None:
@@ -100,8 +103,9 @@ class Environment:
 
     @property
     def outputs(self) -> Mapping[str, Mapping[str, str]]:
-        """Drivers' outputs of the built resources, by address."""
-        return {each.resource.address: each.outputs for each in self.built}
+        """Drivers' outputs of the built resources, by address, with the secrets that were made on demand."""
+        made = {address: {"secret": reference} for address, reference in self.credentials.items()}
+        return {each.resource.address: each.outputs | made.get(each.resource.address, {}) for each in self.built}
 
     @property
     def observed_hash(self) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import assert_never
 
+from paybill_contracts.credentials import CredentialsMade, CredentialsRequested
 from paybill_contracts.environment_plans import (
     EnvironmentChanged,
     EnvironmentDesired,
@@ -151,7 +152,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
         case AccessClosed():
             return replace(environment, access=event.access)
         case RetentionStarted():
-            return replace(environment, status=Status.RETAINING, target_access=Access.CLOSED)
+            return replace(environment, status=Status.RETAINING, target_access=Access.CLOSED, requested_credentials=())
         case EnvironmentRetained():
             return replace(environment, status=Status.RETAINED, access=Access.CLOSED, export=event.export)
         case EnvironmentChangePending():
@@ -177,6 +178,15 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return replace(environment, approval=plan_approvals.evolve(environment.approval, event))
         case PlanSuperseded():
             return _with_superseded(environment, event)
+        case CredentialsRequested():
+            return replace(environment, requested_credentials=event.secrets)
+        case CredentialsMade():
+            return replace(
+                environment,
+                credentials=dict(environment.credentials) | event.secrets,
+                requested_credentials=(),
+                connections=event.connections,
+            )
         case _:
             assert_never(event)
 
@@ -250,7 +260,11 @@ def _without(environment: Environment, event: ResourceRemoved) -> Environment:
     replaced = tuple(each for each in environment.replaced if not is_removed(each))
     if len(replaced) < len(environment.replaced):
         return replace(environment, replaced=replaced)
-    return replace(environment, built=tuple(each for each in environment.built if not is_removed(each.resource)))
+    return replace(
+        environment,
+        built=tuple(each for each in environment.built if not is_removed(each.resource)),
+        credentials={address: each for address, each in environment.credentials.items() if address != event.address},
+    )
 
 
 def _with_desired_size(environment: Environment, tier: str, preset: Preset) -> Environment:

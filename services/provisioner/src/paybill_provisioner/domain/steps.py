@@ -5,7 +5,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from paybill_contracts.environment_plans import Resource, Step, StepAction
 from paybill_contracts.errors import DomainError
-from paybill_contracts.kinds import Attributes, Change, Schema, meanings
+from paybill_contracts.kinds import Attributes, Change, Schema, Secret, meanings
 from paybill_contracts.placement import Isolation
 
 SHARED_KINDS = frozenset({"database", "network", "compute"})
@@ -34,11 +34,14 @@ def diff(target: Iterable[Resource], built: Iterable[Resource], replaced: Iterab
     before, after = _by_address(built), _by_address(target)
     steps: list[Step] = []
     new: set[str] = set()
+    secrets: set[str] = set()
     for resource in ordered(after.values()):
-        step = _step(before.get(resource.address), resource, new)
+        step = _step(before.get(resource.address), resource, new, secrets)
         if step is None:
             continue
         steps.append(step)
+        if resource.kind == "secret":
+            secrets.add(resource.address)
         if step.reason is not None:
             new.add(resource.address)
     left = [each for each in replaced if not any(is_same(each, desired) for desired in after.values())]
@@ -70,7 +73,8 @@ def is_same(resource: Resource, other: Resource) -> bool:
     return (resource.kind, resource.identity) == (other.kind, other.identity)
 
 
-def _step(before: Resource | None, after: Resource, replaced: set[str]) -> Step | None:
+def _step(before: Resource | None, after: Resource, replaced: set[str], secrets: set[str]) -> Step | None:
+    """Returns the step of one resource; None when it is as desired. secrets: those with a step, used by logins."""
     if before is None:
         return Step(action=StepAction.CREATE, before=None, after=after)
     reason = _replacement(before, after, replaced)
@@ -78,9 +82,17 @@ def _step(before: Resource | None, after: Resource, replaced: set[str]) -> Step 
         if is_shared(before):
             return Step(action=StepAction.CREATE, before=None, after=after, reason=reason)
         return Step(action=StepAction.REPLACE, before=before, after=after, reason=reason)
-    if before == after and not replaced.intersection(after.needs):
+    if _is_as_desired(before, after) and not (replaced | secrets).intersection(after.needs):
         return None
     return Step(action=StepAction.UPDATE, before=before, after=after)
+
+
+def _is_as_desired(before: Resource, after: Resource) -> bool:
+    """Returns True when nothing changes. A secret that was made at once stays when it could be made on demand."""
+    if isinstance(before.attributes, Secret) and isinstance(after.attributes, Secret) and after.attributes.on_demand:
+        on_demand = before.attributes.model_copy(update={"on_demand": True})
+        return before.model_copy(update={"attributes": on_demand}) == after
+    return before == after
 
 
 def _replacement(before: Resource, after: Resource, replaced: set[str]) -> str | None:

@@ -1,6 +1,6 @@
 """Port of the drivers that build the resources of environments on a cloud."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -77,6 +77,12 @@ class Driver(Protocol):
 
     async def breaches(self, isolation: Isolation, database: str) -> Sequence[Breach]:
         """Returns the guarantees of isolation that do not hold in a database that tenants share; none without it."""
+
+    async def make_credentials(self, environment: Environment, secrets: Collection[str]) -> Mapping[str, str]:
+        """Makes the secrets with these addresses, and the logins that use them accept them.
+
+        Returns the references by address; the same at every call.
+        """
 
     async def export(self, environment: Environment) -> Export:
         """Writes all rows of the tenant to a durable file; the same rows give the same bytes."""

@@ -207,3 +207,10 @@ class TenantDatabases:
                     return
                 await asyncio.sleep(_TERMINATE_INTERVAL_S)
         raise TimeoutError(f"sessions of {role} do not end; see pg_stat_activity")
+
+
+async def set_password(connection: Connection, role: str, verifier: str) -> None:
+    """Sets the password of a login by its verifier. Raises Refused when there is no such login."""
+    if not await has_role(connection, role):
+        raise Refused(f"the login {role} does not exist; retry the environment, then request the credentials")
+    await connection.execute(namespaces.set_password(role, verifier))

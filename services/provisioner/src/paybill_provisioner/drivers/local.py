@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from paybill_runtime.security.secrets import Secrets
 
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.drivers import Done, Outputs, Result, Site, directories
-from paybill_provisioner.drivers.databases import TenantDatabases
+from paybill_provisioner.drivers.databases import TenantDatabases, set_password
 from paybill_provisioner.drivers.exports import ExportFile, no_rows, rows_of
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
 from paybill_provisioner.drivers.scram import Credentials, CredentialsFactory
@@ -71,8 +71,9 @@ class LocalDriver:
     async def create(self, resource: Resource, site: Site, token: str) -> Result:  # noqa: ARG002  # the port has it
         """Creates the resource, or what an interrupted call left out. Names are unique, so that no token is needed."""
         match resource.attributes:
-            case Secret(name=name):
-                return Done({"secret": await self._create_secret(name)})
+            case Secret(name=name, on_demand=on_demand):
+                reference = await (self._secrets.latest(name) if on_demand else self._create_secret(name))
+                return Done({"secret": reference} if reference else {})
             case Bucket(name=name):
                 await asyncio.to_thread(directories.make_private, self._directory, TENANTS, *Path(name).parts)
             case Database():
@@ -126,6 +127,20 @@ class LocalDriver:
         """Returns the guarantees of isolation that do not hold in a shared database."""
         return await self._databases.breaches(isolation, database)
 
+    async def make_credentials(self, environment: Environment, secrets: Collection[str]) -> Mapping[str, str]:
+        """Makes the secrets with these addresses, and sets the passwords of the logins that use them.
+
+        The lock covers both, so that two calls at the same time leave the stored password at the login.
+        """
+        resources, made = environment.resources, {}
+        async with self._server.exclusive(environment.id) as connection:
+            for address in sorted(secrets):
+                made[address] = await self._create_secret(resources[address].attributes.name)
+            for role in _logins(environment):
+                if role.secret in made:
+                    await set_password(connection, role.name, await self._verifier(made[role.secret]))
+        return made
+
     async def export(self, environment: Environment) -> Export:
         """Reads the database as the tenant's role, so that the file cannot contain rows of another tenant."""
         file = ExportFile(self._directory, environment.id)
@@ -151,14 +166,16 @@ class LocalDriver:
         return reference
 
     async def _create_role(self, role: Role, site: Site) -> None:
-        """Creates the login with the verifier of its password; one that exists gets it again."""
+        """Creates the login with the verifier of its password, if that is made; one that exists gets it again."""
         namespace = DatabaseNamespace.of(site.resources[role.in_schema])
         verifier = None
-        if role.secret is not None:
-            reference = site.outputs[role.secret]["secret"]
-            credentials = self._new.pop(reference, None) or await Credentials.of(await self._secrets.get(reference))
-            verifier = credentials.verifier
+        if role.secret is not None and (reference := site.outputs[role.secret].get("secret")):
+            verifier = await self._verifier(reference)
         await self._databases.create_role(namespace, role, site.access, verifier)
+
+    async def _verifier(self, reference: str) -> str:
+        credentials = self._new.pop(reference, None) or await Credentials.of(await self._secrets.get(reference))
+        return credentials.verifier
 
     def _path(self, name: str) -> Path:
         return self._directory / TENANTS / name

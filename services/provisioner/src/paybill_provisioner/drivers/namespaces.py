@@ -227,6 +227,11 @@ def create_role(namespace: DatabaseNamespace, role: Role, access: Access, *, exi
     return ";\n".join(parts)
 
 
+def set_password(role: str, verifier: str) -> str:
+    """Sets the password of a login, and nothing else."""
+    return f"ALTER ROLE {ident(role)} PASSWORD {literal(verifier)}"
+
+
 def set_access(namespace: DatabaseNamespace, role: str, access: Access) -> str:
     """Sets `access`, whatever it was before."""
     privileges = _write_privileges(namespace, role, allowed=access is Access.OPEN)
