@@ -21,7 +21,7 @@ from paybill_contracts.changes import ChangeKind
 from paybill_contracts.errors import DomainError
 from paybill_contracts.personal import Personal
 from paybill_contracts.tenant import Source, SuspensionMode
-from paybill_tenant.domain import holds, offboarding, tenants
+from paybill_tenant.domain import holds, offboarding, signups
 from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.tables import SIGNUP_OPTIONS
 
@@ -48,7 +48,7 @@ async def request(world: World, plan: str) -> None:
     """Requests the tenant, and waits for its checkout."""
     options = {name: world.tenant.state(SIGNUP_OPTIONS, name) for name in (PLANS, REGIONS, PAYMENTS)}
     world.decide_tenant(
-        lambda _: tenants.request(
+        lambda _: signups.request(
             options[PLANS],
             options[REGIONS],
             tenant_id=TENANT,

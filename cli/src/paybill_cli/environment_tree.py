@@ -55,6 +55,10 @@ ENVIRONMENTS = {
                 "paybill_cli.commands.environments:apply",
                 "Apply a plan that is approved or needs no approval.",
             ),
+            "certificate": Leaf(
+                "paybill_cli.commands.purges:certificate",
+                "Show what a purge deleted, and how its absence was verified.",
+            ),
             "retry": Leaf(
                 "paybill_cli.commands.environments:retry",
                 "Build a failed environment again, by the current blueprint.",

@@ -30,6 +30,15 @@ TREE = Branch(
                     "paybill_cli.commands.tenants:offboard",
                     "Offboard a tenant: export its data, end its access, retain the data.",
                 ),
+                "purge": Leaf(
+                    "paybill_cli.commands.purges:purge",
+                    "Delete everything of a tenant whose retention period is over.",
+                ),
+                "quarantine": Leaf(
+                    "paybill_cli.commands.purges:quarantine",
+                    "Take all access from a tenant for its security, and keep its data.",
+                ),
+                "end-quarantine": Leaf("paybill_cli.commands.purges:end_quarantine", "End the quarantine of a tenant."),
                 "checkout": Leaf(
                     "paybill_cli.commands.tenants:checkout",
                     "Print a link at which a tenant's customer can pay.",

@@ -145,7 +145,7 @@ SUSPENDED = replace(ACTIVE, status=Status.SUSPENDED, holds=(BILLING,))
 OFFBOARDING = replace(
     ACTIVE, status=Status.OFFBOARDING, retain_until=NOW + timedelta(days=1), left_by=HoldOrigin.BILLING
 )
-RETAINED = replace(OFFBOARDING, status=Status.RETAINED)
+RETAINED = replace(OFFBOARDING, status=Status.RETAINED, due=OFFBOARDING.retain_until)
 RETURNING = replace(ACTIVE, status=Status.RETURNING)
 CANCELLED = replace(REQUESTED, status=Status.CANCELLED, left_by=HoldOrigin.BILLING)
 ENTITLED = Entitlement(allows_access=True, plan="pro", tier="standard", placement=Preset.POOLED, entitlements_hash=HASH)

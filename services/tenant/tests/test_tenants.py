@@ -24,7 +24,7 @@ from paybill_contracts.tenant import (
     TenantRetained,
     TenantSuspended,
 )
-from paybill_tenant.domain import access, environments, holds, offboarding, tenants
+from paybill_tenant.domain import access, environments, holds, offboarding, signups, tenants
 from paybill_tenant.domain.signup_options import SignupOptions, SlugReservedError, UnknownPlanError
 from paybill_tenant.domain.tenants import Status, evolve
 from tenant_samples import (
@@ -68,7 +68,7 @@ def registered(retention_s: int = DAY_S) -> AccountRegistered:
 
 
 def request(slug: str = "acme", plan: str = "pro"):
-    return tenants.request(
+    return signups.request(
         PLANS,
         REGIONS,
         tenant_id=ID,

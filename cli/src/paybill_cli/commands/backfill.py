@@ -31,7 +31,7 @@ _SYNC_TIMEOUT_S = 5.0
 """Time for the first sync of an adopted customer, if no reason for its absence is known."""
 _ENDED = frozenset({"canceled", "incomplete_expired"})
 _GIVES_ACCESS = frozenset({"trialing", "active", "grace"})
-_NEVER_ACTIVE = frozenset({"provision_failed", "offboarding", "retained", "cancelled"})
+_NEVER_ACTIVE = frozenset({"provision_failed", "offboarding", "retained", "cancelled", "purging", "purged"})
 _REQUESTED_BEFORE = frozenset({"slug_taken", "idempotency_key_reused"})
 
 T = TypeVar("T")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paybill_cli import completion
 from paybill_cli.client.definition_files import bytes_of, name_of, text_of, with_errors
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import idempotent
@@ -52,7 +53,12 @@ def render(
     file: File,
     tier: Annotated[str, typer.Option("--tier", help="Tier to render.")],
     placement: Annotated[str, typer.Option("--placement", help="Placement of the tier.")] = "pooled",
-    region: Annotated[str, typer.Option("--region", help="Region; by default the first of the blueprint.")] = "",
+    region: Annotated[
+        str,
+        typer.Option(
+            "--region", help="Region; by default the first of the blueprint.", autocompletion=completion.regions
+        ),
+    ] = "",
     slug: Annotated[str, typer.Option("--slug", help="Slug of the tenant.")] = "example",
     limit: Annotated[
         list[str] | None, typer.Option("--limit", help="Entitlement limit, FEATURE=NUMBER; can be repeated.")

@@ -19,10 +19,12 @@ from paybill_cli.plan_view import plan_lines
 
 COLUMNS = ("slug", "id", "status", "access", "tier", "preset", "region", "blueprint", "pending")
 FIELDS = ("tenant", "id", "status", "tier", "preset", "failure")
-SETTLED = {"ready", "failed", "retained"}
+SETTLED = {"ready", "failed", "retained", "purged"}
 """Statuses in which nothing is being built, changed or exported."""
 
-Status = Literal["registered", "building", "failed", "ready", "changing", "retaining", "retained", "restoring"]
+Status = Literal[
+    "registered", "building", "failed", "ready", "changing", "retaining", "retained", "restoring", "purging", "purged",
+]  # fmt: skip
 PlanHash = Annotated[
     str | None,
     typer.Option("--plan", help="Hash of the plan that you have seen; by default that of the open approval."),

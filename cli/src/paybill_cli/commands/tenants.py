@@ -28,7 +28,7 @@ FIELDS = (
 Case = Annotated[str, typer.Option("--case", help="Reference of the case; kept in the log: no personal data.")]
 Legal = Annotated[bool, typer.Option("--legal", help="Required: the hold is a legal one.")]
 CHECKOUT_WAIT_S = 10.0
-LEFT = frozenset({"offboarding", "retained", "cancelled"})
+LEFT = frozenset({"offboarding", "retained", "cancelled", "purging", "purged"})
 OFFBOARDING = (
     "cancel its subscription",
     "export its data",
@@ -37,8 +37,8 @@ OFFBOARDING = (
 )
 MANUAL = "manual"
 Status = Literal[
-    "requested", "provisioning", "provision_failed", "active", "suspended", "offboarding", "retained", "returning",
-    "cancelled",
+    "requested", "awaiting_approval", "provisioning", "provision_failed", "active", "changing", "suspended",
+    "quarantined", "offboarding", "retained", "returning", "cancelled", "purging", "purged",
 ]  # fmt: skip
 
 

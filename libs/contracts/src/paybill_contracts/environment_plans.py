@@ -107,8 +107,8 @@ class Plan(Value):
 
     based_on: the environment's base revision that it was computed from; observed_hash: of the resources that existed,
     as the drivers reported them. limits: of the entitlements, which expressions of the blueprint use. price_book: by
-    which it is estimated, None when none is published. hashed: False for a plan of an earlier version, of which the
-    hash cannot be computed again.
+    which it is estimated, None when none is published. purge: it deletes everything that exists for a tenant that left.
+    hashed: False for a plan of an earlier version, of which the hash cannot be computed again.
     """
 
     environment_id: EnvironmentId
@@ -126,6 +126,7 @@ class Plan(Value):
     price_book: PriceBookRef | None = None
     steps: tuple[Step, ...]
     estimates: Estimates = Field(default_factory=Estimates)
+    purge: bool = False
     hashed: bool = True
 
 

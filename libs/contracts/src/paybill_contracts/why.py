@@ -296,7 +296,7 @@ class Explanation:
         return self.causes[0].command if self.causes else self.step or f"paybill tenant show {self.tenant}"
 
 
-LEFT = frozenset({"offboarding", "retained", "cancelled"})
+LEFT = frozenset({"offboarding", "retained", "cancelled", "purging", "purged"})
 """Status of tenants that left: no verb about their access is accepted."""
 ENTITLING = frozenset({"active", "trialing", "grace"})
 """Access of subscriptions that give access."""

@@ -6,6 +6,8 @@ from typing import Protocol
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.tenant import (
     HoldsChanged,
+    LegalHoldPlaced,
+    LegalHoldReleased,
     OffboardingStarted,
     ReturnStarted,
     TenantCancelled,
@@ -13,11 +15,12 @@ from paybill_contracts.tenant import (
     TenantRequested,
     TenantSuspended,
 )
+from paybill_contracts.tenant_lifecycle import PurgeStarted, TenantQuarantined
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_provisioner.domain import access, environments, planning
+from paybill_provisioner.domain import access, environments, planning, purging
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment
@@ -78,6 +81,11 @@ def tenant_suspended(unit: UnitOfWork, fact: TenantSuspended, _: DecisionContext
     _record(unit, fact, access.on_tenant_suspended(_environment(unit, fact), fact))
 
 
+@HANDLERS.fact(TenantQuarantined, writes=_writes)
+def tenant_quarantined(unit: UnitOfWork, fact: TenantQuarantined, _: DecisionContext) -> None:
+    _record(unit, fact, access.on_tenant_quarantined(_environment(unit, fact), fact))
+
+
 @HANDLERS.fact(TenantReactivated, writes=_writes)
 def tenant_reactivated(unit: UnitOfWork, fact: TenantReactivated, _: DecisionContext) -> None:
     _record(unit, fact, access.on_tenant_reactivated(_environment(unit, fact), fact))
@@ -110,3 +118,18 @@ def offboarding_started(unit: UnitOfWork, fact: OffboardingStarted, _: DecisionC
 def tenant_cancelled(unit: UnitOfWork, fact: TenantCancelled, _: DecisionContext) -> None:
     _record(unit, fact, planning.on_leaving(_environment(unit, fact)))
     _record(unit, fact, access.on_tenant_left(_environment(unit, fact), fact))
+
+
+@HANDLERS.fact(PurgeStarted, writes=_writes_of_planning, reads=lambda _: PLANNING_READS)
+def purge_started(unit: UnitOfWork, fact: PurgeStarted, at: DecisionContext) -> None:
+    _record(unit, fact, purging.on_purge_started(_environment(unit, fact), fact, plan_inputs(unit), at.now))
+
+
+@HANDLERS.fact(LegalHoldPlaced, writes=_writes)
+def legal_hold_placed(unit: UnitOfWork, fact: LegalHoldPlaced, _: DecisionContext) -> None:
+    _record(unit, fact, purging.on_legal_hold_placed(_environment(unit, fact), fact))
+
+
+@HANDLERS.fact(LegalHoldReleased, writes=_writes_of_planning, reads=lambda _: PLANNING_READS)
+def legal_hold_released(unit: UnitOfWork, fact: LegalHoldReleased, at: DecisionContext) -> None:
+    _record(unit, fact, purging.on_legal_hold_released(_environment(unit, fact), fact, plan_inputs(unit), at.now))

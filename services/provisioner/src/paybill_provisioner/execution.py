@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from paybill_contracts.environment_plans import Resource, Step, StepAction
 from paybill_contracts.provisioner import Access
@@ -13,6 +13,11 @@ from paybill_provisioner.drivers import Done, Driver, Pending, Result, Site
 
 GROUP_WITHIN_S = 0.1
 """Steps that end within this time are recorded in one fact."""
+CHECK_AFTER_S = 0.1
+"""Steps begin without another check this long after the last one."""
+
+MayBegin = Callable[[], Awaitable[bool]]
+"""Returns False once no other step of the plan may begin."""
 
 
 class Execution:
@@ -21,11 +26,16 @@ class Execution:
     access: with which logins are built. token: prefix of the steps' idempotency tokens, the same at every attempt.
     """
 
-    def __init__(self, driver: Driver, environment: Environment, access: Access, token: str) -> None:
+    def __init__(
+        self, driver: Driver, environment: Environment, access: Access, token: str, may_begin: MayBegin | None = None
+    ) -> None:
         self._driver = driver
         self._environment = environment
         self._access = access
         self._token = token
+        self._may_begin = may_begin
+        self._checked_at = time.monotonic()
+        self._stopped = False
         self._outputs = dict(environment.outputs)
         self._waiting = list(environment.remaining)
         self._running: dict[asyncio.Task[Result], Step] = {}
@@ -48,6 +58,7 @@ class Execution:
         progress, since = Progress(), time.monotonic()
         try:
             while True:
+                await self._check()
                 if intended := self._to_intend():
                     progress.intended += intended
                     yield progress
@@ -74,9 +85,16 @@ class Execution:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
 
+    async def _check(self) -> None:
+        """Stops the beginning of steps when the plan is held."""
+        now = time.monotonic()
+        if self._may_begin is not None and self._waiting and now - self._checked_at >= CHECK_AFTER_S:
+            self._stopped = self._stopped or not await self._may_begin()
+            self._checked_at = now
+
     def _ready(self) -> list[Step]:
         """Returns the waiting steps whose needs are met."""
-        if self._error is not None:
+        if self._error is not None or self._stopped:
             return []
         open_steps = [*self._waiting, *self._running.values(), *self._pending]
         creating = {step.address for step in open_steps if step.after is not None}
@@ -98,7 +116,7 @@ class Execution:
             self._running[asyncio.create_task(self._apply(step))] = step
 
     async def _apply(self, step: Step) -> Result:
-        site = Site(self._environment, self._environment.resources, self._outputs, self._access)
+        site = Site(self._environment, self._environment.known_resources, self._outputs, self._access)
         operation = self._environment.operations.get(step.key)
         if operation is not None:
             return await self._driver.poll(operation)

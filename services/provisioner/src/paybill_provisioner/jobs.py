@@ -11,12 +11,13 @@ from paybill_contracts.environment_plans import EnvironmentPlanned
 from paybill_contracts.policy import PolicyPublished
 from paybill_contracts.price_book import PriceBookPublished
 from paybill_contracts.provisioner import Access, AccessChangeStarted, RestorationStarted, RetentionStarted
+from paybill_contracts.purges import Absence, DeletionEnded, RemovedExport
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
-from paybill_provisioner.domain import access, applying, building, credentials, planning, plans
+from paybill_provisioner.domain import access, applying, building, credentials, planning, plans, purging
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
@@ -24,7 +25,7 @@ from paybill_provisioner.domain.environments import PlanMismatchError, existing,
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.price_book import PRICE_BOOK_ID
-from paybill_provisioner.drivers import Driver, Drivers
+from paybill_provisioner.drivers import Driver, Drivers, Site
 from paybill_provisioner.execution import Execution
 from paybill_provisioner.tables import (
     BLUEPRINTS,
@@ -71,13 +72,18 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
         plans.require_plan(environment, job.event)
     except PlanMismatchError as error:
         raise Refused(str(error)) from error
-    if environment.status not in {Status.BUILDING, Status.CHANGING}:
+    if not environment.is_applied:
         return
     if job.attempt == 1 and (changed := await _changed(job, environment)):
         yield _superseded(job.event, changed)
         return
     access_ = environment.target_access
-    execution = Execution(_driver(drivers, environment), environment, access_, job.id)
+
+    async def may_begin() -> bool:
+        current = await _current(job, job.event.tenant_id)
+        return current.is_applied and current.plan_hash == job.event.plan_hash
+
+    execution = Execution(_driver(drivers, environment), environment, access_, job.id, may_begin)
     async with aclosing(execution.run()) as parts:
         async for progress in parts:
             decision = partial(
@@ -131,6 +137,37 @@ async def restore(job: Job[RestorationStarted], drivers: Drivers) -> AsyncIterat
         return
     await _driver(drivers, environment).set_access(environment, environment.target_access)
     yield _outcome(environment.tenant_id, access.restored, last=True)
+
+
+def verification_failed(job: Job[DeletionEnded], reason: str) -> Outcome:
+    """Records that something still exists; an operator removes it and retries."""
+    return _outcome(job.event.tenant_id, lambda state: purging.verification_failed(state, reason))
+
+
+@JOBS.effect(DeletionEnded, attempts=BUILD_ATTEMPTS, failed=verification_failed)
+async def certify(job: Job[DeletionEnded], drivers: Drivers) -> AsyncIterator[Outcome]:
+    """Removes the export, reads back that each deleted resource is absent, and records the certificate."""
+    environment = await _current(job, job.event.tenant_id)
+    purge = environment.purge
+    if not environment.is_applied or purge is None:
+        return
+    absences: list[Absence] = []
+    removed: RemovedExport | None = None
+    if environment.plan is not None:
+        driver, export = _driver(drivers, environment), environment.export
+        site = Site(environment, environment.known_resources, environment.outputs, Access.CLOSED)
+        for resource in purge.removed:
+            how = await driver.absence(resource, site)
+            if how is None:
+                raise Refused(
+                    f"{resource.address} {resource.identity} exists after its deletion; remove it, then retry"
+                )
+            absences.append(purging.absence(resource, how, job.now()))
+        if export is not None and export.location != access.NOTHING_EXPORTED.location:
+            how = await driver.delete_export(export)
+            removed = RemovedExport(export=export, how=how, verified_at=job.now())
+    certificate = partial(purging.purged, resources=absences, export=removed, now=job.now())
+    yield _outcome(environment.tenant_id, certificate, last=True)
 
 
 async def _changed(job: Job[EnvironmentPlanned], environment: Environment) -> tuple[str, ...]:
@@ -209,7 +246,8 @@ async def _current(
     | Job[AccessChangeStarted]
     | Job[CredentialsRequested]
     | Job[RetentionStarted]
-    | Job[RestorationStarted],
+    | Job[RestorationStarted]
+    | Job[DeletionEnded],
     tenant_id: str,
 ) -> Environment:
     environment = await job.state(ENVIRONMENTS, id_of(tenant_id))

@@ -16,7 +16,7 @@ from paybill_contracts.billing import (
 )
 from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.catalogue import CataloguePublished
-from paybill_contracts.environment_plans import EnvironmentPlanned, EnvironmentReady
+from paybill_contracts.environment_plans import EnvironmentChanged, EnvironmentPlanned, EnvironmentReady
 from paybill_contracts.incidents import (
     BillingIncidentAssigned,
     BillingIncidentClosed,
@@ -31,13 +31,30 @@ from paybill_contracts.incidents import (
     TenantIncidentClosed,
     TenantIncidentOpened,
 )
+from paybill_contracts.plan_approvals import (
+    ApprovalRejected,
+    ApprovalRequested,
+    ApprovalUsed,
+    ApprovalVoid,
+    PlanSuperseded,
+)
 from paybill_contracts.providers import ProvidersConfigured
 from paybill_contracts.provisioner import EnvironmentFailed, EnvironmentRetained
+from paybill_contracts.purges import DeletionStopped, EnvironmentPurged
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_tenant.domain import access, environments, incidents, offboarding, policies, signup_options, tenants
+from paybill_tenant.domain import (
+    access,
+    environments,
+    incidents,
+    offboarding,
+    policies,
+    purging,
+    signup_options,
+    tenants,
+)
 from paybill_tenant.domain.policies import POLICY
 from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Tenant, existing
@@ -101,6 +118,40 @@ def environment_ready(unit: UnitOfWork, fact: EnvironmentReady, _: DecisionConte
 @HANDLERS.fact(EnvironmentRetained, writes=_writes)
 def environment_retained(unit: UnitOfWork, fact: EnvironmentRetained, at: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, offboarding.on_environment_retained(_tenant(unit, fact), fact, at.now))
+
+
+@HANDLERS.fact(EnvironmentChanged, writes=_writes)
+def environment_changed(unit: UnitOfWork, fact: EnvironmentChanged, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, environments.on_change_ended(_tenant(unit, fact), fact.plan_hash))
+
+
+@HANDLERS.fact(PlanSuperseded, writes=_writes)
+def plan_superseded(unit: UnitOfWork, fact: PlanSuperseded, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, environments.on_change_ended(_tenant(unit, fact), fact.plan_hash))
+
+
+@HANDLERS.fact(ApprovalRequested, writes=_writes)
+def approval_requested(unit: UnitOfWork, fact: ApprovalRequested, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, environments.on_approval_requested(_tenant(unit, fact), fact))
+
+
+def _settled(unit: UnitOfWork, fact: ApprovalUsed | ApprovalRejected | ApprovalVoid, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, environments.on_approval_settled(_tenant(unit, fact), fact))
+
+
+HANDLERS.fact(ApprovalUsed, writes=_writes)(_settled)
+HANDLERS.fact(ApprovalRejected, writes=_writes)(_settled)
+HANDLERS.fact(ApprovalVoid, writes=_writes)(_settled)
+
+
+@HANDLERS.fact(DeletionStopped, writes=_writes)
+def deletion_stopped(unit: UnitOfWork, fact: DeletionStopped, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, purging.on_deletion_stopped(_tenant(unit, fact), fact))
+
+
+@HANDLERS.fact(EnvironmentPurged, writes=_writes)
+def environment_purged(unit: UnitOfWork, fact: EnvironmentPurged, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, purging.on_environment_purged(_tenant(unit, fact), fact))
 
 
 @HANDLERS.fact(SubscriptionSuspended, writes=_writes)

@@ -1,6 +1,7 @@
 """Tables of the service: one JSON document for each state, with generated columns for queries."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from paybill_contracts.errors import NotFoundError
 from paybill_runtime.database.tables import NAMING
@@ -8,8 +9,8 @@ from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.violations import Violations
-from paybill_runtime.http.listing import load_state
-from sqlalchemy import Index, MetaData, text
+from paybill_runtime.http.listing import load_state, state_column
+from sqlalchemy import Index, MetaData, Select, text
 from sqlalchemy.orm import registry
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -88,7 +89,14 @@ class ApiKeyRow(Base, table=True):
     __tablename__ = "api_keys"
 
 
-TENANTS = Stored("tenant", TenantRow, Tenant, tenants.evolve, conflicts={"tenants_slug_key": tenants.SlugTakenError})
+TENANTS = Stored(
+    "tenant",
+    TenantRow,
+    Tenant,
+    tenants.evolve,
+    conflicts={"tenants_slug_key": tenants.SlugTakenError},
+    format=2,
+)
 SIGNUP_OPTIONS = Stored("offering", SignupOptionsRow, SignupOptions, signup_options.evolve)
 INCIDENTS = Incidents("tenant", IncidentRow)
 VIOLATIONS = Violations("tenant", ViolationRow)
@@ -97,6 +105,14 @@ API_KEYS = Stored("api-key", ApiKeyRow, ApiKey, api_keys.evolve)
 STATES = (TENANTS, SIGNUP_OPTIONS, POLICIES, INCIDENTS, VIOLATIONS, API_KEYS)
 
 TENANT_COUNTS = text("SELECT status, count(*) FROM tenants GROUP BY status")
+
+
+def purged_with_slug(slug: str) -> Select[Any]:
+    """Selects the state of the last purged tenant that had this slug, which is free again."""
+    state = col(TenantRow.state)
+    conditions = (col(TenantRow.status) == tenants.Status.PURGED, col(TenantRow.slug).startswith(f"{slug}~"))
+    last = state["retain_until"].astext.desc()
+    return select(state_column(TENANTS)).where(*conditions).order_by(last).limit(1)
 
 
 def tenants_with_trial(contact_digest: str, plan: str) -> SelectOfScalar[str]:

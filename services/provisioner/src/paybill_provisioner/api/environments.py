@@ -9,6 +9,7 @@ from paybill_contracts.environment_plans import Connection, Resource, StepAction
 from paybill_contracts.kinds import Attributes
 from paybill_contracts.placement import Placement, Preset
 from paybill_contracts.provisioner import Access, Export
+from paybill_contracts.purges import Certificate
 from paybill_contracts.values import EnvironmentId, Key, TenantId
 from paybill_contracts.why import EnvironmentState
 from paybill_runtime.decisions.context import ServiceContext
@@ -20,9 +21,10 @@ from pydantic import BaseModel, Field
 from sqlmodel import col
 
 from paybill_provisioner.api.callers import Operator, Viewer
-from paybill_provisioner.domain import planning
+from paybill_provisioner.domain import planning, purging
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.cells import id_of as cell_id
+from paybill_provisioner.domain.environment_parts import Purge
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.environments import EnvironmentUnknownError, existing, id_of
 from paybill_provisioner.domain.isolation import described
@@ -123,6 +125,25 @@ class PendingChangeView(BaseModel):
     approval: Annotated[str | None, Field(description="Id of the approval that it waits for; null without one.")]
 
 
+class PurgeView(BaseModel):
+    """Deletion of everything that exists for the tenant."""
+
+    since: datetime
+    held_by: Annotated[list[str], Field(description="Cases of the legal holds that stop it.")]
+    removed: Annotated[list[str], Field(description="Addresses of the resources that are deleted.")]
+    certificate: Certificate | None
+
+    @classmethod
+    def of(cls, purge: Purge) -> Self:
+        """Builds the view of `purge`."""
+        return cls(
+            since=purge.since,
+            held_by=list(purge.held_by),
+            removed=[each.address for each in purge.removed],
+            certificate=purge.certificate,
+        )
+
+
 class Links(BaseModel):
     """Related resources."""
 
@@ -160,6 +181,7 @@ class EnvironmentView(EnvironmentSummary):
     refusal: RefusalView | None
     cells: Annotated[list[str], Field(description="Cells in which the tenant has a place; none in a silo.")]
     connections: list[Connection]
+    purge: PurgeView | None
     plan: PlanView | None
     resources: list[ResourceView]
     failure: FailureView | None
@@ -179,6 +201,7 @@ class EnvironmentView(EnvironmentSummary):
             else RefusalView(code=refusal.code, reason=refusal.reason, next=refusal.next_step),
             cells=[cell_id(level, environment.region, number) for level, number in sorted(environment.cells)],
             connections=list(environment.connections),
+            purge=PurgeView.of(environment.purge) if environment.purge else None,
             plan=_plan(environment),
             resources=[ResourceView.of(each.resource) for each in environment.built],
             failure=None if failure is None else FailureView(address=failure.address, reason=failure.reason),
@@ -224,6 +247,14 @@ def router(context: ServiceContext) -> APIRouter:
         if state is None:
             raise EnvironmentUnknownError(f"there is no environment {environment}")
         return EnvironmentView.full(state)
+
+    @routes.get("/environments/{environment}/certificate")
+    async def certificate(environment: EnvironmentOrTenantId, _: Viewer) -> Certificate:
+        """Shows the certificate of a purge: every resource, and how and when its absence was verified.
+
+        Refused with `not_purged` before that.
+        """
+        return purging.certificate_of(await load_state(context, ENVIRONMENTS, id_from(environment)), environment)
 
     @routes.post("/environments/{environment}/retry", status_code=HTTPStatus.ACCEPTED)
     async def retry(environment: EnvironmentOrTenantId, principal: Operator) -> EnvironmentView:

@@ -24,6 +24,7 @@ from paybill_contracts.tenant import (
     TenantReactivated,
     TenantSuspended,
 )
+from paybill_contracts.tenant_lifecycle import TenantQuarantined
 
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import access_change, ready
@@ -48,6 +49,12 @@ def on_tenant_suspended(environment: Environment | None, fact: TenantSuspended) 
     return _start_change(existing(environment, fact.tenant_id), _ACCESS[fact.mode])
 
 
+def on_tenant_quarantined(environment: Environment | None, fact: TenantQuarantined) -> list[EnvironmentEvent]:
+    """Closes the tenant's access, as a suspension does that blocks."""
+    suspended = TenantSuspended(tenant_id=fact.tenant_id, mode=SuspensionMode.BLOCKED, holds=fact.holds)
+    return on_tenant_suspended(environment, suspended)
+
+
 def on_holds_changed(environment: Environment | None, fact: HoldsChanged) -> list[EnvironmentEvent]:
     """Sets the access with which the environment will be built: a held tenant never has more, not for a moment."""
     return _start_change(existing(environment, fact.tenant_id), _access_under(fact.holds))
@@ -62,7 +69,7 @@ def _start_change(environment: Environment, access: Access) -> list[EnvironmentE
     match environment.status:
         case Status.REGISTERED | Status.BUILDING | Status.FAILED | Status.READY | Status.CHANGING | Status.RESTORING:
             return [] if environment.target_access is access else [access_change(environment, access)]
-        case Status.RETAINING | Status.RETAINED:
+        case Status.RETAINING | Status.RETAINED | Status.PURGING | Status.PURGED:
             return []
         case _:
             assert_never(environment.status)
@@ -88,7 +95,7 @@ def on_tenant_left(
             return [started, *retained(evolve(environment, started), NOTHING_EXPORTED)]
         case Status.BUILDING | Status.FAILED | Status.READY | Status.CHANGING | Status.RESTORING:
             return [started]
-        case Status.RETAINING | Status.RETAINED:
+        case Status.RETAINING | Status.RETAINED | Status.PURGING | Status.PURGED:
             return []
         case _:
             assert_never(environment.status)

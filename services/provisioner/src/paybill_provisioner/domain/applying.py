@@ -9,7 +9,7 @@ from paybill_contracts.errors import ConflictError
 from paybill_contracts.plan_approvals import ApprovalUsed, PlanSuperseded
 from paybill_contracts.policy import Handling
 
-from paybill_provisioner.domain import approvals
+from paybill_provisioner.domain import approvals, purging
 from paybill_provisioner.domain.approvals import ApprovalEndedError, ApprovalRequiredError, PlanSupersededError
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.cells import RegionFullError
@@ -51,6 +51,9 @@ def propose(environment: Environment, blueprints: Blueprints, cells: CellsInForc
 
     Raises EnvironmentNotPlannableError, and the errors of `plan_of`, `cell_for` and `hash_of`.
     """
+    if environment.status is Status.PURGING and (plan := purging.plan_of_purge(environment, inputs)) is not None:
+        judged = verdict(inputs.policy, plan, was_ready=environment.epoch > 0)
+        return Proposal(plan, hash_of(plan), judged, transfers_data=False)
     desired = _plannable(environment)
     plan = plan_of(environment, desired, blueprints, cell_for(environment, desired, blueprints, cells), inputs)
     was_ready = environment.epoch > 0
@@ -86,6 +89,8 @@ def make_plan(
     An open approval of a plan that is still right stays. Raises the errors of `propose`.
     """
     environment = existing(environment, id_)
+    if environment.status is Status.PURGING:
+        return purging.delete_all(environment, inputs, now, requester)
     events = approvals.superseded(environment, blueprints, inputs)
     for event in events:
         environment = evolve(environment, event)
@@ -123,8 +128,9 @@ def apply(
             pass
         case _:
             assert_never(approval.status)
-    _plannable(environment)
     plan = approvals.require_current(environment, approval, blueprints, inputs)
+    if not plan.purge:
+        _plannable(environment)
     if approval.granted is not None:
         approval.granted.check(plan_hash, now)
     if environment.epoch and transfers_data(plan):
@@ -194,7 +200,7 @@ def _plannable(environment: Environment) -> Desired:
     match environment.status:
         case Status.BUILDING | Status.CHANGING:
             raise EnvironmentNotPlannableError("a plan is being applied; wait until it has ended")
-        case Status.RETAINING | Status.RETAINED | Status.RESTORING:
+        case Status.RETAINING | Status.RETAINED | Status.RESTORING | Status.PURGING | Status.PURGED:
             raise EnvironmentNotPlannableError(f"the environment is {environment.status}; nothing is planned for it")
         case Status.REGISTERED | Status.FAILED | Status.READY:
             if desired is None or not desired.allows_access:

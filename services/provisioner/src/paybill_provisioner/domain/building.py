@@ -18,6 +18,7 @@ from paybill_contracts.environment_plans import (
 from paybill_contracts.kinds import Role, Schema
 from paybill_contracts.plan_estimates import PlanRunMeasured
 from paybill_contracts.provisioner import Access, AccessChangeStarted, EnvironmentFailed
+from paybill_contracts.purges import DeletionEnded
 
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
@@ -84,7 +85,7 @@ def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iter
 
 
 def ended(environment: Environment, access: Access | None = None) -> list[EnvironmentEvent]:
-    """Returns the events of a plan without remaining steps: the environment is ready, or changed.
+    """Returns the events of a plan without remaining steps: the environment is ready, changed, or deleted.
 
     access: with which the logins were built, None when unknown.
     """
@@ -92,6 +93,9 @@ def ended(environment: Environment, access: Access | None = None) -> list[Enviro
         return []
     if environment.status is Status.BUILDING:
         return ready(environment, environment.plan_hash, access)
+    if environment.status is Status.PURGING:
+        of = {"tenant_id": environment.tenant_id, "environment_id": environment.id}
+        return [DeletionEnded(**of, plan_hash=environment.plan_hash)] if environment.is_applied else []
     if environment.status is not Status.CHANGING:
         return []
     return [
@@ -150,7 +154,8 @@ def connections(environment: Environment) -> Iterator[Connection]:
 
 def build_failed(environment: Environment, plan_hash: str, reason: str) -> list[EnvironmentEvent]:
     """Records the failure of the current plan; built resources stay. Any other plan is ignored."""
-    if environment.status not in {Status.BUILDING, Status.CHANGING} or environment.plan_hash != plan_hash:
+    applied = environment.status in {Status.BUILDING, Status.CHANGING, Status.PURGING}
+    if not applied or environment.plan_hash != plan_hash:
         return []
     remaining = environment.remaining
     return [

@@ -32,6 +32,7 @@ from paybill_contracts.provisioner import (
     RestorationStarted,
     RetentionStarted,
 )
+from paybill_contracts.purges import DeletionEnded, DeletionStarted, DeletionStopped, EnvironmentPurged
 
 EnvironmentEvent = (
     EnvironmentRegistered
@@ -61,6 +62,10 @@ EnvironmentEvent = (
     | PlanSuperseded
     | CredentialsRequested
     | CredentialsMade
+    | DeletionStarted
+    | DeletionStopped
+    | DeletionEnded
+    | EnvironmentPurged
 )
 
 KEEP_BASE = (
@@ -79,5 +84,6 @@ KEEP_BASE = (
     PlanSuperseded,
     CredentialsRequested,
     CredentialsMade,
+    DeletionStopped,
 )
 """Events that change nothing that exists: a plan that was made before them is still right."""

@@ -1,8 +1,10 @@
-"""Parts of an environment: a built resource, a refusal and a failure."""
+"""Parts of an environment: a built resource, a refusal, a failure and its purge."""
 
 from dataclasses import dataclass
 
 from paybill_contracts.environment_plans import Resource
+from paybill_contracts.purges import Certificate
+from paybill_contracts.values import Digest, Timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,19 @@ class Failure:
 
     address: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """Deletion of everything that exists for the tenant.
+
+    plan_hash: of its plan that is applied, None before; removed: resources so far; held_by: cases of legal holds that
+    stop it; is_deleted: every step is done, and the absence is to be verified; certificate: None until it was.
+    """
+
+    since: Timestamp
+    plan_hash: Digest | None = None
+    removed: tuple[Resource, ...] = ()
+    held_by: tuple[str, ...] = ()
+    is_deleted: bool = False
+    certificate: Certificate | None = None

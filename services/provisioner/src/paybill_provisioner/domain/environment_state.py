@@ -12,7 +12,7 @@ from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.values import Timestamp
 from pydantic import Field
 
-from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Refusal
+from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Purge, Refusal
 from paybill_provisioner.domain.plan_approvals import PlanApproval
 from paybill_provisioner.domain.sizes import PendingChange, Size
 from paybill_provisioner.domain.steps import cells_of
@@ -29,6 +29,8 @@ class Status(StrEnum):
     RETAINING = "retaining"
     RETAINED = "retained"
     RESTORING = "restoring"
+    PURGING = "purging"
+    PURGED = "purged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Environment:
     so far; base_revision: of the last one that changed what a plan is computed from. built_limits: of the entitlements
     by which the last complete plan was made; planned_at: time of the plan. approval: the last one of a plan.
     credentials: references of secrets that were made on demand, by address; requested_credentials: to be made.
+    purge: its deletion, once that has begun.
     """
 
     id: str
@@ -83,6 +86,7 @@ class Environment:
     earlier_approvals: tuple[PlanApproval, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict)
     requested_credentials: tuple[str, ...] = ()
+    purge: Purge | None = None
 
     @property
     def planned_size(self) -> Size | None:
@@ -100,6 +104,12 @@ class Environment:
         built = {each.resource.address: each.resource for each in self.built}
         steps = self.plan.steps if self.plan else ()
         return built | {step.address: step.after for step in steps if step.after is not None}
+
+    @property
+    def known_resources(self) -> Mapping[str, Resource]:
+        """Resources by address, with replaced and removed ones: what needs them is deleted by their attributes."""
+        gone = (*(self.purge.removed if self.purge else ()), *self.replaced)
+        return {each.address: each for each in gone} | dict(self.resources)
 
     @property
     def outputs(self) -> Mapping[str, Mapping[str, str]]:
@@ -122,6 +132,12 @@ class Environment:
     def cell_of(self, isolation: Isolation) -> int | None:
         """Returns the number of the cell of this level in which the tenant has a place."""
         return min((number for level, number in self.cells if level is isolation), default=None)
+
+    @property
+    def is_applied(self) -> bool:
+        """True while steps of the plan may begin."""
+        is_held = self.purge is not None and bool(self.purge.held_by)
+        return self.status in {Status.BUILDING, Status.CHANGING, Status.PURGING} and not is_held
 
     @property
     def has_begun(self) -> bool:

@@ -41,11 +41,12 @@ from paybill_contracts.provisioner import (
     RestorationStarted,
     RetentionStarted,
 )
+from paybill_contracts.purges import DeletionEnded, DeletionStarted, DeletionStopped, EnvironmentPurged
 from paybill_contracts.tenant import TenantRequested
 
 from paybill_provisioner.domain import plan_approvals
 from paybill_provisioner.domain.environment_events import KEEP_BASE, EnvironmentEvent
-from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Refusal
+from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Purge, Refusal
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status
 from paybill_provisioner.domain.plan_approvals import earlier
 from paybill_provisioner.domain.sizes import PendingChange, Size
@@ -124,8 +125,8 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return replace(environment, operations=operations)
         case EnvironmentFailed():
             failure = Failure(address=event.address, reason=event.reason)
-            changes = environment.status is Status.CHANGING
-            return replace(environment, status=Status.READY if changes else Status.FAILED, failure=failure)
+            after = {Status.CHANGING: Status.READY, Status.PURGING: Status.PURGING}
+            return replace(environment, status=after.get(environment.status, Status.FAILED), failure=failure)
         case EnvironmentReady():
             return replace(
                 environment,
@@ -187,8 +188,42 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 requested_credentials=(),
                 connections=event.connections,
             )
+        case DeletionStarted():
+            return _with_deletion(environment, event)
+        case DeletionStopped(is_intact=True):
+            return replace(environment, status=Status.RETAINED, purge=None)
+        case DeletionStopped():
+            return replace(environment, failure=None, purge=replace(_purge(environment), held_by=event.cases))
+        case DeletionEnded():
+            return replace(environment, failure=None, purge=replace(_purge(environment), is_deleted=True))
+        case EnvironmentPurged():
+            purge = replace(_purge(environment), certificate=event.certificate)
+            return replace(environment, status=Status.PURGED, purge=purge, export=None, connections=(), failure=None)
         case _:
             assert_never(event)
+
+
+def _with_deletion(environment: Environment, event: DeletionStarted) -> Environment:
+    """Begins a deletion, or continues one; what an unfinished plan may have created is deleted, too."""
+    begun = _existing_resources(environment)
+    planned = [step.after for step in (environment.plan.steps if environment.plan else ()) if step.after is not None]
+    unfinished = [each for each in planned if not is_shared(each) and not any(is_same(each, other) for other in begun)]
+    removed = environment.purge.removed if environment.purge else ()
+    return replace(
+        environment,
+        status=Status.PURGING,
+        replaced=(*environment.replaced, *unfinished),
+        purge=Purge(since=event.since, removed=removed),
+        failure=None,
+        pending=None,
+    )
+
+
+def _purge(environment: Environment) -> Purge:
+    """Returns the purge that runs. Raises ValueError without one, which no sequence of facts has."""
+    if environment.purge is None:
+        raise ValueError(f"no deletion of {environment.id} has begun")
+    return environment.purge
 
 
 def _with_superseded(environment: Environment, event: PlanSuperseded) -> Environment:
@@ -208,6 +243,9 @@ def _with_superseded(environment: Environment, event: PlanSuperseded) -> Environ
 
 def _with_plan(environment: Environment, event: EnvironmentPlanned) -> Environment:
     plan = event.plan
+    if plan.purge:
+        purge = replace(_purge(environment), plan_hash=event.plan_hash)
+        return replace(environment, plan=plan, plan_hash=event.plan_hash, planned_at=event.planned_at, purge=purge)
     changes = environment.status in {Status.READY, Status.CHANGING}
     return replace(
         environment,
@@ -256,6 +294,10 @@ def _without(environment: Environment, event: ResourceRemoved) -> Environment:
 
     ended = step_key(StepAction.DELETE, event.address, event.name)
     operations = {key: each for key, each in environment.operations.items() if key != ended}
+    removed = [each for each in _existing_resources(environment) if is_removed(each)][:1]
+    if environment.purge is not None:
+        purge = replace(environment.purge, removed=(*environment.purge.removed, *removed))
+        environment = replace(environment, purge=purge)
     environment = replace(environment, operations=operations)
     replaced = tuple(each for each in environment.replaced if not is_removed(each))
     if len(replaced) < len(environment.replaced):
@@ -265,6 +307,10 @@ def _without(environment: Environment, event: ResourceRemoved) -> Environment:
         built=tuple(each for each in environment.built if not is_removed(each.resource)),
         credentials={address: each for address, each in environment.credentials.items() if address != event.address},
     )
+
+
+def _existing_resources(environment: Environment) -> tuple[Resource, ...]:
+    return (*environment.replaced, *(each.resource for each in environment.built))
 
 
 def _with_desired_size(environment: Environment, tier: str, preset: Preset) -> Environment:

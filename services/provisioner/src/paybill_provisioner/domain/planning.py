@@ -10,7 +10,7 @@ from paybill_contracts.errors import ConflictError, DomainError
 from paybill_contracts.policy import Handling
 from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
 
-from paybill_provisioner.domain import approvals
+from paybill_provisioner.domain import approvals, purging
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import ended
 from paybill_provisioner.domain.cells import RegionFullError
@@ -78,6 +78,8 @@ def compare(
 
     A failed plan is not repeated: that needs another desired state, another blueprint or an operator.
     """
+    if environment.status is Status.PURGING:
+        return [] if environment.failure is not None else purging.delete_all(environment, inputs, now)
     plan, hashes = environment.plan, {each.content_hash for each in blueprints.in_force}
     unchanged = plan is not None and plan.blueprint.content_hash in hashes
     if environment.desired is None or (environment.failure is not None and unchanged):
@@ -100,6 +102,8 @@ def retry(
     environment = existing(environment, id_)
     if environment.status in {Status.BUILDING, Status.CHANGING}:
         return []
+    if environment.status is Status.PURGING and environment.failure is not None:
+        return purging.retry(environment, inputs, now)
     if environment.desired is None or (environment.failure is None and environment.refusal is None):
         raise EnvironmentNotFailedError(
             f"the environment is {environment.status}; only a plan that failed or was refused can be retried"
@@ -120,6 +124,8 @@ def towards(
     events: list[EnvironmentEvent] = [] if desired == environment.desired else [_desired(environment, desired)]
     match environment.status:
         case Status.BUILDING | Status.CHANGING | Status.RETAINING | Status.RETAINED | Status.RESTORING:
+            return events
+        case Status.PURGING | Status.PURGED:
             return events
         case Status.REGISTERED | Status.FAILED | Status.READY:
             pass

@@ -135,6 +135,8 @@ def _changed(environment: Environment, plan: Plan, blueprints: Blueprints, input
         yield "base_revision"
     if plan.observed_hash != environment.observed_hash:
         yield "observed"
+    if plan.purge:
+        return
     if in_force is None or in_force.content_hash != plan.blueprint.content_hash:
         yield "blueprint"
     if desired is None or (desired.size.tier, desired.size.preset, desired.entitlements_hash, dict(desired.limits)) != (

@@ -37,6 +37,8 @@ def check_size(states: Sequence[Any], _: datetime) -> Difference | None:
             | Status.RETAINING
             | Status.RETAINED
             | Status.RESTORING
+            | Status.PURGING
+            | Status.PURGED
         ):
             return None
         case _:

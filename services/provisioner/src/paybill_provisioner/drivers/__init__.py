@@ -69,6 +69,9 @@ class Driver(Protocol):
     async def delete(self, resource: Resource, site: Site) -> Result:
         """Deletes the resource, and is done when it is absent."""
 
+    async def absence(self, resource: Resource, site: Site) -> str | None:
+        """Returns what was read to see that nothing of the resource exists; None while something does."""
+
     async def poll(self, reference: str) -> Result:
         """Checks a pending operation."""
 
@@ -86,6 +89,9 @@ class Driver(Protocol):
 
     async def export(self, environment: Environment) -> Export:
         """Writes all rows of the tenant to a durable file; the same rows give the same bytes."""
+
+    async def delete_export(self, export: Export) -> str:
+        """Removes an export, and returns what was read to see its absence. Idempotent."""
 
 
 Drivers = Mapping[str, Driver]

@@ -26,6 +26,9 @@ _TERMINATE_SESSIONS = """
 SELECT count(pg_terminate_backend(pid, $3)) FROM pg_stat_activity WHERE usename = $1 AND backend_start < $2
 """
 
+_DATABASE = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)"
+_SCHEMA = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)"
+
 
 class TenantDatabases:
     """The databases of tenants in `server`.
@@ -141,15 +144,52 @@ class TenantDatabases:
 
     async def delete_tables(self, namespace: DatabaseNamespace, role: str) -> None:
         """Deletes the tenant's rows in a pool, and elsewhere its schema; the login loses its rights there."""
-        async with self._server.connection(namespace.database, pooled=False) as connection:
-            if namespace.isolation is not Isolation.POOL:
-                await connection.execute(namespaces.drop_schema(namespace))
-            exists = await has_role(connection, role)
-            if namespace.isolation is Isolation.POOL:
-                async with connection.transaction():
-                    await connection.execute(namespaces.delete_rows(namespace, role, exists=exists))
-            elif namespace.shared and exists:
-                await connection.execute(namespaces.leave_groups(namespace, role))
+        try:
+            async with self._server.connection(namespace.database, pooled=False) as connection:
+                await self._delete_tables(connection, namespace, role)
+        except DATABASE_MISSING:
+            return
+
+    async def _delete_tables(self, connection: Connection, namespace: DatabaseNamespace, role: str) -> None:
+        if namespace.isolation is not Isolation.POOL:
+            await connection.execute(namespaces.drop_schema(namespace))
+        exists = await has_role(connection, role)
+        if namespace.isolation is Isolation.POOL:
+            tables = (await tables_of(connection, namespace)).columns
+            async with connection.transaction():
+                await connection.execute(namespaces.delete_rows(namespace, role, tables, exists=exists))
+        elif namespace.shared and exists:
+            await connection.execute(namespaces.leave_groups(namespace, role))
+
+    async def has_rows(self, namespace: DatabaseNamespace, role: str) -> bool:
+        """Returns True when the tables of a pool show a row to this role, which may be deleted already."""
+        try:
+            async with self._server.connection(namespace.database, pooled=False) as connection:
+                tables = (await tables_of(connection, namespace)).columns
+                exists = await has_role(connection, role)
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    await connection.execute(namespaces.become(namespace, role, exists=exists))
+                    found = [bool(await connection.fetchval(namespaces.has_rows(namespace, each))) for each in tables]
+                finally:
+                    await transaction.rollback()
+        except DATABASE_MISSING:
+            return False
+        return any(found)
+
+    async def has_schema(self, namespace: DatabaseNamespace) -> bool:
+        """Returns True when the tenant's own schema exists."""
+        try:
+            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+                return bool(await connection.fetchval(_SCHEMA, namespace.schema))
+        except DATABASE_MISSING:
+            return False
+
+    async def exists(self, database: str) -> bool:
+        """Returns True when a database has this name, complete or not."""
+        async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
+            return bool(await connection.fetchval(_DATABASE, database))
 
     async def has_role(self, role: str) -> bool:
         """Returns True when the login exists."""
@@ -166,19 +206,24 @@ class TenantDatabases:
             if login is not None and login.superuser:
                 raise Refused(f"{role.name} is a superuser; as another one, ALTER ROLE {role.name} NOSUPERUSER")
             if login is not None and login.privileged:
-                await self._delete_role(connection, namespace, role.name)
+                await self._delete_role(connection, role.name)
                 login = None
             exists = login is not None
             await connection.execute(namespaces.create_role(namespace, role, access, exists=exists, verifier=verifier))
 
     async def delete_role(self, namespace: DatabaseNamespace, role: str) -> None:
         """Ends the login's sessions and drops it."""
-        async with self._server.connection(namespace.database, pooled=False) as connection:
-            if await has_role(connection, role):
-                await self._delete_role(connection, namespace, role)
+        try:
+            async with self._server.connection(namespace.database, pooled=False) as connection:
+                if await has_role(connection, role):
+                    await self._delete_role(connection, role)
+        except DATABASE_MISSING:
+            async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
+                if await has_role(connection, role):
+                    await connection.execute(namespaces.drop_role(role))
 
-    async def _delete_role(self, connection: Connection, namespace: DatabaseNamespace, role: str) -> None:
-        await connection.execute(namespaces.set_access(namespace, role, Access.CLOSED))
+    async def _delete_role(self, connection: Connection, role: str) -> None:
+        await connection.execute(namespaces.close_login(role))
         await self._terminate_sessions(role, await connection.fetchval("SELECT clock_timestamp()"))
         await connection.execute(namespaces.drop_role(role))
 

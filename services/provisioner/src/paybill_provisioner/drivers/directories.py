@@ -1,6 +1,7 @@
 """Private directories that survive a power failure."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -23,3 +24,10 @@ def sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove(directory: Path) -> None:
+    """Removes a directory with everything in it, and its parent's entry from disk. Idempotent."""
+    if directory.exists():
+        shutil.rmtree(directory)
+        sync(directory.parent)

@@ -82,6 +82,17 @@ class ExportFile:
         )
 
 
+def remove_export(directory: Path, location: str) -> None:
+    """Removes the file of an export, and its draft. Idempotent. Raises ValueError for a path that is no export."""
+    path = (directory / location).resolve()
+    if path.parent != (directory / DIRECTORY).resolve():
+        raise ValueError(f"{location[:100]!r} is no export")
+    for each in (path, path.with_suffix(".draft")):
+        each.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        directories.sync(path.parent)
+
+
 async def no_rows() -> AsyncIterator[list[bytes]]:
     """Yields no rows, for a tenant without a database."""
     yield []

@@ -1,7 +1,6 @@
 """Driver for this machine: PostgreSQL for rows, directories for files, and the secrets port for passwords."""
 
 import asyncio
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -17,7 +16,7 @@ from paybill_runtime.security.secrets import Secrets
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.drivers import Done, Outputs, Result, Site, directories
 from paybill_provisioner.drivers.databases import TenantDatabases, set_password
-from paybill_provisioner.drivers.exports import ExportFile, no_rows, rows_of
+from paybill_provisioner.drivers.exports import ExportFile, no_rows, remove_export, rows_of
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
 from paybill_provisioner.drivers.scram import Credentials, CredentialsFactory
 from paybill_provisioner.drivers.server import TenantServer, as_role
@@ -97,21 +96,45 @@ class LocalDriver:
             case Secret(name=name):
                 await self._secrets.delete(name)
             case Bucket(name=name):
-                await asyncio.to_thread(shutil.rmtree, self._path(name), ignore_errors=False)
+                await asyncio.to_thread(directories.remove, self._path(name))
             case Database(name=name):
                 if resource.isolation is not Isolation.SILO:
                     raise Refused(f"{name} is shared by tenants and is never deleted for one of them")
                 await self._databases.delete_database(name)
             case Schema():
-                for role in _logins(site.environment):
-                    await self._databases.delete_tables(DatabaseNamespace.of(resource), role.name)
+                for login in _names_of_logins(site):
+                    await self._databases.delete_tables(DatabaseNamespace.of(resource), login)
             case Role(name=name, in_schema=schema):
                 await self._databases.delete_role(DatabaseNamespace.of(site.resources[schema]), name)
             case _:
                 raise _unsupported(resource)
-        if await self.find(resource, site) is not None and not _is_in_pool(resource):
+        if await self.absence(resource, site) is None:
             raise Refused(f"{resource.attributes.name} still exists after its deletion; find out who creates it")
         return Done({})
+
+    async def absence(self, resource: Resource, site: Site) -> str | None:
+        """Reads the catalogues, the directories and the secrets; rows in a pool under the tenant's own role."""
+        match resource.attributes:
+            case Secret(name=name):
+                exists, how = await self._secrets.latest(name) is not None, "the secret store has no version of it"
+            case Bucket(name=name):
+                exists, how = await asyncio.to_thread(self._path(name).exists), "no directory has its name"
+            case Database(name=name):
+                exists, how = await self._databases.exists(name), "pg_database has no such name"
+            case Schema() if resource.isolation is Isolation.POOL:
+                found = [
+                    await self._databases.has_rows(DatabaseNamespace.of(resource), each)
+                    for each in _names_of_logins(site)
+                ]
+                exists, how = any(found), "its tables show no row to the tenant's role"
+            case Schema():
+                exists = await self._databases.has_schema(DatabaseNamespace.of(resource))
+                how = "pg_namespace has no such name, or its database does not exist"
+            case Role(name=name):
+                exists, how = await self._databases.has_role(name), "pg_roles has no such name"
+            case _:
+                raise _unsupported(resource)
+        return None if exists else how
 
     async def poll(self, reference: str) -> Result:
         """Raises Refused: no call of this driver is pending."""
@@ -155,6 +178,11 @@ class LocalDriver:
             ):
                 return await file.write(rows)
         return await file.write(no_rows())
+
+    async def delete_export(self, export: Export) -> str:
+        """Removes the file, and one that is incomplete."""
+        await asyncio.to_thread(remove_export, self._directory, export.location)
+        return "no file has its name"
 
     async def _create_secret(self, name: str) -> str:
         reference = await self._secrets.latest(name)
@@ -201,9 +229,11 @@ def _logins(environment: Environment) -> Iterator[Role]:
             yield resource.attributes
 
 
-def _is_in_pool(resource: Resource) -> bool:
-    """Returns True for the rows in a pool: its tables stay when they are deleted."""
-    return resource.kind == "schema" and resource.isolation is Isolation.POOL
+def _names_of_logins(site: Site) -> frozenset[str]:
+    """Returns the names of the tenant's logins, with the one that rows in a pool belong to, which may be deleted."""
+    number = site.environment.tenant_id.removeprefix("ten_")
+    names = (each.attributes.name for each in site.resources.values() if isinstance(each.attributes, Role))
+    return frozenset({f"t_{number}", *names})
 
 
 def _unsupported(resource: Resource) -> Refused:

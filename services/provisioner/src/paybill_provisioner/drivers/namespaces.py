@@ -247,30 +247,41 @@ def drop_role(role: str) -> str:
     return f"GRANT {name} TO CURRENT_USER WITH INHERIT TRUE, SET FALSE;\nDROP OWNED BY {name};\nDROP ROLE {name}"
 
 
-def delete_rows(namespace: DatabaseNamespace, role: str, *, exists: bool) -> str:
-    """Deletes all rows of a login in a pool, and its memberships there. Must be run in a transaction.
+def delete_rows(namespace: DatabaseNamespace, role: str, tables: Iterable[str], *, exists: bool) -> str:
+    """Deletes all rows of a login in a pool, and its memberships there. Must be run in a transaction."""
+    name, schema = ident(role), ident(namespace.schema)
+    rows = [f"DELETE FROM {schema}.{ident(table)}" for table in sorted(tables)]  # noqa: S608  # quoted names
+    memberships = f"{ident(namespace.connect_group)}, {ident(namespace.write_group)}"
+    end = f"REVOKE SET OPTION FOR {name} FROM CURRENT_USER" if exists else f"DROP ROLE {name}"
+    left = [become(namespace, role, exists=exists), *rows, "RESET ROLE", f"REVOKE {memberships} FROM {name}", end]
+    return ";\n".join(left)
+
+
+def become(namespace: DatabaseNamespace, role: str, *, exists: bool) -> str:
+    """Sets the current role to a login in a pool, with all rights, until the end of the transaction.
 
     The policy shows the rows to a role of that name alone. A login that is deleted already exists again until the end.
     """
     name, memberships = ident(role), f"{ident(namespace.connect_group)}, {ident(namespace.write_group)}"
-    rows = [
-        f"DELETE FROM {ident(namespace.schema)}.{ident(table.name)}"  # noqa: S608  # quoted names
-        for table in namespace.tables
-    ]
     create = [] if exists else [f"CREATE ROLE {name} NOLOGIN NOINHERIT"]
-    end = f"REVOKE SET OPTION FOR {name} FROM CURRENT_USER" if exists else f"DROP ROLE {name}"
     return ";\n".join(
         [
             *create,
             f"GRANT {memberships} TO {name} WITH INHERIT TRUE, SET FALSE",
             f"GRANT {name} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE",
             f"SET LOCAL ROLE {name}",
-            *rows,
-            "RESET ROLE",
-            f"REVOKE {memberships} FROM {name}",
-            end,
         ]
     )
+
+
+def has_rows(namespace: DatabaseNamespace, table: str) -> str:
+    """Returns the query for any row of a table that the current role sees."""
+    return f"SELECT EXISTS (SELECT FROM {ident(namespace.schema)}.{ident(table)})"  # noqa: S608  # quoted names
+
+
+def close_login(role: str) -> str:
+    """Returns the statement after which the login starts no session."""
+    return f"ALTER ROLE {ident(role)} NOLOGIN"
 
 
 def drop_schema(namespace: DatabaseNamespace) -> str:

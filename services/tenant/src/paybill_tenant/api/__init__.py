@@ -1,13 +1,11 @@
 """HTTP API for operators: request, show, suspend, resume, hold and offboard tenants; API keys."""
 
-import re
-from collections.abc import Callable
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 from paybill_contracts.purchases import FIRST_PRICE
 from paybill_contracts.tenant import Source
 from paybill_contracts.values import Key, Slug, TenantId
@@ -15,46 +13,49 @@ from paybill_contracts.why import HoldState, TenantState
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.tenant_part import OwnState
-from paybill_runtime.http.auth import Role
-from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state, state_column
 from paybill_runtime.http.router import Router
-from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
-from paybill_tenant.api import api_keys
+from paybill_tenant.api import api_keys, holds
+from paybill_tenant.api.deciding import IdOrSlug, Operator, Viewer, act, is_named
 from paybill_tenant.api.views import (
     Email,
-    LegalHoldBody,
     ListPosition,
     OffboardBody,
     QuoteView,
     RequestBody,
-    ResumeBody,
-    SuspendBody,
     TenantPage,
     TenantView,
 )
-from paybill_tenant.domain import holds, offboarding, policies, tenants
+from paybill_tenant.api.views import (
+    LegalHoldBody as LegalHoldBody,
+)
+from paybill_tenant.api.views import (
+    QuarantineBody as QuarantineBody,
+)
+from paybill_tenant.api.views import (
+    ResumeBody as ResumeBody,
+)
+from paybill_tenant.api.views import (
+    SuspendBody as SuspendBody,
+)
+from paybill_tenant.domain import offboarding, policies, purging, signups
 from paybill_tenant.domain.invariants import waiting
 from paybill_tenant.domain.policies import POLICY
 from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS, SignupQuote, check_request, without_trial
-from paybill_tenant.domain.tenants import SlugTakenError, Status, Tenant, TenantEvent, TenantNotFoundError, existing
-from paybill_tenant.tables import POLICIES, SIGNUP_OPTIONS, TENANTS, ContactDigests, TenantRow, tenants_with_trial
-
-_TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
-
-IdOrSlug = Annotated[
-    str,
-    Path(
-        description="The tenant's id (`ten_…`) or its slug.",
-        pattern=r"^(ten_[0-9a-f]{32}|[a-z]([a-z0-9-]{0,38}[a-z0-9])?)$",
-        examples=["acme"],
-    ),
-]
-
-Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "tenant:read"))]
-Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "tenant:write"))]
+from paybill_tenant.domain.tenants import SlugTakenError, Status, TenantNotFoundError, existing
+from paybill_tenant.domain.tenants import Tenant as Tenant
+from paybill_tenant.domain.tenants import TenantEvent as TenantEvent
+from paybill_tenant.tables import (
+    POLICIES,
+    SIGNUP_OPTIONS,
+    TENANTS,
+    ContactDigests,
+    TenantRow,
+    purged_with_slug,
+    tenants_with_trial,
+)
 
 
 async def _of_customer(
@@ -74,25 +75,6 @@ def router(context: ServiceContext) -> APIRouter:
     routes = Router(prefix="/v1/tenants", tags=["tenants"])
     digests = ContactDigests(context)
 
-    async def act(
-        principal: Caller, name: str, verb: str, decision: Callable[[Tenant, DecisionContext], list[TenantEvent]]
-    ) -> TenantView:
-        tenant_id = await _id_of(context, name)
-
-        def decide(unit: UnitOfWork, at: DecisionContext) -> TenantView:
-            unit.record(TENANTS, tenant_id, decision(existing(unit.get(TENANTS, tenant_id), name), at))
-            return TenantView.of(existing(unit.get(TENANTS, tenant_id), name))
-
-        return await context.decide(
-            principal.origin,
-            decide,
-            writes=[TENANTS.key(tenant_id)],
-            verb=verb,
-            target=name,
-            idempotency=principal.idempotency,
-            response_type=TenantView,
-        )
-
     @routes.post("", status_code=HTTPStatus.ACCEPTED)
     async def request(body: RequestBody, principal: Operator, response: Response) -> TenantView:
         """Requests a new tenant. It becomes active when its subscription gives access and its environment is ready.
@@ -110,7 +92,7 @@ def router(context: ServiceContext) -> APIRouter:
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> TenantView:
             policy = policies.existing(unit.get(POLICIES, POLICY))
-            events = tenants.request(
+            events = signups.request(
                 unit.get(SIGNUP_OPTIONS, PLANS),
                 unit.get(SIGNUP_OPTIONS, REGIONS),
                 tenant_id=tenant_id,
@@ -166,7 +148,7 @@ def router(context: ServiceContext) -> APIRouter:
             customer=body.customer,
             terms=body.terms,
         )
-        if await context.rows(select(TenantRow.id).where(_is(body.slug))):
+        if await context.rows(select(TenantRow.id).where(is_named(body.slug))):
             raise SlugTakenError(f"another tenant has the slug {body.slug}; choose another")
         return QuoteView.of(await _of_customer(context, digests, found, body), body.terms)
 
@@ -198,49 +180,22 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("/{tenant}")
     async def show(tenant: IdOrSlug, _: Viewer) -> TenantView:
-        """Shows one tenant, by id or slug."""
-        rows = await context.rows(select(state_column(TENANTS)).where(_is(tenant)))
+        """Shows one tenant, by id or slug; a purged one by its slug while no other tenant has it."""
+        rows = await context.rows(select(state_column(TENANTS)).where(is_named(tenant)))
+        if not rows:
+            rows = await context.rows(purged_with_slug(tenant))
         if not rows:
             raise TenantNotFoundError(f"there is no tenant {tenant}")
         return TenantView.of(TENANTS.load(rows[0].state))
 
-    @routes.post("/{tenant}/suspend")
-    async def suspend(tenant: IdOrSlug, body: SuspendBody, principal: Operator) -> TenantView:
-        """Suspends a tenant by an operator's hold and keeps its data. It takes effect once the environment is ready.
+    @routes.post("/{tenant}/purge")
+    async def purge(tenant: IdOrSlug, principal: Operator) -> TenantView:
+        """Starts the purge of a tenant whose retention period is over; a timer does, too.
 
-        Holds with other reasons remain, and the strictest mode applies. Refused with `tenant_left` once the tenant is
-        offboarding, and with `too_many_holds`.
+        Everything that exists for it is deleted by a plan, which may need an approval. Refused with
+        `tenant_not_retained`, `retention_not_over` and `legal_hold`.
         """
-        return await act(principal, tenant, "suspend", lambda state, _: holds.suspend(state, body.mode, body.reason))
-
-    @routes.post("/{tenant}/resume")
-    async def resume(tenant: IdOrSlug, principal: Operator, body: ResumeBody | None = None) -> TenantView:
-        """Lifts operators' holds. The tenant stays suspended while another hold remains: see `holds` in the response.
-
-        Refused with `tenant_left` once the tenant is offboarding, and with `no_such_hold`.
-        """
-        reason = body.reason if body is not None else None
-        return await act(principal, tenant, "resume", lambda state, _: holds.resume(state, reason))
-
-    @routes.post("/{tenant}/legal-hold")
-    async def place_legal_hold(tenant: IdOrSlug, body: LegalHoldBody, principal: Operator) -> TenantView:
-        """Keeps the tenant's data for a legal case: nothing that leads to its deletion begins. Access stays.
-
-        Refused with `tenant_left` for a tenant without data, and with `too_many_holds`.
-        """
-        return await act(
-            principal, tenant, "place_legal_hold", lambda state, _: holds.place_legal_hold(state, body.case)
-        )
-
-    @routes.post("/{tenant}/legal-hold/release")
-    async def release_legal_hold(tenant: IdOrSlug, body: LegalHoldBody, principal: Operator) -> TenantView:
-        """Releases the legal hold of a case. An offboarding that was due meanwhile begins.
-
-        Refused with `no_such_hold`.
-        """
-        return await act(
-            principal, tenant, "release_legal_hold", lambda state, _: holds.release_legal_hold(state, body.case)
-        )
+        return await act(context, principal, tenant, "purge", lambda state, at: purging.purge(state, at.now))
 
     @routes.post("/{tenant}/offboard")
     async def offboard(tenant: IdOrSlug, body: OffboardBody, principal: Operator) -> TenantView:
@@ -251,10 +206,10 @@ def router(context: ServiceContext) -> APIRouter:
         `retention_unknown` until billing has published the retention period (retry later).
         """
         return await act(
-            principal, tenant, "offboard", lambda state, at: offboarding.offboard(state, body.reason, at.now)
+            context, principal, tenant, "offboard", lambda state, at: offboarding.offboard(state, body.reason, at.now)
         )
 
-    return APIRouter(routes=[*routes.routes, *api_keys.router(context).routes])
+    return APIRouter(routes=[*routes.routes, *holds.router(context).routes, *api_keys.router(context).routes])
 
 
 async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
@@ -262,8 +217,8 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
     tenant = await load_state(context, TENANTS, tenant_id)
     if tenant is None:
         return OwnState()
-    holds = [HoldState(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.holds]
-    if tenant.scheduled is not None:
+    holds = [HoldState(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.all_holds]
+    if tenant.scheduled is not None or tenant.status is Status.PURGING:
         holds += [HoldState(origin="legal", mode="data", reason=case) for case in tenant.legal_holds]
     wait = waiting(tenant)
     return OwnState(
@@ -281,13 +236,3 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
             requested_at=tenant.requested_at,
         ),
     )
-
-
-async def _id_of(context: ServiceContext, name: str) -> str:
-    """Returns the id of the tenant with this id or slug; `name` itself when there is none."""
-    rows = await context.rows(select(TenantRow.id).where(_is(name)))
-    return rows[0].id if rows else name
-
-
-def _is(name: str) -> ColumnElement[bool]:
-    return col(TenantRow.id if _TENANT_ID.fullmatch(name) else TenantRow.slug) == name

@@ -10,6 +10,7 @@ from paybill_contracts.tenant import HoldOrigin, SuspensionMode
 from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from paybill_tenant.domain.invariants import waiting
 from paybill_tenant.domain.signup_options import SignupQuote
 from paybill_tenant.domain.tenants import Status, Tenant
 
@@ -86,6 +87,12 @@ class LegalHoldBody(Body):
             description="Reference of the case, kept in the log permanently: no personal data.", examples=["2026-17"]
         ),
     ]
+
+
+class QuarantineBody(Body):
+    """Reason for a quarantine."""
+
+    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
 
 
 class OffboardBody(Body):
@@ -181,6 +188,9 @@ class Infrastructure(StrEnum):
     EXPORTING = "exporting"
     RETAINED = "retained"
     RESTORING = "restoring"
+    CHANGING = "changing"
+    PURGING = "purging"
+    PURGED = "purged"
 
 
 def infrastructure(tenant: Tenant) -> Infrastructure:
@@ -188,18 +198,26 @@ def infrastructure(tenant: Tenant) -> Infrastructure:
     match tenant.status:
         case Status.REQUESTED | Status.CANCELLED:
             return Infrastructure.NONE
+        case Status.AWAITING_APPROVAL:
+            return Infrastructure.RETAINED if tenant.has_left else Infrastructure.NONE
         case Status.PROVISIONING:
             return Infrastructure.BUILDING
         case Status.PROVISION_FAILED:
             return Infrastructure.FAILED
-        case Status.ACTIVE | Status.SUSPENDED:
+        case Status.ACTIVE | Status.SUSPENDED | Status.QUARANTINED:
             return Infrastructure.READY
+        case Status.CHANGING:
+            return Infrastructure.CHANGING
         case Status.OFFBOARDING:
             return Infrastructure.EXPORTING
         case Status.RETAINED:
             return Infrastructure.RETAINED
         case Status.RETURNING:
             return Infrastructure.RESTORING
+        case Status.PURGING:
+            return Infrastructure.PURGING
+        case Status.PURGED:
+            return Infrastructure.PURGED
         case _:
             assert_never(tenant.status)
 
@@ -235,6 +253,8 @@ class TenantView(BaseModel):
         list[str],
         Field(description="Cases for which the data is kept: no verb that leads to its deletion is accepted."),
     ]
+    waits_for: Annotated[str | None, Field(description="What ends the status; null in a resting one.")]
+    approval: Annotated[str | None, Field(description="Id of the approval that it waits for.")]
     debt: Annotated[list[Money], Field(description="What the customer owes at the provider, by currency.")]
     requested_at: Annotated[Timestamp | None, Field(description="Null when an earlier version recorded the request.")]
     links: Links
@@ -242,7 +262,7 @@ class TenantView(BaseModel):
     @classmethod
     def of(cls, tenant: Tenant) -> Self:
         """Builds the view of `tenant`."""
-        environment = tenant.environment_id
+        environment, wait = tenant.environment_id, waiting(tenant)
         return cls(
             id=tenant.id,
             slug=tenant.slug,
@@ -250,7 +270,7 @@ class TenantView(BaseModel):
             status=tenant.status,
             plan=tenant.plan,
             region=tenant.region,
-            holds=[HoldView(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.holds],
+            holds=[HoldView(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.all_holds],
             billing=BillingView.of(tenant),
             infrastructure=infrastructure(tenant),
             environment=None if environment is None else EnvironmentView(id=environment, epoch=tenant.epoch),
@@ -258,6 +278,8 @@ class TenantView(BaseModel):
             retain_until=tenant.retain_until,
             offboards_at=tenant.scheduled.at if tenant.scheduled is not None else None,
             legal_holds=list(tenant.legal_holds),
+            waits_for=wait.reason if wait else None,
+            approval=tenant.awaits.id if tenant.awaits else None,
             debt=list(tenant.debt),
             requested_at=tenant.requested_at,
             links=Links(self=f"/v1/tenants/{tenant.id}"),

@@ -7,7 +7,7 @@ from paybill_contracts.billing import EntitlementsSet, SubscriptionPaused, Subsc
 from paybill_contracts.tenant import DebtNoted, EntitlementNoted, Hold, HoldOrigin, OffboardingWithdrawn, SuspensionMode
 
 from paybill_tenant.domain import holds, offboarding
-from paybill_tenant.domain.tenants import LEFT, Status, Tenant, TenantEvent, evolve
+from paybill_tenant.domain.tenants import Status, Tenant, TenantEvent, evolve
 
 PLAN_TIME = timedelta(minutes=5)
 """A plan of the environment that takes longer is overdue."""
@@ -26,7 +26,7 @@ def on_subscription_entitling(tenant: Tenant) -> list[TenantEvent]:
 
     It became active, recovered, or is in its grace period.
     """
-    if tenant.status in LEFT:
+    if tenant.has_left:
         return []
     withdrawn = [OffboardingWithdrawn(tenant_id=tenant.id)] if tenant.scheduled is not None else []
     return [*withdrawn, *holds.lift(tenant, HoldOrigin.BILLING)]

@@ -13,8 +13,12 @@ from paybill_contracts.tenant import (
     TenantReactivated,
     TenantSuspended,
 )
+from paybill_contracts.tenant_lifecycle import QuarantineEnded, TenantQuarantined
 
-from paybill_tenant.domain.tenants import LEFT, LegalHoldError, Status, Tenant, TenantEvent, TenantLeftError
+from paybill_tenant.domain.tenants import LegalHoldError, Status, Tenant, TenantEvent, TenantLeftError
+
+RUNNING = frozenset({Status.ACTIVE, Status.CHANGING, Status.SUSPENDED})
+"""Statuses of tenants with an environment that is ready."""
 
 MAX_HOLDS = 20
 """Maximum number of operators' holds, and of legal holds, of one tenant."""
@@ -22,6 +26,12 @@ MAX_HOLDS = 20
 
 class TooManyHoldsError(ConflictError):
     code = "too_many_holds"
+
+
+class NotRunningError(ConflictError):
+    """The tenant has no environment that is ready, or is quarantined for another reason."""
+
+    code = "tenant_not_running"
 
 
 class NoSuchHoldError(NotFoundError):
@@ -60,7 +70,7 @@ def place_legal_hold(tenant: Tenant, case: str) -> list[TenantEvent]:
 
     Raises TenantLeftError for a tenant without data, TooManyHoldsError.
     """
-    if tenant.status is Status.CANCELLED:
+    if tenant.status in {Status.CANCELLED, Status.PURGED}:
         raise TenantLeftError(f"tenant {tenant.slug} is {tenant.status}; it has no data to keep")
     if case in tenant.legal_holds:
         return []
@@ -89,16 +99,23 @@ def hold(tenant: Tenant, new: Hold) -> list[TenantEvent]:
 
     Ignored for a tenant that is leaving.
     """
-    if new in tenant.holds:
+    if new in tenant.holds or tenant.has_left:
         return []
     others = [held for held in tenant.holds if not _replaces(new, held)]
     holds = tuple(sorted([*others, new], key=lambda held: held.origin))
     match tenant.status:
-        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED | Status.RETURNING:
-            return [HoldsChanged(tenant_id=tenant.id, holds=holds)]
-        case Status.ACTIVE | Status.SUSPENDED:
+        case (
+            Status.REQUESTED
+            | Status.AWAITING_APPROVAL
+            | Status.PROVISIONING
+            | Status.PROVISION_FAILED
+            | Status.RETURNING
+            | Status.QUARANTINED
+        ):
+            return [_changed(tenant, holds)]
+        case Status.ACTIVE | Status.CHANGING | Status.SUSPENDED:
             return [suspended(tenant, holds)]
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
+        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED | Status.PURGING | Status.PURGED:
             return []
         case _:
             assert_never(tenant.status)
@@ -110,17 +127,57 @@ def lift(tenant: Tenant, origin: HoldOrigin, reason: str | None = None) -> list[
     Ignored for a tenant that is leaving.
     """
     holds = tuple(held for held in tenant.holds if held.origin is not origin or reason not in {None, held.reason})
-    if holds == tenant.holds:
+    if holds == tenant.holds or tenant.has_left:
         return []
     match tenant.status:
-        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED | Status.RETURNING:
-            return [HoldsChanged(tenant_id=tenant.id, holds=holds)]
-        case Status.ACTIVE | Status.SUSPENDED:
+        case (
+            Status.REQUESTED
+            | Status.AWAITING_APPROVAL
+            | Status.PROVISIONING
+            | Status.PROVISION_FAILED
+            | Status.RETURNING
+            | Status.QUARANTINED
+        ):
+            return [_changed(tenant, holds)]
+        case Status.ACTIVE | Status.CHANGING | Status.SUSPENDED:
             return [suspended(tenant, holds) if holds else TenantReactivated(tenant_id=tenant.id, lifted=origin)]
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
+        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED | Status.PURGING | Status.PURGED:
             return []
         case _:
             assert_never(tenant.status)
+
+
+def quarantine(tenant: Tenant, reason: str) -> list[TenantEvent]:
+    """Takes all access from a tenant for its security, until the quarantine ends. Holds do not change.
+
+    Raises TenantLeftError, NotRunningError.
+    """
+    _require_customer(tenant)
+    if tenant.quarantine is not None and tenant.quarantine.reason == reason:
+        return []
+    if tenant.status not in RUNNING:
+        raise NotRunningError(
+            f"{tenant.slug} is {tenant.status}; only a tenant that runs is quarantined, suspend another one"
+        )
+    new = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.BLOCKED, reason=reason)
+    return [TenantQuarantined(tenant_id=tenant.id, reason=reason, holds=(*tenant.holds, new))]
+
+
+def end_quarantine(tenant: Tenant) -> list[TenantEvent]:
+    """Ends a quarantine: the tenant is as its holds say. Idempotent. Raises TenantLeftError."""
+    _require_customer(tenant)
+    if tenant.quarantine is None:
+        return []
+    ended = QuarantineEnded(tenant_id=tenant.id)
+    if tenant.holds:
+        return [ended, suspended(tenant, tenant.holds)]
+    return [ended, TenantReactivated(tenant_id=tenant.id, lifted=HoldOrigin.OPERATOR)]
+
+
+def _changed(tenant: Tenant, holds: tuple[Hold, ...]) -> HoldsChanged:
+    """Returns the event of other holds, which never takes away that of a quarantine."""
+    in_force = holds if tenant.quarantine is None else (*holds, tenant.quarantine)
+    return HoldsChanged(tenant_id=tenant.id, holds=in_force)
 
 
 def suspended(tenant: Tenant, holds: tuple[Hold, ...]) -> TenantSuspended:
@@ -135,5 +192,5 @@ def _replaces(new: Hold, held: Hold) -> bool:
 
 
 def _require_customer(tenant: Tenant) -> None:
-    if tenant.status in LEFT:
+    if tenant.has_left:
         raise TenantLeftError(f"tenant {tenant.slug} is {tenant.status}; it can no longer be suspended or resumed")

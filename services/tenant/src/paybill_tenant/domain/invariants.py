@@ -9,7 +9,7 @@ from paybill_contracts.invariants import Difference, Invariant
 from paybill_contracts.tenant import HoldOrigin
 
 from paybill_tenant.domain.incidents import is_known_to_a_person, unowned_leftovers
-from paybill_tenant.domain.tenants import LEFT, Status, Tenant
+from paybill_tenant.domain.tenants import Status, Tenant
 
 TIMER_DELAY = timedelta(minutes=1)
 """A timer that fires later is overdue."""
@@ -85,8 +85,18 @@ def waiting(tenant: Tenant) -> Waiting | None:
     if tenant.scheduled is not None:
         return Waiting("offboarding waits for another subscription", tenant.scheduled.at, TIMER_DELAY)
     match tenant.status:
-        case Status.ACTIVE | Status.RETAINED | Status.CANCELLED:
+        case Status.ACTIVE | Status.RETAINED | Status.CANCELLED | Status.PURGED:
             return None
+        case Status.AWAITING_APPROVAL:
+            return Waiting(f"the approval {tenant.awaits.id}" if tenant.awaits else "an approval")
+        case Status.CHANGING:
+            return Waiting("the plan that changes its environment")
+        case Status.QUARANTINED:
+            return Waiting("an operator to end its quarantine")
+        case Status.PURGING if tenant.legal_holds:
+            return Waiting(f"the end of the legal hold {tenant.legal_holds[0]}")
+        case Status.PURGING:
+            return Waiting("the deletion of everything that exists for it", tenant.expected_by)
         case Status.REQUESTED:
             return _waiting_for_payment(tenant) or Waiting("the plan of the environment", tenant.expected_by)
         case Status.PROVISIONING | Status.RETURNING:
@@ -109,7 +119,7 @@ def _waiting_for_payment(tenant: Tenant) -> Waiting | None:
 
 
 def _is_leaving(tenant: Tenant) -> bool:
-    return tenant.status in LEFT and not _returns(tenant)
+    return tenant.has_left and not _returns(tenant)
 
 
 def _returns(tenant: Tenant) -> bool:

@@ -20,11 +20,10 @@ from paybill_contracts.tenant import (
     TenantRetained,
 )
 
-from paybill_tenant.domain import holds
+from paybill_tenant.domain import holds, purging
 from paybill_tenant.domain.policies import LifecyclePolicy
 from paybill_tenant.domain.tenants import (
     BUILD_TIME,
-    LEFT,
     RetentionUnknownError,
     Status,
     Tenant,
@@ -58,7 +57,7 @@ def on_subscription_ended(
     """
     if fact.others:
         return holds.lift(tenant, HoldOrigin.BILLING)
-    if tenant.status in LEFT or tenant.scheduled is not None:
+    if tenant.has_left or tenant.scheduled is not None:
         return []
     at = now + timedelta(seconds=policy.offboarding_delay_s)
     return [
@@ -70,13 +69,15 @@ def on_subscription_ended(
 
 
 def on_time(tenant: Tenant, now: datetime) -> list[TenantEvent]:
-    """Begins the scheduled offboarding, cancels a sign-up that nobody paid in time, or forgets the contact digest."""
+    """Begins what is due by time: an offboarding, a purge, the end of an unpaid sign-up or of a contact digest."""
     forgotten: list[TenantEvent] = []
     if tenant.contact_until is not None and now >= tenant.contact_until:
         forgotten = [ContactForgotten(tenant_id=tenant.id)]
     at = next_change(tenant)
     if at is None or now < at:
         return forgotten
+    if tenant.status is Status.RETAINED:
+        return [*forgotten, *purging.purge(tenant, now)]
     if tenant.scheduled is not None:
         scheduled = tenant.scheduled
         return [*forgotten, *_offboard(tenant, HoldOrigin.BILLING, scheduled.reason, scheduled.retention_s, now)]
@@ -95,9 +96,11 @@ def on_environment_retained(tenant: Tenant, fact: EnvironmentRetained, now: date
                 raise RetentionUnknownError(f"tenant {tenant.id} is offboarding without a date")
             retained = TenantRetained(tenant_id=tenant.id, retain_until=tenant.retain_until, export=fact.export)
             return [retained, *come_back(tenant, now)]
-        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED | Status.ACTIVE | Status.SUSPENDED:
+        case Status.REQUESTED | Status.AWAITING_APPROVAL | Status.PROVISIONING | Status.PROVISION_FAILED:
             return []
-        case Status.RETAINED | Status.RETURNING | Status.CANCELLED:
+        case Status.ACTIVE | Status.CHANGING | Status.SUSPENDED | Status.QUARANTINED:
+            return []
+        case Status.RETAINED | Status.RETURNING | Status.CANCELLED | Status.PURGING | Status.PURGED:
             return []
         case _:
             assert_never(tenant.status)
@@ -146,18 +149,19 @@ def come_back(tenant: Tenant, now: datetime) -> list[TenantEvent]:
 
 
 def _may_return(tenant: Tenant) -> bool:
-    return tenant.status in LEFT and tenant.left_by is HoldOrigin.BILLING and not tenant.slug_is_free
+    has_data = tenant.status in {Status.OFFBOARDING, Status.RETAINED, Status.CANCELLED}
+    return has_data and tenant.left_by is HoldOrigin.BILLING and not tenant.slug_is_free
 
 
 def _offboard(
     tenant: Tenant, origin: HoldOrigin, reason: str, retention_s: int | None, now: datetime
 ) -> list[TenantEvent]:
     """Starts offboarding, or cancels a tenant that has no environment with data. An unpaid sign-up frees its slug."""
-    if tenant.status in LEFT:
+    if tenant.has_left:
         return []
     holds.require_no_legal_hold(tenant)
     match tenant.status:
-        case Status.REQUESTED | Status.PROVISION_FAILED if tenant.epoch is None:
+        case Status.REQUESTED | Status.AWAITING_APPROVAL | Status.PROVISION_FAILED if tenant.epoch is None:
             had_subscription = tenant.entitlement is not None or tenant.scheduled is not None
             abandoned = origin is HoldOrigin.OPERATOR and not had_subscription
             return [TenantCancelled(tenant_id=tenant.id, origin=origin, reason=reason, is_abandoned=abandoned)]

@@ -1,4 +1,4 @@
-"""A tenant: its state, its request, and how each event changes it. The verbs are in the modules beside this one."""
+"""A tenant: its state, and how each event changes it. The verbs are in the modules beside this one."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -8,9 +8,8 @@ from typing import assert_never
 from paybill_contracts.billing import AccountRegistered
 from paybill_contracts.errors import ConflictError, NotFoundError
 from paybill_contracts.money import Money
-from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
-from paybill_contracts.purchases import PurchaseTerms
+from paybill_contracts.plan_approvals import ApprovalId
 from paybill_contracts.tenant import (
     ContactForgotten,
     DebtNoted,
@@ -31,7 +30,6 @@ from paybill_contracts.tenant import (
     RetentionNoted,
     ReturnRuledOut,
     ReturnStarted,
-    Source,
     TenantActivated,
     TenantCancelled,
     TenantReactivated,
@@ -39,9 +37,18 @@ from paybill_contracts.tenant import (
     TenantRetained,
     TenantSuspended,
 )
+from paybill_contracts.tenant_lifecycle import (
+    ApprovalAwaited,
+    ApprovalSettled,
+    ChangeEnded,
+    ChangeStarted,
+    PurgeStarted,
+    PurgeStopped,
+    QuarantineEnded,
+    TenantPurged,
+    TenantQuarantined,
+)
 from paybill_contracts.values import Count, Digest, EnvironmentId, Key, ProviderId, Slug, TenantId, Text, Timestamp
-
-from paybill_tenant.domain.signup_options import SignupOptions, check_request
 
 TenantEvent = (
     TenantRequested
@@ -66,26 +73,44 @@ TenantEvent = (
     | ReturnStarted
     | ReturnRuledOut
     | TenantCancelled
+    | PurgeStarted
+    | PurgeStopped
+    | TenantPurged
+    | ApprovalAwaited
+    | ApprovalSettled
+    | ChangeStarted
+    | ChangeEnded
+    | TenantQuarantined
+    | QuarantineEnded
 )
 
 
 class Status(StrEnum):
-    """Lifecycle status of a tenant, independent of its subscription (billing) and its placement (provisioner)."""
+    """Lifecycle status of a tenant, independent of its subscription (billing) and its placement (provisioner).
+
+    awaiting_approval: of the plan by which its environment is built or purged. changing: active, while a plan changes
+    its environment. quarantined: without access for its security, whatever its holds are.
+    """
 
     REQUESTED = "requested"
+    AWAITING_APPROVAL = "awaiting_approval"
     PROVISIONING = "provisioning"
     PROVISION_FAILED = "provision_failed"
     ACTIVE = "active"
+    CHANGING = "changing"
     SUSPENDED = "suspended"
+    QUARANTINED = "quarantined"
     OFFBOARDING = "offboarding"
     RETAINED = "retained"
     RETURNING = "returning"
     CANCELLED = "cancelled"
+    PURGING = "purging"
+    PURGED = "purged"
 
 
 BUILD_TIME = timedelta(hours=1)
 """An environment that takes longer to build is overdue."""
-LEFT = frozenset({Status.OFFBOARDING, Status.RETAINED, Status.CANCELLED})
+LEFT = frozenset({Status.OFFBOARDING, Status.RETAINED, Status.CANCELLED, Status.PURGING, Status.PURGED})
 """Statuses of tenants that are leaving or have left."""
 
 
@@ -110,6 +135,15 @@ class ScheduledOffboarding:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitedApproval:
+    """An approval of a plan that the tenant waits for. before: its status until then, and after a rejection."""
+
+    id: ApprovalId
+    plan_hash: Digest
+    before: Status
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """A customer organisation and its lifecycle status.
 
@@ -120,6 +154,7 @@ class Tenant:
     end of a sign-up without a subscription. expected_by: end of what the tenant waits for, later is overdue. due: the
     next change by time alone. contact_digest: equal for tenants of one customer until contact_until. requested_at:
     None when an earlier version recorded the request. incidents: the open ones about the tenant, of all services.
+    awaits: an approval; changed_by: hash of the plan that changes the environment; quarantine: its hold.
     """
 
     id: TenantId
@@ -148,6 +183,19 @@ class Tenant:
     incidents: tuple[OpenIncident, ...] = ()
     requested_at: Timestamp | None = None
     due: Timestamp | None = None
+    awaits: AwaitedApproval | None = None
+    changed_by: Digest | None = None
+    quarantine: Hold | None = None
+
+    @property
+    def has_left(self) -> bool:
+        """True for a tenant that is leaving or has left, also while its purge waits for an approval."""
+        return (self.awaits.before if self.awaits is not None else self.status) in LEFT
+
+    @property
+    def all_holds(self) -> tuple[Hold, ...]:
+        """All holds in force, with that of a quarantine."""
+        return self.holds if self.quarantine is None else (*self.holds, self.quarantine)
 
 
 class TenantNotFoundError(NotFoundError):
@@ -187,61 +235,9 @@ def existing(tenant: Tenant | None, tenant_id: str) -> Tenant:
     return tenant
 
 
-def request(
-    plans: SignupOptions | None,
-    regions: SignupOptions | None,
-    *,
-    tenant_id: str,
-    slug: str,
-    name: str,
-    plan: str,
-    region: str,
-    contact_email: Personal[str],
-    source: Source,
-    payments: SignupOptions | None = None,
-    payment: str | None = None,
-    customer: str | None = None,
-    terms: PurchaseTerms | None = None,
-    valid_until: datetime | None = None,
-    contact_digest: str | None = None,
-    contact_until: datetime | None = None,
-    requested_at: datetime | None = None,
-) -> list[TenantEvent]:
-    """Requests a new tenant. A unique column, not this rule, ensures that the slug is free."""
-    check_request(
-        plans,
-        regions,
-        slug=slug,
-        plan=plan,
-        region=region,
-        payments=payments,
-        payment=payment,
-        customer=customer,
-        terms=terms,
-    )
-    return [
-        TenantRequested(
-            tenant_id=tenant_id,
-            slug=slug,
-            name=name,
-            plan=plan,
-            region=region,
-            contact_email=contact_email,
-            source=source,
-            payment=payment,
-            customer=customer,
-            valid_until=valid_until,
-            contact_digest=contact_digest,
-            contact_until=contact_until,
-            terms=terms,
-            requested_at=requested_at,
-        )
-    ]
-
-
 def on_account_registered(tenant: Tenant, fact: AccountRegistered) -> list[TenantEvent]:
     """Records the retention period of the plan."""
-    if tenant.status in LEFT or tenant.retention_s == fact.retention_s:
+    if tenant.has_left or tenant.retention_s == fact.retention_s:
         return []
     return [RetentionNoted(tenant_id=tenant.id, retention_s=fact.retention_s)]
 
@@ -254,8 +250,10 @@ def evolve(tenant: Tenant | None, event: TenantEvent) -> Tenant:
 
 
 def next_change(tenant: Tenant) -> datetime | None:
-    """Returns the time at which the tenant leaves without another event; a legal hold prevents it."""
-    if tenant.legal_holds or tenant.status in LEFT:
+    """Returns the time at which the tenant leaves or is purged without another event; a legal hold prevents it."""
+    if tenant.status is Status.RETAINED and not tenant.legal_holds:
+        return tenant.retain_until
+    if tenant.legal_holds or tenant.has_left:
         return None
     if tenant.scheduled is not None:
         return tenant.scheduled.at
@@ -283,6 +281,7 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
             return replace(
                 tenant,
                 status=Status.PROVISIONING,
+                awaits=None,
                 environment_id=event.environment_id,
                 failure=None,
                 expected_by=event.expected_by,
@@ -305,11 +304,11 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
                 expected_by=None,
             )
         case TenantSuspended():
-            return replace(tenant, status=Status.SUSPENDED, holds=event.holds)
+            return replace(tenant, status=Status.SUSPENDED, holds=event.holds, changed_by=None)
         case TenantReactivated():
             return replace(tenant, status=Status.ACTIVE, holds=())
         case HoldsChanged():
-            return replace(tenant, holds=event.holds)
+            return replace(tenant, holds=tuple(each for each in event.holds if each != tenant.quarantine))
         case RetentionNoted():
             return replace(tenant, retention_s=event.retention_s)
         case LegalHoldPlaced():
@@ -346,6 +345,9 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
                 scheduled=None,
                 left_by=event.origin,
                 expected_by=event.expected_by,
+                awaits=None,
+                changed_by=None,
+                quarantine=None,
             )
         case TenantRetained():
             return replace(tenant, status=Status.RETAINED, retain_until=event.retain_until, expected_by=None)
@@ -368,6 +370,28 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
                 left_by=event.origin,
                 expected_by=None,
                 slug_is_free=event.is_abandoned,
+                awaits=None,
             )
+        case PurgeStarted():
+            return replace(tenant, status=Status.PURGING, expected_by=event.expected_by)
+        case PurgeStopped():
+            return replace(tenant, status=Status.RETAINED, awaits=None, expected_by=None)
+        case TenantPurged():
+            return replace(tenant, status=Status.PURGED, awaits=None, expected_by=None, slug_is_free=True)
+        case ApprovalAwaited():
+            before = tenant.awaits.before if tenant.awaits is not None else tenant.status
+            awaits = AwaitedApproval(event.approval_id, event.plan_hash, before)
+            return replace(tenant, status=Status.AWAITING_APPROVAL, awaits=awaits)
+        case ApprovalSettled():
+            before = tenant.awaits.before if tenant.awaits is not None else tenant.status
+            return replace(tenant, status=before, awaits=None)
+        case ChangeStarted():
+            return replace(tenant, status=Status.CHANGING, changed_by=event.plan_hash)
+        case ChangeEnded():
+            return replace(tenant, status=Status.ACTIVE, changed_by=None)
+        case TenantQuarantined():
+            return replace(tenant, status=Status.QUARANTINED, quarantine=event.holds[-1], changed_by=None)
+        case QuarantineEnded():
+            return replace(tenant, status=Status.SUSPENDED if tenant.holds else Status.ACTIVE, quarantine=None)
         case _:
             assert_never(event)
