@@ -59,6 +59,10 @@ ENVIRONMENTS = {
                 "paybill_cli.commands.purges:certificate",
                 "Show what a purge deleted, and how its absence was verified.",
             ),
+            "drift": Leaf(
+                "paybill_cli.commands.environment_drift:drift",
+                "Compare environments with what exists, and list the differences.",
+            ),
             "retry": Leaf(
                 "paybill_cli.commands.environments:retry",
                 "Build a failed environment again, by the current blueprint.",

@@ -53,6 +53,7 @@ def settings(harness: DriverHarness, tmp_path: Path) -> dict[str, Any]:
         # The tests of these checks have periods of their own.
         "isolation_every_s": 3600,
         "isolation_trusted_s": 0,
+        "drift_every_s": 604_800,
         "identity_dir": tmp_path / "identities",
         "secrets_dir": tmp_path / "secrets",
     }

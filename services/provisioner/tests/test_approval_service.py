@@ -190,7 +190,7 @@ async def test_the_shipped_policy_is_published_once_and_replaced_by_a_newer_vers
 
     assert (first.event.content.name, first.event.content.version) == ("standard", 1)
     changed = {each["rule"]: each["after"] for each in previewed.json()["differences"]}
-    assert changed == {"cost_limit": "50.00 EUR: approval", "approval_valid_hours": "1"}
+    assert changed == {"cost_limit": "50.00 EUR: approval", "approval_valid_hours": "1", "drift": "report"}
     assert (older.status_code, older.json()["code"]) == (409, "policy_version_conflict")
     assert (invalid.status_code, invalid.json()["code"]) == (422, "invalid_policy")
     assert "p.yaml:10: XYZ is no currency of ISO 4217" in invalid.json()["detail"]

@@ -60,12 +60,16 @@ class StepAction(StrEnum):
 
 
 class Step(Value):
-    """One change of a plan. before: the built resource, None for a new one; after: None for one that is deleted."""
+    """One change of a plan. before: the built resource, None for a new one; after: None for one that is deleted.
+
+    repairs: the resource differs from its record, which stays.
+    """
 
     action: StepAction
     before: Resource | None
     after: Resource | None
     reason: Text | None = None
+    repairs: bool = False
 
     @property
     def address(self) -> str:

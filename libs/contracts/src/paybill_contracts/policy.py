@@ -15,6 +15,14 @@ class Handling(StrEnum):
     OTHER_PERSON = "other_person"
 
 
+class DriftHandling(StrEnum):
+    """Handling of drift. report: it is shown; propose: a plan waits for an approval; repair: a plan is applied."""
+
+    REPORT = "report"
+    PROPOSE = "propose"
+    REPAIR = "repair"
+
+
 class CostLimit(Value):
     """Largest cost of an environment for one month; a plan that raises the cost above it is handled so.
 
@@ -29,6 +37,7 @@ class Policy(Value):
     """A version of the policy. A plan is handled by the strictest of what applies to it.
 
     clean_up: deletions in an environment that was never ready; deletes, replaces, moves_data: of other ones.
+    drift: handling of resources that differ from their record.
     approval_valid_s: time in which a request can be approved, and in which an approval can be used.
     """
 
@@ -42,6 +51,7 @@ class Policy(Value):
     moves_data: Handling
     cost_limit: CostLimit | None = None
     approval_valid_s: Count
+    drift: DriftHandling = DriftHandling.REPORT
 
 
 class PolicyReason(Value):

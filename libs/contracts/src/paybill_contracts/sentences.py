@@ -8,6 +8,7 @@ from typing_extensions import override
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.cells import Breach
+from paybill_contracts.drift import ResourceDifference
 from paybill_contracts.environment_plans import BuiltOutputs
 from paybill_contracts.event import Event
 from paybill_contracts.money import Money
@@ -89,6 +90,9 @@ _SENTENCES = {
     "provisioner.blueprint_published": "blueprint {content.name}@{content.version} published, {content_hash:.14}…",
     "provisioner.credentials_made": "credentials made",
     "provisioner.credentials_requested": "credentials requested: {secrets}",
+    "provisioner.drift_accepted": "accepted by {accepted_by}: {difference} ({reason})",
+    "provisioner.drift_ended": "no longer found: {difference}",
+    "provisioner.drift_found": "{difference}",
     "provisioner.environment_changed": "environment changed in place, {plan_hash:.14}…",
     "provisioner.environment_desired": "{allows_access:entitled|no longer entitled} to {tier} ({preset})",
     "provisioner.environment_failed": "building {address} failed: {reason}",
@@ -199,6 +203,8 @@ def _text(value: Any) -> str:
             return f"{value.key} {_content(value)}"
         case BuiltOutputs():
             return value.address
+        case ResourceDifference():
+            return value.text
         case Breach():
             return f"{value.guarantee} at {value.object}"
         case _:

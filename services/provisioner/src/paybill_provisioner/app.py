@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from fastapi import APIRouter
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import digest
 from paybill_contracts.placement import Isolation
@@ -15,6 +16,7 @@ from paybill_runtime.security.secrets import Secrets
 from paybill_runtime.settings import read_secret
 
 from paybill_provisioner.api import read_state, router
+from paybill_provisioner.checks.drift import DriftChecks
 from paybill_provisioner.checks.isolation import IsolationChecks
 from paybill_provisioner.consumer import HANDLERS
 from paybill_provisioner.domain import blueprints, policy, size_invariant
@@ -76,6 +78,7 @@ async def publish_policy(context: ServiceContext) -> None:
 def service() -> Service:
     """Returns the provisioner service with the local driver."""
     opened: list[LocalDriver] = []
+    drift_checks: dict[int, DriftChecks] = {}
 
     def drivers(settings: Settings, secrets: Secrets) -> Drivers:
         password = read_secret(settings.local_database_password_file)
@@ -87,7 +90,12 @@ def service() -> Service:
     def job_kinds(context: ServiceContext) -> Sequence[Kind]:
         """Returns the kinds of the scheduled checks, with the driver of this process."""
         found: Drivers = {"local": opened[-1]}
-        return [IsolationChecks(context, found).kind()]
+        drift_checks[id(context)] = DriftChecks(context, found)
+        return [IsolationChecks(context, found).kind(), drift_checks[id(context)].kind()]
+
+    def routes(context: ServiceContext) -> APIRouter:
+        """Returns the routes, with the checks of this process; a context without jobs is only documented."""
+        return router(context, drift_checks.get(id(context)) or DriftChecks(context, {}))
 
     @asynccontextmanager
     async def lifespan(_: ServiceContext) -> AsyncIterator[None]:
@@ -104,7 +112,7 @@ def service() -> Service:
         states=STATES,
         subscriptions=HANDLERS,
         jobs=JOBS,
-        router=router,
+        router=routes,
         effects=drivers,
         on_start=(publish_policy, publish_blueprint),
         lifespan=lifespan,

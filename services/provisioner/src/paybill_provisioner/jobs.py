@@ -7,7 +7,7 @@ from functools import partial
 from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.cells import IsolationRestored
 from paybill_contracts.credentials import CredentialsRequested
-from paybill_contracts.environment_plans import EnvironmentPlanned
+from paybill_contracts.environment_plans import EnvironmentChanged, EnvironmentPlanned
 from paybill_contracts.policy import PolicyPublished
 from paybill_contracts.price_book import PriceBookPublished
 from paybill_contracts.provisioner import Access, AccessChangeStarted, RestorationStarted, RetentionStarted
@@ -17,26 +17,29 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
-from paybill_provisioner.domain import access, applying, building, credentials, planning, plans, purging
+from paybill_provisioner.domain import access, applying, building, credentials, drift, planning, plans, purging
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
+from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.environments import PlanMismatchError, existing, id_of
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.price_book import PRICE_BOOK_ID
-from paybill_provisioner.drivers import Driver, Drivers, Site
+from paybill_provisioner.drivers import Driver, Drivers, Scope, Site
 from paybill_provisioner.execution import Execution
 from paybill_provisioner.tables import (
     BLUEPRINTS,
     CELL_KEYS,
     ENVIRONMENTS,
+    INCIDENTS,
     PLAN_RUNS,
     PLANNING_READS,
     PRICE_BOOK,
     cells_in_force,
     plan_inputs,
     record,
+    record_drift,
 )
 
 JOBS = JobRegistry()
@@ -93,6 +96,28 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
             yield _outcome(environment.tenant_id, decision, last=is_complete, ends_plan=is_complete)
     if execution.check_after_s is not None:
         raise RetryAfter(execution.check_after_s, "the provider works on the plan")
+
+
+@JOBS.effect(EnvironmentChanged, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
+async def confirm_repairs(job: Job[EnvironmentChanged], drivers: Drivers) -> AsyncIterator[Outcome]:
+    """Compares an environment whose drift a plan has repaired with what exists now."""
+    environment = await _current(job, job.event.tenant_id)
+    if not any(each.repaired for each in environment.drift) or not drift.is_comparable(environment):
+        return
+    number, observed = environment.tenant_id.removeprefix("ten_"), list[Observed]()
+    async for page in _driver(drivers, environment).observe(Scope(number, f"{number}g")):
+        observed += page
+    found = drift.differences(environment, observed)
+
+    def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+        now = existing(unit.get(ENVIRONMENTS, environment.id), environment.tenant_id)
+        if now.revision == environment.revision:
+            record_drift(unit, environment.id, drift.checked(now, found, at.now), at.now)
+
+    incident = INCIDENTS.key_of(drift.INCIDENT, drift.subject_of(environment.id))
+    yield Outcome(
+        decide, writes=[ENVIRONMENTS.key(environment.id), *CELL_KEYS, incident], reads=PLANNING_READS, last=True
+    )
 
 
 @JOBS.effect(AccessChangeStarted, attempts=UNLIMITED_ATTEMPTS, locks=(ACCESS,), priority=Priority.SECURITY)
@@ -243,6 +268,7 @@ def _compare(unit: UnitOfWork, at: DecisionContext, ids: Sequence[str]) -> None:
 
 async def _current(
     job: Job[EnvironmentPlanned]
+    | Job[EnvironmentChanged]
     | Job[AccessChangeStarted]
     | Job[CredentialsRequested]
     | Job[RetentionStarted]

@@ -20,7 +20,8 @@ class Settings(ServiceSettings):
     local_database_password_file has its password. The role has CREATEDB and CREATEROLE and is no superuser, and no
     tenant may connect to that database. local_dir: parent of tenants' directories and of exports. isolation_every_s:
     period of the isolation checks of all cells. isolation_trusted_s: time in which a new tenant requires no other check
-    of a cell, at most one period; 0 checks for each tenant.
+    of a cell, at most one period; 0 checks for each tenant. drift_every_s: period in which every environment is
+    compared with what exists. drift_calls_per_s: calls that these checks make of each provider in a second.
     """
 
     blueprints_file: Path | None = None
@@ -29,6 +30,8 @@ class Settings(ServiceSettings):
     local_dir: Path
     isolation_every_s: Annotated[float, Field(gt=0, le=86_400)] = 60
     isolation_trusted_s: Annotated[float, Field(ge=0)] = 60
+    drift_every_s: Annotated[float, Field(gt=0, le=604_800)] = 3600
+    drift_calls_per_s: Annotated[float, Field(gt=0, le=1000)] = 20
 
     def policy(self) -> Policy:
         """Returns the policy to publish first: the one in this package."""

@@ -1,6 +1,7 @@
 """Tables of the service: one JSON document a state, with generated columns for queries."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from paybill_contracts.placement import Isolation
 from paybill_runtime.database.tables import NAMING
@@ -11,9 +12,10 @@ from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index, MetaData, text
 from sqlalchemy.orm import registry
 
-from paybill_provisioner.domain import blueprints, cells, environments, estimates, policy, price_book
-from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints
+from paybill_provisioner.domain import blueprints, cells, drift, environments, estimates, planning, policy, price_book
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, require_published
 from paybill_provisioner.domain.cells import SHARED, Cells, opened, place_changes
+from paybill_provisioner.domain.drift_state import DriftEvent
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID, PlanRuns
@@ -127,6 +129,16 @@ BUILT_IN_SHARED = text(
 """Number of the tenants in pools and bridges, for the first cells of an installation that had none; later nothing."""
 
 
+ENVIRONMENT_RANGE = text(
+    'SELECT id FROM environments WHERE id COLLATE "C" >= :after AND id COLLATE "C" < :before '
+    'ORDER BY id COLLATE "C" LIMIT :limit'
+)
+"""Ids of the environments in a range, for checks of a part of the fleet."""
+
+INCIDENT_SUBJECTS = text("SELECT state->>'subject' AS subject FROM incidents WHERE kind = :kind AND status = :status")
+"""Subjects of the incidents of one kind."""
+
+
 def cells_in_force(unit: UnitOfWork) -> CellsInForce:
     """Returns the loaded cells."""
     return {level: unit.get(CELLS, level) for level in SHARED}
@@ -145,6 +157,26 @@ def record(unit: UnitOfWork, environment_id: str, events: Iterable[EnvironmentEv
     unit.record(ENVIRONMENTS, environment_id, events)
     for each in place_changes(before, unit.get(ENVIRONMENTS, environment_id)):
         unit.record(CELLS, each.isolation, [each])
+
+
+def record_drift(unit: UnitOfWork, environment_id: str, events: Sequence[DriftEvent], now: datetime) -> None:
+    """Records drift of an environment, plans it as policy says, and opens or closes its incident.
+
+    The decision writes the incident and the cells, and reads what plans are made from.
+    """
+    record(unit, environment_id, events)
+    environment = unit.get(ENVIRONMENTS, environment_id)
+    if environment is None or not events:
+        return
+    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+    compared = planning.compare(environment, blueprints, cells_in_force(unit), now, plan_inputs(unit))
+    record(unit, environment_id, compared)
+    finding = drift.finding_of(environment)
+    if finding is not None:
+        INCIDENTS.open(unit, finding, now)
+        return
+    subject, reason = drift.subject_of(environment_id), "nothing differs, or all of it is accepted"
+    INCIDENTS.close(unit, drift.INCIDENT, subject, reason, now)
 
 
 def record_cells(unit: UnitOfWork, tenants: Mapping[tuple[Isolation, str], int] | None = None) -> None:

@@ -46,6 +46,9 @@ class Secrets(Protocol):
     async def latest(self, name: str) -> str | None:
         """Returns the reference of the newest version of an own secret; None when there is none."""
 
+    async def names(self, folder: str) -> list[str]:
+        """Returns the names of the own secrets below `folder`, in order."""
+
     async def delete(self, name: str) -> None:
         """Destroys every version of an own secret. Idempotent."""
 
@@ -69,6 +72,10 @@ class FileSecrets:
         """Returns the reference of the newest version of an own secret; None when there is none."""
         versions = await asyncio.to_thread(self._versions, self._folder(self._identity.name, name))
         return self._reference(name, versions[-1]) if versions else None
+
+    async def names(self, folder: str) -> list[str]:
+        """Returns the names of the own secrets below `folder`, in order."""
+        return await asyncio.to_thread(self._names, folder)
 
     async def delete(self, name: str) -> None:
         """Destroys every version of an own secret. Idempotent."""
@@ -141,6 +148,11 @@ class FileSecrets:
         if not folder.is_dir():
             return []
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+    def _names(self, folder: str) -> list[str]:
+        base, found = self._directory / self._identity.name, self._folder(self._identity.name, folder)
+        versions = (path for path in found.rglob("*") if path.name.isdigit() and path.is_file())
+        return sorted({path.parent.relative_to(base).as_posix() for path in versions})
 
     def _last(self, folder: Path) -> int:
         """Returns the highest version ever: a reference in the log must never come to mean another value."""

@@ -55,7 +55,8 @@ def propose(environment: Environment, blueprints: Blueprints, cells: CellsInForc
         judged = verdict(inputs.policy, plan, was_ready=environment.epoch > 0)
         return Proposal(plan, hash_of(plan), judged, transfers_data=False)
     desired = _plannable(environment)
-    plan = plan_of(environment, desired, blueprints, cell_for(environment, desired, blueprints, cells), inputs)
+    cell = cell_for(environment, desired, blueprints, cells)
+    plan = plan_of(environment, desired, blueprints, cell, inputs, by_person=True)
     was_ready = environment.epoch > 0
     judged = verdict(inputs.policy, plan, was_ready=was_ready)
     return Proposal(plan, hash_of(plan), judged, was_ready and transfers_data(plan))

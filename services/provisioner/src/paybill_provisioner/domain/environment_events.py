@@ -1,6 +1,7 @@
 """Events of an environment: the closed union that its state is folded from."""
 
 from paybill_contracts.credentials import CredentialsMade, CredentialsRequested
+from paybill_contracts.drift import EnvironmentDriftAccepted, EnvironmentDriftEnded, EnvironmentDriftFound
 from paybill_contracts.environment_plans import (
     EnvironmentChanged,
     EnvironmentDesired,
@@ -66,6 +67,9 @@ EnvironmentEvent = (
     | DeletionStopped
     | DeletionEnded
     | EnvironmentPurged
+    | EnvironmentDriftFound
+    | EnvironmentDriftEnded
+    | EnvironmentDriftAccepted
 )
 
 KEEP_BASE = (
@@ -85,5 +89,11 @@ KEEP_BASE = (
     CredentialsRequested,
     CredentialsMade,
     DeletionStopped,
+    EnvironmentDriftFound,
+    EnvironmentDriftEnded,
+    EnvironmentDriftAccepted,
 )
-"""Events that change nothing that exists: a plan that was made before them is still right."""
+"""Events that change nothing that is recorded: a plan that was made before them is still right.
+
+Drift supersedes it by the hash of what was observed.
+"""

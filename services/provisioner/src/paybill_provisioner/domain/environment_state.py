@@ -12,6 +12,7 @@ from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.values import Timestamp
 from pydantic import Field
 
+from paybill_provisioner.domain.drift_state import Drift
 from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Purge, Refusal
 from paybill_provisioner.domain.plan_approvals import PlanApproval
 from paybill_provisioner.domain.sizes import PendingChange, Size
@@ -55,6 +56,7 @@ class Environment:
     by which the last complete plan was made; planned_at: time of the plan. approval: the last one of a plan.
     credentials: references of secrets that were made on demand, by address; requested_credentials: to be made.
     purge: its deletion, once that has begun.
+    drift: differences that checks found; repaired: addresses that the plan has repaired.
     """
 
     id: str
@@ -87,6 +89,8 @@ class Environment:
     credentials: Mapping[str, str] = field(default_factory=dict)
     requested_credentials: tuple[str, ...] = ()
     purge: Purge | None = None
+    drift: tuple[Drift, ...] = ()
+    repaired: tuple[str, ...] = ()
 
     @property
     def planned_size(self) -> Size | None:
@@ -119,9 +123,10 @@ class Environment:
 
     @property
     def observed_hash(self) -> str:
-        """Hash of the existing resources and their outputs, as the drivers reported them."""
+        """Hash of the existing resources, their outputs and their drift, as the drivers reported them."""
         found = [[each.resource.model_dump(mode="json"), each.outputs] for each in self.built]
-        return digest([found, [each.model_dump(mode="json") for each in self.replaced]])
+        drift = [each.difference.model_dump(mode="json") for each in self.drift if each.accepted is None]
+        return digest([found, [each.model_dump(mode="json") for each in self.replaced], *([drift] if drift else [])])
 
     @property
     def cells(self) -> frozenset[tuple[Isolation, int]]:
@@ -157,6 +162,6 @@ class Environment:
             if (
                 step.before in existing_resources
                 if step.action is StepAction.DELETE
-                else built.get(step.address) != step.after
+                else built.get(step.address) != step.after or (step.repairs and step.address not in self.repaired)
             )
         )

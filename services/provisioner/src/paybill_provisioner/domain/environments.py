@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from paybill_contracts.credentials import CredentialsMade, CredentialsRequested
+from paybill_contracts.drift import EnvironmentDriftAccepted, EnvironmentDriftEnded, EnvironmentDriftFound
 from paybill_contracts.environment_plans import (
     EnvironmentChanged,
     EnvironmentDesired,
@@ -44,7 +45,7 @@ from paybill_contracts.provisioner import (
 from paybill_contracts.purges import DeletionEnded, DeletionStarted, DeletionStopped, EnvironmentPurged
 from paybill_contracts.tenant import TenantRequested
 
-from paybill_provisioner.domain import plan_approvals
+from paybill_provisioner.domain import drift_state, plan_approvals
 from paybill_provisioner.domain.environment_events import KEEP_BASE, EnvironmentEvent
 from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Purge, Refusal
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status
@@ -199,6 +200,8 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
         case EnvironmentPurged():
             purge = replace(_purge(environment), certificate=event.certificate)
             return replace(environment, status=Status.PURGED, purge=purge, export=None, connections=(), failure=None)
+        case EnvironmentDriftFound() | EnvironmentDriftEnded() | EnvironmentDriftAccepted():
+            return replace(environment, drift=drift_state.evolve(environment.drift, event))
         case _:
             assert_never(event)
 
@@ -257,6 +260,7 @@ def _with_plan(environment: Environment, event: EnvironmentPlanned) -> Environme
         refusal=None,
         failure=None,
         pending=None,
+        repaired=(),
     )
 
 
@@ -275,8 +279,12 @@ def _with_built(environment: Environment, event: ResourceBuilt) -> Environment:
             replaced.append(before.resource)
         built[done.address] = BuiltResource(resource=after, outputs=done.outputs)
     ended = {each.address for each in event.resources}
+    repaired = {step.address for step in steps if step.repairs and step.address in ended}
     return replace(
         environment,
+        repaired=tuple(sorted({*environment.repaired, *repaired})),
+        drift=drift_state.repaired(environment.drift, repaired),
+        credentials={key: each for key, each in environment.credentials.items() if key not in repaired},
         built=tuple(built.values()),
         replaced=tuple(replaced),
         intended=tuple(each for each in environment.intended if each not in ended),

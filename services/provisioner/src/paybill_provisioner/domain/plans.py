@@ -12,6 +12,7 @@ from paybill_definitions.resources import ResourceError, Values, render
 
 from paybill_provisioner.domain.blueprints import Blueprints, UnknownRegionError, UnknownTierError, definition_of
 from paybill_provisioner.domain.cells import Cells, RegionFullError, emptiest
+from paybill_provisioner.domain.drift import repairs_of
 from paybill_provisioner.domain.environment_state import Desired, Environment
 from paybill_provisioner.domain.environments import PlanMismatchError
 from paybill_provisioner.domain.estimates import estimates
@@ -73,9 +74,12 @@ def plan_of(
     blueprints: Blueprints,
     cell: int | None,
     inputs: PlanInputs = NO_INPUTS,
+    *,
+    by_person: bool = False,
 ) -> Plan:
     """Returns the plan from the existing resources to those of `desired`, in the cell with this number.
 
+    by_person: it repairs drift whatever policy says.
     Raises UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError.
     """
     size = desired.size
@@ -83,7 +87,9 @@ def plan_of(
     cells = {tier.layers.data: cell} if cell is not None else {}
     values = Values(environment.tenant_id, environment.slug, environment.region, desired.limits, cells)
     built = [each.resource for each in environment.built]
-    steps = diff(render(blueprint.content, tier, values), built, environment.replaced)
+    repairs = repairs_of(environment, None if by_person else inputs.policy.drift)
+    target = render(blueprint.content, tier, values)
+    steps = diff(target, built, environment.replaced, missing=repairs.missing, changed=repairs.changed)
     book = inputs.price_book
     return Plan(
         environment_id=environment.id,

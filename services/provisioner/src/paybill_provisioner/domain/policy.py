@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from paybill_contracts.environment_plans import Plan, Step, StepAction
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
-from paybill_contracts.policy import CostLimit, Handling, Policy, PolicyPublished, PolicyReason
+from paybill_contracts.policy import CostLimit, DriftHandling, Handling, Policy, PolicyPublished, PolicyReason
 from paybill_definitions.policy_rules import PolicyDiagnostic, errors
 
 from paybill_provisioner.domain.blueprints import MAX_EARLIER, EarlierVersion
@@ -135,6 +135,14 @@ def _found(policy: Policy, plan: Plan, *, was_ready: bool) -> Iterator[tuple[Han
         if steps:
             names = ", ".join(sorted({step.address for step in steps}))
             yield handling, PolicyReason(rule=rule, text=f"the plan {verb} {names}"[:500])
+    repairs = [step for step in plan.steps if step.repairs]
+    if repairs:
+        names = ", ".join(sorted({step.address for step in repairs}))
+        # What is created again is empty: a person has to know where the data is.
+        lost = any(step.action is StepAction.CREATE and step.resource.kind in DATA_KINDS for step in repairs)
+        unattended = policy.drift is DriftHandling.REPAIR and not lost
+        handling = Handling.UNATTENDED if unattended else Handling.APPROVAL
+        yield handling, PolicyReason(rule="drift", text=f"the plan repairs {names}"[:500])
     if policy.cost_limit is not None and (text := over(policy.cost_limit, plan)):
         yield policy.cost_limit.handling, PolicyReason(rule="cost_limit", text=text[:500])
 

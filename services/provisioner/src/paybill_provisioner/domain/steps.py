@@ -1,6 +1,6 @@
 """Steps from the built resources of an environment to the desired ones. Pure; equal inputs give equal steps."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from paybill_contracts.environment_plans import Resource, Step, StepAction
@@ -24,10 +24,18 @@ class ChangeRefusedError(DomainError):
     code = "change_refused"
 
 
-def diff(target: Iterable[Resource], built: Iterable[Resource], replaced: Iterable[Resource] = ()) -> tuple[Step, ...]:
+def diff(
+    target: Iterable[Resource],
+    built: Iterable[Resource],
+    replaced: Iterable[Resource] = (),
+    *,
+    missing: Collection[str] = (),
+    changed: Collection[str] = (),
+) -> tuple[Step, ...]:
     """Returns the steps from `built` to `target`, each after those that it needs.
 
     replaced: resources that exist, and that others replaced in earlier plans; they are deleted unless desired again.
+    missing, changed: addresses of built resources that were found missing or changed, and are repaired.
     Another identity, such as another database, is a replacement: the old resource is deleted by a step of its own.
     Deletions come last, in the reverse order of creation. Raises BrokenGraphError, ChangeRefusedError.
     """
@@ -35,8 +43,17 @@ def diff(target: Iterable[Resource], built: Iterable[Resource], replaced: Iterab
     steps: list[Step] = []
     new: set[str] = set()
     secrets: set[str] = set()
+    repaired: set[str] = set()
     for resource in ordered(after.values()):
-        step = _step(before.get(resource.address), resource, new, secrets)
+        old = before.get(resource.address)
+        if old is not None and is_same(old, resource) and resource.address in missing:
+            steps.append(Step(action=StepAction.CREATE, before=None, after=_at_once(resource), repairs=True))
+            repaired.add(resource.address)
+            continue
+        step = _step(old, resource, new, secrets)
+        if step is None and (resource.address in changed or repaired.intersection(resource.needs)):
+            steps.append(Step(action=StepAction.UPDATE, before=old, after=resource, repairs=True))
+            continue
         if step is None:
             continue
         steps.append(step)
@@ -85,6 +102,13 @@ def _step(before: Resource | None, after: Resource, replaced: set[str], secrets:
     if _is_as_desired(before, after) and not (replaced | secrets).intersection(after.needs):
         return None
     return Step(action=StepAction.UPDATE, before=before, after=after)
+
+
+def _at_once(resource: Resource) -> Resource:
+    """Returns the resource; a secret that was made on demand is made again, with another value."""
+    if not isinstance(resource.attributes, Secret):
+        return resource
+    return resource.model_copy(update={"attributes": resource.attributes.model_copy(update={"on_demand": False})})
 
 
 def _is_as_desired(before: Resource, after: Resource) -> bool:

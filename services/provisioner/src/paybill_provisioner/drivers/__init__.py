@@ -1,6 +1,6 @@
 """Port of the drivers that build the resources of environments on a cloud."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -9,6 +9,7 @@ from paybill_contracts.environment_plans import Resource
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export
 
+from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_state import Environment
 
 Outputs: TypeAlias = Mapping[str, str]
@@ -46,6 +47,18 @@ class Site:
     access: Access
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Tenants whose resources are observed: those with a number from `after` on and below `before`."""
+
+    after: str
+    before: str
+
+    def includes(self, tenant_id: str) -> bool:
+        """Returns whether a tenant is in the scope."""
+        return self.after <= tenant_id.removeprefix("ten_") < self.before
+
+
 class Driver(Protocol):
     """Finds, creates, changes and deletes the resources of one cloud.
 
@@ -74,6 +87,15 @@ class Driver(Protocol):
 
     async def poll(self, reference: str) -> Result:
         """Checks a pending operation."""
+
+    def observe(self, scope: Scope) -> AsyncIterator[Sequence[Observed]]:
+        """Yields all resources that carry our tags, in pages: those of the tenants in `scope`, and shared ones.
+
+        Each page is a call that counts against the budget of the provider.
+        """
+
+    async def check(self) -> str | None:
+        """Returns why the driver cannot work, such as a missing right; None when it can. Raises RetryAfter."""
 
     async def set_access(self, environment: Environment, access: Access) -> None:
         """Returns when `access` is in effect for every login of the tenant, for open sessions, too."""

@@ -1,7 +1,8 @@
 """Driver for this machine: PostgreSQL for rows, directories for files, and the secrets port for passwords."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from paybill_contracts.provisioner import Access, Export
 from paybill_runtime.jobs.effects import Refused
 from paybill_runtime.security.secrets import Secrets
 
+from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_state import Environment
-from paybill_provisioner.drivers import Done, Outputs, Result, Site, directories
+from paybill_provisioner.drivers import Done, Outputs, Result, Scope, Site, directories
 from paybill_provisioner.drivers.databases import TenantDatabases, set_password
 from paybill_provisioner.drivers.exports import ExportFile, no_rows, remove_export, rows_of
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
+from paybill_provisioner.drivers.observation import observe_files, observe_server, problem_of
 from paybill_provisioner.drivers.scram import Credentials, CredentialsFactory
 from paybill_provisioner.drivers.server import TenantServer, as_role
 
@@ -25,6 +28,7 @@ SECRET_GRANTEES = ("operator",)
 """Services other than the provisioner that may read a tenant's password."""
 
 TENANTS = "tenants"
+SECRETS = "environments"
 
 
 class LocalDriver:
@@ -146,6 +150,22 @@ class LocalDriver:
             schema = environment.resources[role.in_schema]
             await self._databases.set_access(DatabaseNamespace.of(schema), role.name, access)
 
+    async def observe(self, scope: Scope) -> AsyncIterator[Sequence[Observed]]:
+        """Yields what carries the names of tenants: logins, databases, schemas, directories and secrets."""
+        async with aclosing(observe_server(self._server, scope)) as pages:
+            async for page in pages:
+                yield page
+        yield await asyncio.to_thread(observe_files, self._directory / TENANTS, scope)
+        names = await self._secrets.names(SECRETS)
+        yield [each for each in map(_secret, names) if each.tenant_id is not None and scope.includes(each.tenant_id)]
+
+    async def check(self) -> str | None:
+        """Returns why the driver cannot work: a right that its role lacks, or a directory that cannot be written."""
+        await asyncio.to_thread(directories.make_private, self._directory, TENANTS)
+        if not os.access(self._directory / TENANTS, os.W_OK):
+            return f"{self._directory} cannot be written"
+        return await problem_of(self._server)
+
     async def breaches(self, isolation: Isolation, database: str) -> Sequence[Breach]:
         """Returns the guarantees of isolation that do not hold in a shared database."""
         return await self._databases.breaches(isolation, database)
@@ -234,6 +254,11 @@ def _names_of_logins(site: Site) -> frozenset[str]:
     number = site.environment.tenant_id.removeprefix("ten_")
     names = (each.attributes.name for each in site.resources.values() if isinstance(each.attributes, Role))
     return frozenset({f"t_{number}", *names})
+
+
+def _secret(name: str) -> Observed:
+    """Returns a secret: its name is `environments/<number>/<name>`."""
+    return Observed("secret", name, f"ten_{name.split('/')[1]}")
 
 
 def _unsupported(resource: Resource) -> Refused:
