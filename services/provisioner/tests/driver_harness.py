@@ -19,6 +19,7 @@ from paybill_provisioner.domain import building, environments, planning
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status
 from paybill_provisioner.domain.environments import evolve
 from paybill_provisioner.domain.sizes import Size
+from paybill_provisioner.drivers import Site
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
 from paybill_provisioner.execution import Execution
@@ -179,6 +180,11 @@ class DriverHarness:
             return [tuple(row) for row in await connection.fetch(statement, *values)]
         finally:
             await connection.close()
+
+    async def delete(self, environment: Environment, address: str, driver: LocalDriver | None = None) -> None:
+        """Deletes one resource of the environment."""
+        site = Site(environment, environment.resources, environment.outputs, environment.access)
+        await (driver or self.driver).delete(environment.resources[address], site)
 
     async def as_driver(self, database: str, statement: str) -> list[Any]:
         """Runs one statement as the driver's role, which owns tenants' databases."""

@@ -32,7 +32,7 @@ async def test_groups_are_safe_because_set_role_is_denied(harness, group) -> Non
     async with harness.connect(pair.tenant) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f'SET ROLE "{database}_{group}"')
-        await harness.as_driver(database, f'GRANT "{database}_{group}" TO "{pair.tenant_role}" WITH SET TRUE')
+        await harness.as_superuser(database, f'GRANT "{database}_{group}" TO "{pair.tenant_role}" WITH SET TRUE')
         await connection.execute(f'SET ROLE "{database}_{group}"')
 
 

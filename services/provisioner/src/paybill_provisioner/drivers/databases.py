@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Hashable
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
 from paybill_contracts.cells import Breach
@@ -14,8 +15,9 @@ from paybill_runtime.jobs.effects import Refused
 
 from paybill_provisioner.drivers import isolation as isolation_checks
 from paybill_provisioner.drivers import namespaces
-from paybill_provisioner.drivers.inspection import Tables, has_role, is_ready, login_of, tables_of
+from paybill_provisioner.drivers.inspection import Login, Tables, has_role, is_ready, tables_of
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
+from paybill_provisioner.drivers.roles import TenantRoles
 from paybill_provisioner.drivers.server import DATABASE_MISSING, Connection, TenantServer, as_role
 
 _TERMINATE_ATTEMPTS = 50
@@ -39,6 +41,7 @@ class TenantDatabases:
 
     def __init__(self, server: TenantServer, trusted_s: float = 0.0) -> None:
         self._server = server
+        self._roles = TenantRoles(server)
         self._trusted_s = trusted_s
         self._checked: dict[str, dict[Hashable, float]] = {}
 
@@ -80,10 +83,8 @@ class TenantDatabases:
         """Creates the database with its groups, closed to PUBLIC. Existing parts stay."""
         name, isolation = resource.attributes.name, resource.isolation
         shared = isolation is not Isolation.SILO
+        await self._roles.ensure_groups(namespaces.groups(isolation, name))
         async with self._server.exclusive(name) as connection:
-            for group in namespaces.groups(isolation, name):
-                if not await has_role(connection, group):
-                    await connection.execute(namespaces.create_group(group))
             if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
                 await connection.execute(namespaces.create_database(name))
             await connection.execute(namespaces.close_to_public(name))
@@ -143,40 +144,43 @@ class TenantDatabases:
             return await tables_of(connection, namespace)
 
     async def delete_tables(self, namespace: DatabaseNamespace, role: str) -> None:
-        """Deletes the tenant's rows in a pool, and elsewhere its schema; the login loses its rights there."""
-        try:
-            async with self._server.connection(namespace.database, pooled=False) as connection:
-                await self._delete_tables(connection, namespace, role)
-        except DATABASE_MISSING:
-            return
-
-    async def _delete_tables(self, connection: Connection, namespace: DatabaseNamespace, role: str) -> None:
-        if namespace.isolation is not Isolation.POOL:
-            await connection.execute(namespaces.drop_schema(namespace))
-        exists = await has_role(connection, role)
-        if namespace.isolation is Isolation.POOL:
-            tables = (await tables_of(connection, namespace)).columns
-            async with connection.transaction():
-                await connection.execute(namespaces.delete_rows(namespace, role, tables, exists=exists))
-        elif namespace.shared and exists:
-            await connection.execute(namespaces.leave_groups(namespace, role))
+        """Deletes the tenant's rows in a pool, and elsewhere its schema; the login loses its memberships there."""
+        with suppress(*DATABASE_MISSING):
+            if namespace.isolation is Isolation.POOL:
+                async with self._row_deleter(namespace, role) as (connection, tables):
+                    await connection.execute(namespaces.delete_rows(namespace, tables))
+            else:
+                async with self._server.connection(namespace.database, pooled=False) as connection:
+                    await connection.execute(namespaces.drop_schema(namespace))
+        if namespace.shared and (login := await self._roles.login(role)):
+            await self._roles.change(role, login, leave=namespaces.groups(namespace.isolation, namespace.database))
 
     async def has_rows(self, namespace: DatabaseNamespace, role: str) -> bool:
         """Returns True when the tables of a pool show a row to this role, which may be deleted already."""
         try:
-            async with self._server.connection(namespace.database, pooled=False) as connection:
-                tables = (await tables_of(connection, namespace)).columns
-                exists = await has_role(connection, role)
-                transaction = connection.transaction()
-                await transaction.start()
-                try:
-                    await connection.execute(namespaces.become(namespace, role, exists=exists))
-                    found = [bool(await connection.fetchval(namespaces.has_rows(namespace, each))) for each in tables]
-                finally:
-                    await transaction.rollback()
+            async with self._row_deleter(namespace, role) as (connection, tables):
+                found = [bool(await connection.fetchval(namespaces.has_rows(namespace, each))) for each in tables]
         except DATABASE_MISSING:
             return False
         return any(found)
+
+    @asynccontextmanager
+    async def _row_deleter(
+        self, namespace: DatabaseNamespace, role: str
+    ) -> AsyncIterator[tuple[Connection, list[str]]]:
+        """Provides a transaction as a role that sees the rows of a login, and the tables; the role exists meanwhile."""
+        deleter = namespaces.row_deleter(role)
+        async with self._server.connection(namespace.database, pooled=False) as connection:
+            tables = list((await tables_of(connection, namespace)).columns)
+            groups = namespaces.groups(namespace.isolation, namespace.database)
+            login = await self._roles.login(deleter)
+            login = await self._roles.change(deleter, login, "NOLOGIN NOINHERIT", join=groups)
+            try:
+                async with self._roles.member(deleter, login, "INHERIT FALSE, SET TRUE"), connection.transaction():
+                    await connection.execute(namespaces.become(deleter))
+                    yield connection, tables
+            finally:
+                await self._roles.drop(deleter, login)
 
     async def has_schema(self, namespace: DatabaseNamespace) -> bool:
         """Returns True when the tenant's own schema exists."""
@@ -201,61 +205,83 @@ class TenantDatabases:
 
         One that has a privileged attribute is dropped first: only a role that has the attribute itself could remove it.
         """
-        async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
-            login = await login_of(connection, role.name, namespaces.groups(namespace.isolation, namespace.database))
-            if login is not None and login.superuser:
-                raise Refused(f"{role.name} is a superuser; as another one, ALTER ROLE {role.name} NOSUPERUSER")
-            if login is not None and login.privileged:
-                await self._delete_role(connection, role.name)
-                login = None
-            exists = login is not None
-            await connection.execute(namespaces.create_role(namespace, role, access, exists=exists, verifier=verifier))
+        login = await self._roles.login(role.name, namespaces.groups(namespace.isolation, namespace.database))
+        if login is not None and login.superuser:
+            raise Refused(f"{role.name} is a superuser; as another one, ALTER ROLE {role.name} NOSUPERUSER")
+        if login is not None and login.privileged:
+            await self._delete_role(namespace, role.name, login)
+            login = None
+        join, leave = namespaces.memberships(namespace, access)
+        attributes = namespaces.role_attributes(role, access, verifier)
+        await self._roles.change(role.name, login, attributes, join, leave if login else ())
+        await self._grant(namespace, role.name, access)
+
+    async def _grant(self, namespace: DatabaseNamespace, role: str, access: Access) -> None:
+        if statements := namespaces.privileges(namespace, role, access):
+            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+                await connection.execute(statements)
+
+    async def set_password(self, role: str, verifier: str) -> None:
+        """Sets the password of a login by its verifier. Raises Refused when there is no such login."""
+        login = await self._roles.login(role)
+        if login is None:
+            raise Refused(f"the login {role} does not exist; retry the environment, then request the credentials")
+        await self._roles.change(role, login, namespaces.password_attribute(verifier))
 
     async def delete_role(self, namespace: DatabaseNamespace, role: str) -> None:
         """Ends the login's sessions and drops it."""
-        try:
-            async with self._server.connection(namespace.database, pooled=False) as connection:
-                if await has_role(connection, role):
-                    await self._delete_role(connection, role)
-        except DATABASE_MISSING:
-            async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
-                if await has_role(connection, role):
-                    await connection.execute(namespaces.drop_role(role))
+        if login := await self._roles.login(role):
+            await self._delete_role(namespace, role, login)
 
-    async def _delete_role(self, connection: Connection, role: str) -> None:
-        await connection.execute(namespaces.close_login(role))
-        await self._terminate_sessions(role, await connection.fetchval("SELECT clock_timestamp()"))
-        await connection.execute(namespaces.drop_role(role))
+    async def _delete_role(self, namespace: DatabaseNamespace, role: str, login: Login) -> None:
+        login = await self._roles.change(role, login, namespaces.login_attribute(Access.CLOSED))
+        await self._terminate_sessions(role, login)
+        async with self._roles.member(role, login, "INHERIT TRUE, SET FALSE"):
+            # A database that does not exist has nothing of it.
+            with suppress(*DATABASE_MISSING):
+                async with self._server.connection(namespace.database, pooled=False) as connection:
+                    await connection.execute(namespaces.drop_owned(role))
+        await self._roles.drop(role, login)
 
     async def set_access(self, namespace: DatabaseNamespace, role: str, access: Access) -> None:
         """Changes the privileges first, then terminates sessions that began with the previous ones."""
-        try:
-            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
-                if not await has_role(connection, role):
-                    return
-                await connection.execute(namespaces.set_access(namespace, role, access))
-                since: datetime = await connection.fetchval("SELECT clock_timestamp()")
-        except DATABASE_MISSING:
+        login = await self._roles.login(role)
+        if login is None:
             return
+        join, leave = namespaces.memberships(namespace, access)
+        login = await self._roles.change(role, login, namespaces.login_attribute(access), join, leave)
+        # A database that does not exist has no privileges.
+        with suppress(*DATABASE_MISSING):
+            await self._grant(namespace, role, access)
         if access is not Access.OPEN:
-            await self._terminate_sessions(role, since)
+            await self._terminate_sessions(role, login)
 
-    async def _terminate_sessions(self, role: str, since: datetime) -> None:
-        """Terminates sessions that began before `since`, until two rounds find none: a new session appears late."""
-        async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
+    @asynccontextmanager
+    async def as_tenant(self, namespace: DatabaseNamespace, role: str) -> AsyncIterator[Connection | None]:
+        """Provides a connection as the login, in a transaction that is rolled back; None without such a login."""
+        login = await self._roles.login(role)
+        if login is None:
+            yield None
+            return
+        login = await self._roles.change(role, login)
+        async with (
+            self._roles.member(role, login, "INHERIT FALSE, SET TRUE"),
+            self._server.connection(namespace.database, pooled=False) as connection,
+            as_role(connection, role),
+        ):
+            yield connection
+
+    async def _terminate_sessions(self, role: str, login: Login) -> None:
+        """Terminates sessions that began before now, until two rounds find none: a new session appears late."""
+        membership = self._roles.membership(role, login, "INHERIT FALSE, SET TRUE")
+        async with self._roles.connection() as connection:
+            since: datetime = await connection.fetchval("SELECT clock_timestamp()")
             idle_rounds = 0
             for _ in range(_TERMINATE_ATTEMPTS):
-                async with as_role(connection, role):
+                async with as_role(connection, role, membership):
                     ended = await connection.fetchval(_TERMINATE_SESSIONS, role, since, _TERMINATE_TIMEOUT_MS)
                 idle_rounds = 0 if ended else idle_rounds + 1
                 if idle_rounds > 1:
                     return
                 await asyncio.sleep(_TERMINATE_INTERVAL_S)
         raise TimeoutError(f"sessions of {role} do not end; see pg_stat_activity")
-
-
-async def set_password(connection: Connection, role: str, verifier: str) -> None:
-    """Sets the password of a login by its verifier. Raises Refused when there is no such login."""
-    if not await has_role(connection, role):
-        raise Refused(f"the login {role} does not exist; retry the environment, then request the credentials")
-    await connection.execute(namespaces.set_password(role, verifier))

@@ -76,7 +76,8 @@ FROM (
 WHERE a.grantee <> owner OR owner <> (SELECT datdba FROM pg_database WHERE datname = current_database())
 """  # noqa: S608  # constants
 
-# Logins of tenants are the members of the group, at any depth. The driver is a member that cannot use it.
+# Logins of tenants are the members of the group, at any depth. The driver, its granter and its creators of logins are
+# members that cannot use it.
 LOGINS = """
 WITH RECURSIVE members (oid) AS (
     SELECT m.member FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid WHERE g.rolname = $1
@@ -89,7 +90,8 @@ SELECT r.rolname::text AS name, r.rolsuper AS superuser, r.rolbypassrls AS bypas
              WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)
              ORDER BY 1) AS memberships
 FROM members JOIN pg_roles AS r USING (oid)
-WHERE r.rolname <> current_user AND (
+WHERE r.rolname NOT IN (current_user, current_user || '_granter')
+AND NOT starts_with(r.rolname::text, current_user || '_creator_') AND (
     r.rolsuper OR r.rolbypassrls OR r.rolreplication OR r.rolcreaterole OR r.rolcreatedb OR EXISTS (
         SELECT FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
         WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)))

@@ -17,12 +17,12 @@ from paybill_runtime.security.secrets import Secrets
 from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.drivers import Done, Outputs, Result, Scope, Site, directories
-from paybill_provisioner.drivers.databases import TenantDatabases, set_password
+from paybill_provisioner.drivers.databases import TenantDatabases
 from paybill_provisioner.drivers.exports import ExportFile, no_rows, remove_export, rows_of
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
 from paybill_provisioner.drivers.observation import observe_files, observe_server, problem_of
 from paybill_provisioner.drivers.scram import Credentials, CredentialsFactory
-from paybill_provisioner.drivers.server import TenantServer, as_role
+from paybill_provisioner.drivers.server import TenantServer
 
 SECRET_GRANTEES = ("operator",)
 """Services other than the provisioner that may read a tenant's password."""
@@ -176,12 +176,12 @@ class LocalDriver:
         The lock covers both, so that two calls at the same time leave the stored password at the login.
         """
         resources, made = environment.resources, {}
-        async with self._server.exclusive(environment.id) as connection:
+        async with self._server.exclusive(environment.id):
             for address in sorted(secrets):
                 made[address] = await self._create_secret(resources[address].attributes.name)
             for role in _logins(environment):
                 if role.secret in made:
-                    await set_password(connection, role.name, await self._verifier(made[role.secret]))
+                    await self._databases.set_password(role.name, await self._verifier(made[role.secret]))
         return made
 
     async def export(self, environment: Environment) -> Export:
@@ -189,14 +189,10 @@ class LocalDriver:
         file = ExportFile(self._directory, environment.id)
         for role in _logins(environment):
             namespace = DatabaseNamespace.of(environment.resources[role.in_schema])
-            if not await self._databases.has_role(role.name):
-                continue
-            async with (
-                self._server.connection(namespace.database, pooled=False) as connection,
-                as_role(connection, role.name),
-                aclosing(rows_of(connection, namespace)) as rows,
-            ):
-                return await file.write(rows)
+            async with self._databases.as_tenant(namespace, role.name) as connection:
+                if connection is not None:
+                    async with aclosing(rows_of(connection, namespace)) as rows:
+                        return await file.write(rows)
         return await file.write(no_rows())
 
     async def delete_export(self, export: Export) -> str:

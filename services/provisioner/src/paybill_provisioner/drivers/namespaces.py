@@ -200,78 +200,68 @@ def _column(name: str, type_: str) -> str:
     return f"{ident(name)} {type_}"
 
 
-def create_role(namespace: DatabaseNamespace, role: Role, access: Access, *, exists: bool, verifier: str | None) -> str:
-    """Creates or alters a login with the privileges of `access`, in few statements: each takes a millisecond.
-
-    verifier: of its password; None keeps the one that it has, and a login without one cannot log in. A membership is
-    inherited but not usable with SET ROLE: the current user stays the tenant.
-    """
-    name, can_write = ident(role.name), access is Access.OPEN
-    verb, limit = "ALTER" if exists else "CREATE", f"CONNECTION LIMIT {role.connection_limit:d}"
+def role_attributes(role: Role, access: Access, verifier: str | None) -> str:
+    """Returns the attributes of a login. verifier: of its password; None keeps the one that it has."""
     password = f" PASSWORD {literal(verifier)}" if verifier is not None else ""
-    parts = [f"{verb} ROLE {name} NOINHERIT {_login(access)} {limit}{password}"]
+    return f"NOINHERIT {login_attribute(access)} CONNECTION LIMIT {role.connection_limit:d}{password}"
+
+
+def password_attribute(verifier: str) -> str:
+    """Returns the attribute that changes the password alone."""
+    return f"PASSWORD {literal(verifier)}"
+
+
+def login_attribute(access: Access) -> str:
+    """Returns the attribute that opens or closes a login."""
+    return "NOLOGIN" if access is Access.CLOSED else "LOGIN"
+
+
+def memberships(namespace: DatabaseNamespace, access: Access) -> tuple[list[str], list[str]]:
+    """Returns the groups that a login with this access is in, and those that it is not in."""
+    every = groups(namespace.isolation, namespace.database)
+    if access is Access.OPEN:
+        return list(every), []
+    return list(every[:1]), list(every[1:])
+
+
+def privileges(namespace: DatabaseNamespace, role: str, access: Access) -> str:
+    """Returns the statements for the privileges of a login on its own schema; empty in a pool, which has groups.
+
+    Write privileges are revoked, because a tenant could change the setting default_transaction_read_only.
+    """
     if namespace.isolation is Isolation.POOL:
-        groups = [namespace.connect_group, namespace.write_group] if can_write else [namespace.connect_group]
-        parts.append(f"GRANT {', '.join(map(ident, groups))} TO {name} WITH INHERIT TRUE, SET FALSE")
-    else:
-        if namespace.shared:
-            parts.append(f"GRANT {ident(namespace.connect_group)} TO {name} WITH INHERIT TRUE, SET FALSE")
-        else:
-            parts.append(f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {name}")
-        schema = ident(namespace.schema)
-        privileges = "SELECT, INSERT, UPDATE, DELETE" if can_write else "SELECT"
-        parts.append(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
-        parts.append(f"GRANT {privileges} ON ALL TABLES IN SCHEMA {schema} TO {name}")
-    if exists and not can_write:
-        parts.append(_write_privileges(namespace, role.name, allowed=False))
+        return ""
+    name, schema = ident(role), ident(namespace.schema)
+    parts = [] if namespace.shared else [f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {name}"]
+    parts.append(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
+    parts.append(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {name}")
+    verb, preposition = ("GRANT", "TO") if access is Access.OPEN else ("REVOKE", "FROM")
+    parts.append(f"{verb} INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} {preposition} {name}")
     return ";\n".join(parts)
 
 
-def set_password(role: str, verifier: str) -> str:
-    """Sets the password of a login, and nothing else."""
-    return f"ALTER ROLE {ident(role)} PASSWORD {literal(verifier)}"
+def drop_owned(role: str) -> str:
+    """Drops the privileges of a login, and what it owns, in the connected database. The driver inherits them."""
+    return f"DROP OWNED BY {ident(role)}"
 
 
-def set_access(namespace: DatabaseNamespace, role: str, access: Access) -> str:
-    """Sets `access`, whatever it was before."""
-    privileges = _write_privileges(namespace, role, allowed=access is Access.OPEN)
-    return f"ALTER ROLE {ident(role)} {_login(access)};\n{privileges}"
+def row_deleter(role: str) -> str:
+    """Returns the name of the role that deletes the rows of a login in a pool: the policy shows it the same rows.
 
-
-def drop_role(role: str) -> str:
-    """Drops a login with its privileges in the connected database. It owns nothing.
-
-    Only a role that inherits the login's privileges may drop them, so that the driver becomes a member for a moment.
+    The login itself may be deleted already, or be in use.
     """
-    name = ident(role)
-    return f"GRANT {name} TO CURRENT_USER WITH INHERIT TRUE, SET FALSE;\nDROP OWNED BY {name};\nDROP ROLE {name}"
+    return f"{role[:34]}_rows"
 
 
-def delete_rows(namespace: DatabaseNamespace, role: str, tables: Iterable[str], *, exists: bool) -> str:
-    """Deletes all rows of a login in a pool, and its memberships there. Must be run in a transaction."""
-    name, schema = ident(role), ident(namespace.schema)
-    rows = [f"DELETE FROM {schema}.{ident(table)}" for table in sorted(tables)]  # noqa: S608  # quoted names
-    memberships = f"{ident(namespace.connect_group)}, {ident(namespace.write_group)}"
-    end = f"REVOKE SET OPTION FOR {name} FROM CURRENT_USER" if exists else f"DROP ROLE {name}"
-    left = [become(namespace, role, exists=exists), *rows, "RESET ROLE", f"REVOKE {memberships} FROM {name}", end]
-    return ";\n".join(left)
+def become(role: str) -> str:
+    """Sets the current role until the end of the transaction."""
+    return f"SET LOCAL ROLE {ident(role)}"
 
 
-def become(namespace: DatabaseNamespace, role: str, *, exists: bool) -> str:
-    """Sets the current role to a login in a pool, with all rights, until the end of the transaction.
-
-    The policy shows the rows to a role of that name alone. A login that is deleted already exists again until the end.
-    """
-    name, memberships = ident(role), f"{ident(namespace.connect_group)}, {ident(namespace.write_group)}"
-    create = [] if exists else [f"CREATE ROLE {name} NOLOGIN NOINHERIT"]
-    return ";\n".join(
-        [
-            *create,
-            f"GRANT {memberships} TO {name} WITH INHERIT TRUE, SET FALSE",
-            f"GRANT {name} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE",
-            f"SET LOCAL ROLE {name}",
-        ]
-    )
+def delete_rows(namespace: DatabaseNamespace, tables: Iterable[str]) -> str:
+    """Returns the statements that delete all rows that the current role sees."""
+    schema = ident(namespace.schema)
+    return ";\n".join(f"DELETE FROM {schema}.{ident(table)}" for table in sorted(tables))  # noqa: S608  # quoted names
 
 
 def has_rows(namespace: DatabaseNamespace, table: str) -> str:
@@ -279,31 +269,6 @@ def has_rows(namespace: DatabaseNamespace, table: str) -> str:
     return f"SELECT EXISTS (SELECT FROM {ident(namespace.schema)}.{ident(table)})"  # noqa: S608  # quoted names
 
 
-def close_login(role: str) -> str:
-    """Returns the statement after which the login starts no session."""
-    return f"ALTER ROLE {ident(role)} NOLOGIN"
-
-
 def drop_schema(namespace: DatabaseNamespace) -> str:
     """Drops a tenant's own schema with everything in it."""
     return f"DROP SCHEMA IF EXISTS {ident(namespace.schema)} CASCADE"
-
-
-def leave_groups(namespace: DatabaseNamespace, role: str) -> str:
-    """Revokes a login's memberships in the groups of a shared database."""
-    names = ", ".join(map(ident, groups(namespace.isolation, namespace.database)))
-    return f"REVOKE {names} FROM {ident(role)}"
-
-
-def _login(access: Access) -> str:
-    return "NOLOGIN" if access is Access.CLOSED else "LOGIN"
-
-
-def _write_privileges(namespace: DatabaseNamespace, role: str, *, allowed: bool) -> str:
-    """Grants or revokes write privileges: a tenant could change the setting default_transaction_read_only."""
-    name = ident(role)
-    verb, preposition = ("GRANT", "TO") if allowed else ("REVOKE", "FROM")
-    if namespace.isolation is Isolation.POOL:
-        option = " WITH INHERIT TRUE, SET FALSE" if allowed else ""
-        return f"{verb} {ident(namespace.write_group)} {preposition} {name}{option}"
-    return f"{verb} INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {ident(namespace.schema)} {preposition} {name}"

@@ -160,18 +160,16 @@ def _require_version(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def as_role(connection: Connection, role: str) -> AsyncIterator[None]:
+async def as_role(connection: Connection, role: str, membership: str = "") -> AsyncIterator[None]:
     """Runs a repeatable-read transaction as the tenant's role, and rolls it back at the end.
 
-    The driver is a member of the role only inside this transaction. Rows that the tenant cannot read, such as another
-    tenant's, cannot be read here either.
+    membership: statement by which the driver becomes a member of the role, inside this transaction. Rows that the
+    tenant cannot read, such as another tenant's, cannot be read here either.
     """
     transaction = connection.transaction(isolation="repeatable_read")
     await transaction.start()
     try:
-        await connection.execute(
-            f"GRANT {ident(role)} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE; SET LOCAL ROLE {ident(role)}"
-        )
+        await connection.execute(f"{membership};SET LOCAL ROLE {ident(role)}")
         yield
     finally:
         await transaction.rollback()
