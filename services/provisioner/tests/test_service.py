@@ -264,7 +264,7 @@ def test_the_blueprint_in_the_package_can_be_built() -> None:
     [
         (b"", "blueprints.yaml:1: the file is empty"),
         (b"\xff\xfe\x00", "can't decode byte 0xff"),
-        (b"name: x\nregions: [2026-01-01]\n", "blueprints.yaml:2: regions.0: Input should be a valid string"),
+        (b"name: x\nregions: [2026-01-01]\n", "blueprints.yaml:2: regions.0: write a text"),
     ],
 )
 def test_an_error_in_a_blueprint_file_stops_the_start_with_its_line(tmp_path, text, message) -> None:
