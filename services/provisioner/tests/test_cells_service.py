@@ -72,7 +72,6 @@ async def test_a_drained_cell_is_shown_and_takes_tenants_again_after_an_undo(
     (refusal,) = await log.facts("provisioner.plan_refused")
     blueprint = (await client.get("/v1/blueprints/test")).json()
     undone = await client.post(f"/v1/cells/{cell}/drain", json={"reason": "it is there", "undo": True})
-    await client.post(f"/v1/environments/{refused.tenant}/retry")
     await publish(silo.requested, silo.entitled)
     await log.facts("provisioner.environment_ready", at_least=2)
     found = (await client.get("/v1/cells", params={"region": harness.region})).json()["cells"]

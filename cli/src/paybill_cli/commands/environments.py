@@ -15,7 +15,7 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, Limit, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output
-from paybill_cli.plan_view import plan_lines
+from paybill_cli.plan_view import cost, plan_lines
 
 COLUMNS = ("slug", "id", "status", "access", "tier", "preset", "region", "blueprint", "pending")
 FIELDS = ("tenant", "id", "status", "tier", "preset", "failure")
@@ -186,11 +186,18 @@ def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
     }
     if pending:
         fields["pending"] = (
+            f"{pending['from_tier']} ({pending['from_preset']}) -> "
             f"{pending['tier']} ({pending['preset']}) since {formatting.time(pending['since'])}: {pending['reason']}"
         )
         fields["waits for"] = pending["waits_for"]
+        fields["pending plan"] = pending["plan_hash"]
+        fields["pending cost"] = cost(pending["cost"]) if pending["cost"] else None
+        fields["approval"] = pending["approval"] and f"{pending['approval']} ({pending['approval_status']})"
     if found["refusal"]:
         fields["refused"] = f"{found['refusal']['code']}: {found['refusal']['reason']}"
+    if purge := found["purge"]:
+        fields["purge"] = f"since {formatting.time(purge['since'])}, {len(purge['removed'])} resources deleted"
+        fields["purge held by"] = ", ".join(purge["held_by"]) or None
     if failure:
         fields["failed"] = f"{failure['address']}: {failure['reason']}"
     for each in found["connections"]:

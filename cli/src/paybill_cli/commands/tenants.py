@@ -22,8 +22,9 @@ from paybill_cli.output import Output, Progress
 COLUMNS = ("slug", "status", "plan", "region", "billing", "infrastructure", "age", "id")
 FIELDS = (
     *("slug", "id", "name", "status", "plan", "region", "billing", "infrastructure", "holds", "legal_holds"),
-    *("environment", "failure", "debt", "requested_at", "offboards_at", "retain_until"),
+    *("environment", "failure", "waits_for", "approval", "debt", "requested_at", "offboards_at", "retain_until"),
 )
+SHOWN = (*FIELDS, "change", "customer", "why")
 
 Case = Annotated[str, typer.Option("--case", help="Reference of the case; kept in the log: no personal data.")]
 Legal = Annotated[bool, typer.Option("--legal", help="Required: the hold is a legal one.")]
@@ -161,7 +162,24 @@ def show(out: Output, stack: Stack, tenant: TenantName) -> None:
     with Service(stack, "tenant") as tenants:
         found = tenants.get(path)
     why = explained(stack, found["id"])
-    _show(out, found | {"customer": why.customer, "why": why.headline}, (*FIELDS, "customer", "why"))
+    change = _change(stack, found["id"])
+    _show(out, found | {"customer": why.customer, "change": change, "why": why.headline}, SHOWN)
+
+
+def _change(stack: Stack, id_: str) -> str | None:
+    """Returns the change of the environment that is pending or refused; None when the provisioner does not answer."""
+    try:
+        with Service(stack, "provisioner") as provisioner:
+            found = get_or_none(provisioner, f"/v1/environments/{id_}")
+    except CliError:
+        return None
+    pending, refusal = (found["pending"], found["refusal"]) if found else (None, None)
+    if pending:
+        return (
+            f"{pending['from_tier']} ({pending['from_preset']}) -> {pending['tier']} ({pending['preset']}) "
+            f"since {formatting.time(pending['since'])}, waits for {pending['waits_for']}"
+        )
+    return f"refused, {refusal['code']}: {refusal['reason']}" if refusal else None
 
 
 def suspend(

@@ -15,6 +15,7 @@ from paybill_contracts.operations import (
     RequestRefused,
 )
 from paybill_contracts.placement import Preset
+from paybill_contracts.plan_estimates import MonthlyCost
 from paybill_contracts.values import Count, Digest, Key, Slug, Text, Timestamp
 
 
@@ -127,7 +128,7 @@ class EnvironmentChangePending(
 ):
     """The tenant is entitled to another tier or placement than the one that is built. waits_for: what ends that.
 
-    plan_hash, approval_id: of the plan that needs an approval; None when it needs none.
+    plan_hash, cost: of its plan; None in facts of earlier versions. approval_id: None when it needs none.
     """
 
     from_tier: Key
@@ -139,6 +140,7 @@ class EnvironmentChangePending(
     waits_for: Text
     plan_hash: Digest | None = None
     approval_id: Key | None = None
+    cost: MonthlyCost | None = None
 
 
 class EnvironmentChangeSettled(

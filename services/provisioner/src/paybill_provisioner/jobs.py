@@ -5,7 +5,7 @@ from contextlib import aclosing
 from functools import partial
 
 from paybill_contracts.blueprints import BlueprintPublished
-from paybill_contracts.cells import IsolationRestored
+from paybill_contracts.cells import CellReopened, IsolationRestored
 from paybill_contracts.credentials import CredentialsRequested
 from paybill_contracts.environment_plans import EnvironmentChanged, EnvironmentPlanned
 from paybill_contracts.policy import PolicyPublished
@@ -244,8 +244,19 @@ async def plan_by_isolation(job: Job[IsolationRestored], _: Drivers) -> AsyncIte
         yield outcome
 
 
+@JOBS.effect(CellReopened, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
+async def plan_by_room(job: Job[CellReopened], _: Drivers) -> AsyncIterator[Outcome]:
+    """Plans the tenants that were refused while every cell of the region was full or drained."""
+    async for outcome in _compare_all(job):
+        yield outcome
+
+
 async def _compare_all(
-    job: Job[BlueprintPublished] | Job[PriceBookPublished] | Job[PolicyPublished] | Job[IsolationRestored],
+    job: Job[BlueprintPublished]
+    | Job[PriceBookPublished]
+    | Job[PolicyPublished]
+    | Job[IsolationRestored]
+    | Job[CellReopened],
 ) -> AsyncIterator[Outcome]:
     after = ""
     while ids := await job.ids(ENVIRONMENTS, after, PAGE):

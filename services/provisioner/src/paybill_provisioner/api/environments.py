@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query
 from paybill_contracts.environment_plans import Connection, Resource, StepAction
 from paybill_contracts.kinds import Attributes
 from paybill_contracts.placement import Placement, Preset
+from paybill_contracts.plan_estimates import MonthlyCost
 from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.purges import Certificate
 from paybill_contracts.values import EnvironmentId, Key, TenantId
@@ -28,6 +29,7 @@ from paybill_provisioner.domain.environment_parts import Purge
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.environments import EnvironmentUnknownError, existing, id_of
 from paybill_provisioner.domain.isolation import described
+from paybill_provisioner.domain.plan_approvals import ApprovalStatus
 from paybill_provisioner.tables import (
     BLUEPRINTS,
     CELL_KEYS,
@@ -117,12 +119,17 @@ class FailureView(BaseModel):
 class PendingChangeView(BaseModel):
     """A change of the entitled tier or placement that the infrastructure has not followed."""
 
+    from_tier: Annotated[str | None, Field(description="Tier that is built.")]
+    from_preset: Annotated[Preset | None, Field(description="Placement that is built.")]
     tier: str
     preset: Preset
     since: datetime
     reason: str
     waits_for: str
+    plan_hash: str | None
+    cost: Annotated[MonthlyCost | None, Field(description="Of a month, before and after; null amounts are unknown.")]
     approval: Annotated[str | None, Field(description="Id of the approval that it waits for; null without one.")]
+    approval_status: ApprovalStatus | None
 
 
 class PurgeView(BaseModel):
@@ -351,6 +358,7 @@ def _summary(environment: Environment) -> dict[str, Any]:
 
 def _pending(environment: Environment) -> PendingChangeView | None:
     pending, size = environment.pending, environment.desired_size
+    built, approval = environment.built_size, environment.approval
     if pending is None or size is None:
         return None
     return PendingChangeView(
@@ -359,7 +367,12 @@ def _pending(environment: Environment) -> PendingChangeView | None:
         since=pending.since,
         reason=pending.reason,
         waits_for=pending.waits_for,
+        from_tier=built.tier if built else None,
+        from_preset=built.preset if built else None,
+        plan_hash=pending.plan_hash,
+        cost=pending.cost,
         approval=pending.approval_id,
+        approval_status=approval.status if approval is not None and approval.id == pending.approval_id else None,
     )
 
 

@@ -165,6 +165,8 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 tier=event.to_tier,
                 preset=event.to_preset,
                 approval_id=event.approval_id,
+                plan_hash=event.plan_hash,
+                cost=event.cost,
             )
             return replace(_with_desired_size(environment, event.to_tier, event.to_preset), pending=pending)
         case EnvironmentChangeSettled():

@@ -33,7 +33,7 @@ from paybill_provisioner.domain.sizes import Size
 PUBLISH = "publish a blueprint that has it; the environment is then planned by itself"
 """What ends most refusals of a plan."""
 
-MAKE_ROOM = "publish a blueprint with more cells, or reopen a drained cell and retry the environment"
+MAKE_ROOM = "publish a blueprint with more cells, or reopen a drained cell; the environment is then planned by itself"
 """What ends the refusal of a full region."""
 
 SPLIT = "publish a blueprint whose tier has fewer resources or tables"
@@ -168,7 +168,7 @@ def held(
         after = _after(environment, events)
         events.append(approvals.request(after, plan, plan_hash, judged, inputs, now, requester))
     after = _after(environment, events)
-    return [*events, *_pending(after, plan, reason, now)]
+    return [*events, *_pending(after, plan, plan_hash, reason, now)]
 
 
 def _after(environment: Environment, events: list[EnvironmentEvent]) -> Environment:
@@ -240,7 +240,9 @@ def _refused(environment: Environment, desired: Desired, error: DomainError) -> 
     ]
 
 
-def _pending(environment: Environment, plan: Plan, reason: str, now: datetime) -> list[EnvironmentEvent]:
+def _pending(
+    environment: Environment, plan: Plan, plan_hash: str, reason: str, now: datetime
+) -> list[EnvironmentEvent]:
     """Returns the pending change of an environment that is built, unless it is recorded already."""
     built, pending, approval = environment.built_size, environment.pending, environment.approval
     if built is None:
@@ -263,7 +265,8 @@ def _pending(environment: Environment, plan: Plan, reason: str, now: datetime) -
             since=pending.since if pending else now,
             reason=reason or (pending.reason if pending else f"the tenant is entitled to {plan.tier} ({plan.preset})"),
             waits_for=", then ".join(waits_for) or "an operator",
-            plan_hash=open_.plan_hash if open_ else None,
+            plan_hash=open_.plan_hash if open_ else plan_hash,
+            cost=plan.estimates.cost,
             approval_id=open_.id if open_ else None,
         )
     ]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from paybill_contracts.placement import Preset
+from paybill_contracts.plan_estimates import MonthlyCost
 from paybill_contracts.values import Timestamp
 
 
@@ -21,7 +22,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class PendingChange:
-    """A change of the entitled size that is not built. approval_id: of the plan that it waits for, if it needs one."""
+    """A change of the entitled size that is not built. plan_hash, cost: of its plan; approval_id: if it needs one."""
 
     since: Timestamp
     reason: str
@@ -29,3 +30,5 @@ class PendingChange:
     tier: str | None = None
     preset: Preset | None = None
     approval_id: str | None = None
+    plan_hash: str | None = None
+    cost: MonthlyCost | None = None
