@@ -8,6 +8,7 @@ from paybill_contracts.placement import Preset
 from paybill_provisioner.app import service
 from paybill_provisioner.domain.drift import differences
 from paybill_provisioner.drivers import Scope
+from paybill_provisioner.tables import BREACH_COUNTS, DRIFT_COUNTS
 from paybill_runtime.replay.verify import replay
 from paybill_runtime.testing.waiting import until
 
@@ -133,12 +134,15 @@ async def test_the_scheduled_check_publishes_drift_once_and_its_end(checking, ha
     own = (await client.get(f"/v1/environments/{tenant.tenant}/drift")).json()
     (incident,) = (await client.get("/v1/incidents", params={"tenant": tenant.tenant})).json()["incidents"]
     why = (await client.get(f"/v1/why/{tenant.tenant}")).json()
+    counts = [tuple(row) for row in await checking.running.context.rows(DRIFT_COUNTS.query)]
+    breaches = await checking.running.context.rows(BREACH_COUNTS.query)
     await harness.as_superuser("postgres", f'ALTER ROLE "{role}" CONNECTION LIMIT 5')
     await log.facts("provisioner.drift_ended")
     facts = await log.facts("provisioner.drift_found", "provisioner.drift_ended", at_least=2)
 
     difference = fact.event.difference
     assert (difference.expected, difference.observed, difference.address) == ("5", "500", "role.main")
+    assert (counts, breaches) == ([("changed", 1)], [])
     assert listed["differences"] == own["differences"]
     assert [(each["id"], each["kind"]) for each in own["differences"]] == [(difference.id, "changed")]
     assert (incident["kind"], incident["tenant_id"]) == ("drift", tenant.tenant)

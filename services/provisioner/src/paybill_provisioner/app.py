@@ -30,8 +30,10 @@ from paybill_provisioner.jobs import JOBS
 from paybill_provisioner.settings import Settings
 from paybill_provisioner.tables import (
     BLUEPRINTS,
+    BREACH_COUNTS,
     BUILT_IN_SHARED,
     CELL_KEYS,
+    DRIFT_COUNTS,
     ENVIRONMENTS,
     INCIDENTS,
     POLICY,
@@ -120,4 +122,5 @@ def service() -> Service:
         incidents=INCIDENTS,
         invariants=INVARIANTS,
         read_state=read_state,
+        counts=(DRIFT_COUNTS, BREACH_COUNTS),
     )

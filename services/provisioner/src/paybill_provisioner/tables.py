@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from paybill_contracts.cells import Guarantee
+from paybill_contracts.drift import ResourceDriftKind
 from paybill_contracts.placement import Isolation
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.unit_of_work import UnitOfWork
 from paybill_runtime.decisions.violations import Violations
+from paybill_runtime.diagnosis.measurements import StateCount
 from sqlalchemy import Index, MetaData, text
 from sqlalchemy.orm import registry
 
@@ -137,6 +140,30 @@ ENVIRONMENT_RANGE = text(
 
 INCIDENT_SUBJECTS = text("SELECT state->>'subject' AS subject FROM incidents WHERE kind = :kind AND status = :status")
 """Subjects of the incidents of one kind."""
+
+
+DRIFT_COUNTS = StateCount(
+    "paybill.drift",
+    "{difference}",
+    "Differences between environments and their records that nobody accepted, by class.",
+    "paybill.drift.kind",
+    text(
+        "SELECT drift->'difference'->>'kind', count(*) FROM environments, "
+        "jsonb_array_elements(state->'drift') AS drift WHERE drift->>'accepted' IS NULL GROUP BY 1"
+    ),
+    tuple(ResourceDriftKind),
+)
+BREACH_COUNTS = StateCount(
+    "paybill.isolation.breaches",
+    "{breach}",
+    "Guarantees of isolation that do not hold in cells, by guarantee.",
+    "paybill.isolation.guarantee",
+    text(
+        "SELECT breach->>'guarantee', count(*) FROM cells, jsonb_array_elements(state->'cells') AS cell, "
+        "jsonb_array_elements(cell->'breaches') AS breach GROUP BY 1"
+    ),
+    tuple(Guarantee),
+)
 
 
 def cells_in_force(unit: UnitOfWork) -> CellsInForce:

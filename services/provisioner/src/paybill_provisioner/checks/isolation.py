@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from paybill_contracts.cells import Breach
 from paybill_contracts.envelope import Origin
+from paybill_contracts.incidents import IncidentStatus
 from paybill_contracts.placement import Isolation
 from paybill_definitions.resources import cell_database
 from paybill_runtime.database.leases import RELAY
@@ -42,7 +43,9 @@ class IsolationChecks:
         return every_s
 
     async def check_all(self, leases: Mapping[str, int]) -> None:
-        """Checks every cell once. Raises RetryAfter when a provider is away: nothing is known then."""
+        """Checks every driver and every cell once. Raises RetryAfter when a provider is away: nothing is known then."""
+        for cloud, driver in self._drivers.items():
+            await self._record_problem(cloud, await driver.check(), leases)
         blueprints = await load_state(self._context, BLUEPRINTS, BLUEPRINT_ID)
         in_force = [each.content for each in blueprints.in_force] if blueprints else []
         for level in SHARED:
@@ -54,6 +57,24 @@ class IsolationChecks:
                     for database in sorted({main, *databases.get(cloud, ())}):
                         found += await driver.breaches(level, database)
                 await self._record(level, cell, found, leases)
+
+    async def _record_problem(self, cloud: str, problem: str | None, leases: Mapping[str, int]) -> None:
+        """Opens or closes the incident of a driver that cannot work."""
+        finding = isolation.driver_finding(cloud, problem or "it can work")
+        key = INCIDENTS.key_of(finding.kind, finding.subject)
+        known = await load_state(self._context, INCIDENTS, key.id)
+        if (problem is not None) == (known is not None and known.status is IncidentStatus.OPEN):
+            return
+
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+            if problem is not None:
+                INCIDENTS.open(unit, finding, at.now)
+            else:
+                INCIDENTS.close(unit, finding.kind, finding.subject, "the driver can work again", at.now)
+
+        cause = f"job:{CHECK_ISOLATION}"
+        origin = Origin(cause, cause, "service:provisioner", "")
+        await self._context.decide(origin, decide, writes=[key], leases=leases)
 
     async def _record(self, level: Isolation, cell: Cell, found: Sequence[Breach], leases: Mapping[str, int]) -> None:
         if not found and not cell.breaches:

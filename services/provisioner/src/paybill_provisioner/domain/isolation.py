@@ -56,6 +56,15 @@ def finding_of(isolation: Isolation, cell: Cell) -> Finding:
     )
 
 
+def driver_finding(cloud: str, problem: str) -> Finding:
+    """Returns the incident of a driver that cannot work."""
+    return Finding(
+        kind="driver_problem",
+        subject=f"driver/{cloud}",
+        summary=f"the driver {cloud} cannot work: {problem}"[:500],
+    )
+
+
 def described(breach: Breach) -> str:
     """Returns a breach for people."""
     return f"{breach.guarantee} at {breach.object}: {breach.found}"
