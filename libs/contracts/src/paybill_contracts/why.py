@@ -24,7 +24,10 @@ class RecentFact(Value):
 
 
 class OpenJob(Value):
-    """A background job of the tenant that has not ended, or that failed."""
+    """A background job of the tenant that has not ended, or that failed.
+
+    waits: how often in a row a system that it needs was away.
+    """
 
     id: str
     kind: str
@@ -33,6 +36,7 @@ class OpenJob(Value):
     attempts: Count
     error: Limited | None
     due: Timestamp
+    waits: Count = 0
 
 
 class QueuedMessage(Value):

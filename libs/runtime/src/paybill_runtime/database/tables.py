@@ -148,10 +148,12 @@ job = Table(
     Column("event_id", Uuid),
     Column("revision", Integer, nullable=False, server_default=text("0")),
     _time("ended_at", nullable=True),
+    Column("waits", Integer, nullable=False, server_default=text("0")),
 )
 """Background work. `state`: `pending`, `done`, `failed` or `cancelled`. `queue`: the tenant, or another group of jobs.
 `locks`: resources of the queue on which no two jobs work at a time. `event_id`: the fact that requires the job. A job
-without a fact exists once for each kind and key, and `requests` grows when it is requested again."""
+without a fact exists once for each kind and key, and `requests` grows when it is requested again. `waits`: how often in
+a row another system was away."""
 _PENDING = job.c.state == "pending"
 Index(
     "job_queue_idx",
@@ -164,6 +166,7 @@ Index(
 Index("job_order_idx", job.c.queue, job.c.position, postgresql_where=_PENDING)
 Index("job_due_idx", job.c.priority, job.c.due, postgresql_where=_PENDING)
 Index("job_key_idx", job.c.kind, job.c.key, unique=True, postgresql_where=_PENDING & job.c.event_id.is_(None))
+Index("job_waits_idx", job.c.position, postgresql_where=_PENDING & (job.c.waits > 0))
 Index("job_failed_idx", job.c.position, postgresql_where=job.c.state == "failed")
 Index("job_ended_idx", job.c.ended_at, postgresql_where=job.c.ended_at.is_not(None))
 

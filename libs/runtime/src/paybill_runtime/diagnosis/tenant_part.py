@@ -38,7 +38,7 @@ _FACTS = text(
     "ORDER BY revision DESC LIMIT :limit) AS f ORDER BY f.recorded_at DESC LIMIT :limit"
 )
 _JOB = (
-    "(SELECT job_id, kind, key, state, attempts, error, due FROM chassis.job WHERE queue = :tenant "
+    "(SELECT job_id, kind, key, state, attempts, waits, error, due FROM chassis.job WHERE queue = :tenant "
     "AND state = '{state}' ORDER BY position LIMIT :limit)"
 )
 # A part for each state, because each has an index of its own.
@@ -147,6 +147,7 @@ async def _jobs(context: ServiceContext, tenant_id: str) -> tuple[OpenJob, ...]:
             key=row.key,
             state=row.state,
             attempts=row.attempts,
+            waits=row.waits,
             error=row.error,
             due=row.due,
         )

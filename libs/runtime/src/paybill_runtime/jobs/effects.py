@@ -1,13 +1,15 @@
 """Declarations of a service's jobs: effects (calls to other systems that a fact requires) and timers."""
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from paybill_contracts.envelope import Fact
-from paybill_contracts.event import Event
+from paybill_contracts.event import Event, partition_of
 from paybill_contracts.personal import Personal
 
 from paybill_runtime import clock
@@ -17,9 +19,20 @@ from paybill_runtime.decisions.aggregates import Key, Stored
 from paybill_runtime.decisions.group_commit import Decide
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority, RequiredJob
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.jobs.kinds import Limit
+from paybill_runtime.jobs.kinds import Limit, RetryAfter
 from paybill_runtime.security.data_keys import DataKeys
 
+# Its sequence is that of the inbox; a consumer that subscribes to the type only since an upgrade has passed it. None of
+# the tenant's messages before it may be in the retry queue.
+_HANDLED = (
+    "SELECT EXISTS (SELECT FROM (SELECT sequence FROM chassis.inbox WHERE event_id = $1::text::uuid UNION ALL "
+    "SELECT p.sequence FROM chassis.outbox AS o JOIN chassis.publication AS p USING (position) "
+    "JOIN chassis.position AS h ON h.stream = 'EVENTS' AND h.partition = $2 AND h.sequence >= p.sequence "
+    "WHERE o.event_id = $1::text::uuid) AS f WHERE NOT EXISTS (SELECT FROM chassis.parked AS k "
+    "WHERE k.partition = $2 AND k.tenant = $3 AND k.sequence <= f.sequence))"
+)
+_FIRST_PAUSE_S = 0.002
+_ORDER_PAUSE_S = 0.05
 E = TypeVar("E", bound=Event)
 S = TypeVar("S")
 
@@ -64,6 +77,23 @@ class Job(Generic[E]):
     async def open(self, value: Personal[str]) -> str:
         """Returns a personal value in plain text; do not store it."""
         return await self._keys.open(value)
+
+    async def in_log_order(self, within_s: float = 0.2) -> None:
+        """Returns when this service has handled the fact of the job, and with it all earlier ones of the tenant.
+
+        For a fact to which its own service subscribes: what precedes it in the log is in the state then. Raises
+        RetryAfter after `within_s`, so that no slot is kept while NATS is away.
+        """
+        pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + within_s
+        values = (self.id, partition_of(self.tenant), self.tenant)
+        while True:
+            async with self._database.direct() as connection:
+                if await connection.fetchval(_HANDLED, *values):
+                    return
+            if time.monotonic() + pause_s > deadline:
+                raise RetryAfter(_ORDER_PAUSE_S, "earlier facts of the tenant are not handled yet")
+            await asyncio.sleep(pause_s)
+            pause_s *= 1.5
 
     async def state(self, stored: Stored[S], id_: str) -> S | None:
         """Returns the committed state of an aggregate, without a lock."""

@@ -18,10 +18,11 @@ SLOTS = 16
 class RetryAfter(Exception):  # noqa: N818  # not an error: the job waits for another system
     """Raised by a job that waits: it gives its slot back and runs again later. It does not count as an attempt.
 
-    detail: replaces the detail of the job.
+    after_s: None for a system that is away, whose next answer nobody knows: the delay grows with every wait, and the
+    job is shown as waiting. detail: replaces the detail of the job.
     """
 
-    def __init__(self, after_s: float, reason: str, detail: str | None = None) -> None:
+    def __init__(self, after_s: float | None, reason: str, detail: str | None = None) -> None:
         super().__init__(reason)
         self.after_s = after_s
         self.detail = detail
@@ -52,7 +53,7 @@ class ClaimedJob:
     """A job that this process runs. Only this attempt works on its locks while the lease is held.
 
     leases: fencing tokens that have to be held when its outcome is committed. requests: how often it was requested.
-    fact: the fact that requires it.
+    waits: how often in a row another system was away. fact: the fact that requires it.
     """
 
     id: UUID
@@ -64,6 +65,7 @@ class ClaimedJob:
     leases: Mapping[str, int]
     attempts: int
     requests: int
+    waits: int
     detail: str | None
     deadline: datetime | None
     event_id: UUID | None

@@ -13,7 +13,8 @@ from sqlalchemy import Row, text
 from paybill_runtime.database.pool import Database
 
 COLUMNS = (
-    "job_id, kind, key, queue, priority, state, due, deadline, attempts, error, requests, detail, event_id, ended_at"
+    "job_id, kind, key, queue, priority, state, due, deadline, attempts, waits, error, requests, detail, event_id, "
+    "ended_at"
 )
 _FILTER = "(:kind = '' OR kind = :kind) AND (:tenant = '' OR queue = :tenant)"
 _BEGIN = datetime(1, 1, 1, tzinfo=UTC)
@@ -83,6 +84,12 @@ _QUERIES = {
     for state, order in _ORDERS.items()
 }
 
+_WAITING = text(
+    "SELECT DISTINCT ON (queue) job_id, queue, kind, error, waits, due FROM chassis.job "
+    "WHERE state = 'pending' AND waits > 0 AND event_id IS NOT NULL "
+    "AND (CAST(:tenants AS text[]) IS NULL OR queue = ANY(:tenants)) ORDER BY queue, position LIMIT :limit"
+)
+
 
 async def list_jobs(
     database: Database, state: JobFilter, kind: str, tenant: str, after: str, limit: int
@@ -94,3 +101,23 @@ async def list_jobs(
         values = {"kind": kind, "tenant": tenant, "limit": limit, **position}
         rows = (await connection.execute(_QUERIES[state], values)).all()
     return [(row, order.cursor(row)) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingJob:
+    """A job of a tenant that waits for a system that is away. waits: how often in a row; due: its next attempt."""
+
+    id: UUID
+    tenant: str
+    kind: str
+    reason: str
+    waits: int
+    due: datetime
+
+
+async def waiting_jobs(database: Database, tenants: Sequence[str] | None, limit: int = 500) -> dict[str, WaitingJob]:
+    """Returns the first job of each tenant that waits for a system that is away. tenants: None for all."""
+    values = {"tenants": None if tenants is None else list(tenants), "limit": limit}
+    async with database.reading() as connection:
+        rows = (await connection.execute(_WAITING, values)).all()
+    return {row.queue: WaitingJob(row.job_id, row.queue, row.kind, row.error, row.waits, row.due) for row in rows}

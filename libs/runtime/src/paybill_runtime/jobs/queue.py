@@ -57,7 +57,7 @@ _CLAIM = (
     "WHERE n.queue <= c.after) "
     "SELECT first.* FROM (SELECT queue FROM later UNION ALL SELECT queue FROM earlier WHERE queue <= c.after) AS q "
     "CROSS JOIN LATERAL (SELECT j.job_id, j.kind, j.key, j.queue, j.locks, j.priority, j.lease, l.epoch, j.attempts, "
-    "j.requests, j.detail, j.deadline, j.event_id FROM (SELECT * FROM chassis.job WHERE state = 'pending' "
+    "j.requests, j.waits, j.detail, j.deadline, j.event_id FROM (SELECT * FROM chassis.job WHERE state = 'pending' "
     f"AND priority = c.priority AND queue = q.queue AND due <= $5 ORDER BY position LIMIT {CANDIDATES}) AS j "
     "JOIN unnest($3::text[], $4::text[]::bigint[]) AS l (name, epoch) ON l.name = j.lease "
     "WHERE NOT j.kind = ANY($6::text[]) AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS r (queue, held) "
@@ -170,6 +170,7 @@ class JobQueue:
                 leases={row["lease"]: row["epoch"]},
                 attempts=row["attempts"],
                 requests=row["requests"],
+                waits=row["waits"],
                 detail=row["detail"],
                 deadline=row["deadline"],
                 event_id=row["event_id"],
@@ -187,10 +188,17 @@ class JobQueue:
             await self.change(job, ended("done", job.attempts + 1))
 
     async def later(
-        self, job: ClaimedJob, after_s: float, attempts: int, error: str | None, detail: str | None = None
+        self,
+        job: ClaimedJob,
+        after_s: float,
+        attempts: int,
+        error: str | None,
+        detail: str | None = None,
+        waits: int = 0,
     ) -> None:
         """Makes a job due again; one that was requested again since is due at once. detail: None to keep it."""
-        columns = {"attempts": attempts, "due": clock.now() + timedelta(seconds=after_s), "error": error}
+        due = clock.now() + timedelta(seconds=after_s)
+        columns: dict[str, Any] = {"attempts": attempts, "due": due, "error": error, "waits": waits}
         if detail is not None:
             columns["detail"] = detail
         await self.change(job, columns, job.requests)
@@ -256,7 +264,7 @@ class JobQueue:
         if row.state == "done":
             raise JobEndedError(f"the job {id_} is done; there is nothing to retry")
         event = service_event(self._service, JobRetried)(job_id=str(id_), kind=row.kind, operator=origin.actor)
-        changes = {"state": "pending", "due": clock.now(), "attempts": 0, "error": None, "ended_at": None}
+        changes = {"state": "pending", "due": clock.now(), "attempts": 0, "waits": 0, "error": None, "ended_at": None}
         return await self._operate(row, origin, event, changes)
 
     async def cancel(self, id_: UUID, origin: Origin, reason: str, kept: Collection[str]) -> Any:

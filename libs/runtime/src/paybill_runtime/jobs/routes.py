@@ -32,6 +32,7 @@ class JobView(BaseModel):
     due: datetime
     deadline: Annotated[datetime | None, Field(description="After this time a failed attempt is the last one.")]
     attempts: Annotated[int, Field(description="Failed attempts, or all of a job that ended.")]
+    waits: Annotated[int, Field(description="How often in a row it waited for a system that was away.")]
     error: Annotated[str | None, Field(description="The last failure, or the reason why the job waits.")]
     event_id: Annotated[UUID | None, Field(description="The fact that requires it.")]
     ended_at: datetime | None
@@ -49,6 +50,7 @@ class JobView(BaseModel):
             due=row.due,
             deadline=row.deadline,
             attempts=row.attempts,
+            waits=row.waits,
             error=row.error,
             event_id=row.event_id,
             ended_at=row.ended_at,

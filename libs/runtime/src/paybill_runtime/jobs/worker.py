@@ -31,6 +31,8 @@ INTERACTIVE_SLOTS = 4
 """Slots that jobs of the class BULK leave free."""
 POLL_S = 30.0
 """Longest time between two claims: a backstop for jobs that another process required and could not announce."""
+_MAX_WAIT_S = {Priority.SECURITY: 5.0, Priority.INTERACTIVE: 60.0, Priority.BULK: 300.0}
+"""Longest delay of a job that waits for a system that is away, so that it continues soon after its return."""
 PAUSE_S = 0.5
 """Pause after a failed claim, or of a job that PostgreSQL interrupted."""
 
@@ -203,7 +205,11 @@ class Worker:
             raise
         except RetryAfter as error:
             outcome = "waits"
-            await self._queue.later(job, error.after_s, job.attempts, single_line(str(error)), error.detail)
+            waits, after_s = 0, error.after_s
+            if after_s is None:
+                waits = job.waits + 1
+                after_s = min(kind.backoff_s(waits), _MAX_WAIT_S[job.priority])
+            await self._queue.later(job, after_s, job.attempts, single_line(str(error)), error.detail, waits)
         except AttemptFailedError as error:
             outcome = "failed"
             attempts = job.attempts + 1
