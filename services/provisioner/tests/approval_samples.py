@@ -11,8 +11,7 @@ from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
 from paybill_contracts.policy import CostLimit, Handling, Policy
 from paybill_contracts.price_book import PriceBook, ResourcePrice
-from paybill_contracts.provisioner import Access
-from paybill_provisioner.domain import applying, approvals, building, planning
+from paybill_provisioner.domain import access, applying, approvals, building, planning
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.environment_state import Environment
@@ -106,6 +105,5 @@ def finished(environment: Environment) -> Environment:
         built={each.address: OUTPUTS.get(each.address, {}) for each in environment.remaining if each.after is not None},
         removed=[each.before for each in environment.remaining if each.after is None and each.before is not None],
     )
-    return after(
-        environment, building.progress_recorded(environment, environment.plan_hash or "", progress, Access.OPEN)
-    )
+    last = after(environment, building.progress_recorded(environment, environment.plan_hash or "", progress))
+    return after(last, access.access_changed(last, last.target_access))

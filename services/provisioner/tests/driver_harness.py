@@ -14,8 +14,9 @@ import asyncpg
 from blueprint_samples import blueprint_of, cells_of, published, tier_blueprint
 from paybill_contracts.kinds import Table
 from paybill_contracts.placement import Preset
+from paybill_contracts.provisioner import Access
 from paybill_embedded.postgres import PostgresServer
-from paybill_provisioner.domain import building, environments, planning
+from paybill_provisioner.domain import access, building, environments, planning
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status
 from paybill_provisioner.domain.environments import evolve
 from paybill_provisioner.domain.sizes import Size
@@ -112,10 +113,14 @@ class DriverHarness:
 
     async def build(self, environment: Environment, driver: LocalDriver | None = None) -> Environment:
         """Builds the planned environment and returns it in status ready."""
-        access = environment.target_access
-        execution = Execution(driver or self.driver, environment, access, "job")
+        target = environment.target_access
+        execution = Execution(driver or self.driver, environment, "job")
         async for progress in execution.run():
-            for event in building.progress_recorded(environment, environment.plan_hash or "", progress, access):
+            for event in building.progress_recorded(environment, environment.plan_hash or "", progress):
+                environment = evolve(environment, event)
+        if target is not Access.CLOSED:
+            await (driver or self.driver).set_access(environment, target)
+            for event in access.access_changed(environment, target):
                 environment = evolve(environment, event)
         assert environment.status is Status.READY
         return environment
@@ -183,7 +188,7 @@ class DriverHarness:
 
     async def delete(self, environment: Environment, address: str, driver: LocalDriver | None = None) -> None:
         """Deletes one resource of the environment."""
-        site = Site(environment, environment.resources, environment.outputs, environment.access)
+        site = Site(environment, environment.resources, environment.outputs)
         await (driver or self.driver).delete(environment.resources[address], site)
 
     async def as_driver(self, database: str, statement: str) -> list[Any]:

@@ -7,12 +7,14 @@ from typing import Any
 from blueprint_samples import blueprint_of, cells_of, published, tier_blueprint
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import PlanRef
+from paybill_contracts.environment_plans import Resource
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.tenant import (
     Hold,
     HoldOrigin,
+    HoldsChanged,
     OffboardingStarted,
     ReturnStarted,
     Source,
@@ -49,6 +51,7 @@ BLOCKED = TenantSuspended(
     mode=SuspensionMode.BLOCKED,
     holds=(Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="unpaid"),),
 )
+CHANGED_HOLDS = HoldsChanged(tenant_id=TENANT, holds=BLOCKED.holds)
 READ_ONLY = BLOCKED.model_copy(update={"mode": SuspensionMode.READ_ONLY})
 REACTIVATED = TenantReactivated(tenant_id=TENANT, lifted=HoldOrigin.BILLING)
 LEAVES = OffboardingStarted(
@@ -103,11 +106,23 @@ def after(environment: Environment | None, events: Any) -> Environment:
     return environment
 
 
+def completed(
+    environment: Environment,
+    done: Iterable[tuple[str, Mapping[str, str]]] | None = None,
+    removed: Iterable[Resource] = (),
+) -> list[Any]:
+    """Returns the events of the last steps of a plan, and of the access that follows them."""
+    progress = Progress(built=dict(EVERYTHING if done is None else done), removed=list(removed))
+    events = building.progress_recorded(environment, environment.plan_hash or "", progress)
+    last = after(environment, events)
+    return [*events, *access.access_changed(last, last.target_access)]
+
+
 REGISTERED = after(None, environments.on_tenant_requested(None, REQUESTED))
 BUILDING = after(REGISTERED, planning.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT, CELLS, NOW))
 PLAN_HASH = BUILDING.plan_hash or ""
 FAILED = after(BUILDING, building.build_failed(BUILDING, PLAN_HASH, "disk full"))
-READY = after(BUILDING, building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING), Access.OPEN))
+READY = after(BUILDING, completed(BUILDING))
 CLOSING = after(READY, access.on_tenant_suspended(READY, BLOCKED))
 CLOSED = after(CLOSING, access.access_changed(CLOSING, Access.CLOSED))
 RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))

@@ -70,11 +70,14 @@ async def test_changes_of_access_wait_for_no_build_and_the_last_one_is_in_force_
     builds = await _jobs(served, "pending", "build")
     driver.gate.set()
     ready = {fact.event.tenant: fact.event for fact in await log.facts("provisioner.environment_ready", at_least=2)}
-    closed = await log.facts("provisioner.access_closed")
+    shown = {
+        each: (await served.client.get(f"/v1/environments/{each}")).json()["access"]
+        for each in (suspended.tenant, resumed.tenant)
+    }
 
     assert {(job["priority"], job["state"]) for job in done} == {("security", "done")}
     assert {job["key"] for job in builds} == tenants
-    assert [fact.event.tenant for fact in closed] == [suspended.tenant]
+    assert shown == {suspended.tenant: "closed", resumed.tenant: "open"}
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="not permitted to log in"):
         async with harness.connect(ready[suspended.tenant]):
             pass

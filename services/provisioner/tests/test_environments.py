@@ -32,6 +32,7 @@ from environment_samples import (
     TENANT,
     after,
     built,
+    completed,
     entitled,
 )
 from hypothesis import given
@@ -99,10 +100,10 @@ def test_the_last_step_makes_the_environment_ready_with_its_connection() -> None
 def test_steps_recorded_in_two_parts_are_each_recorded_once() -> None:
     first = building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING[:2]))
     halfway = after(BUILDING, first)
-    second = building.progress_recorded(halfway, PLAN_HASH, built(EVERYTHING))
+    second = completed(halfway)
 
     assert [type(event) for event in first] == [ResourceBuilt]
-    assert [type(event) for event in second] == [ResourceBuilt, EnvironmentReady, AccessChangeStarted]
+    assert [type(event) for event in second] == [ResourceBuilt, AccessChangeStarted, EnvironmentReady]
     assert building.progress_recorded(after(halfway, second), PLAN_HASH, built(EVERYTHING)) == []
 
 
@@ -121,10 +122,10 @@ def test_a_plan_other_than_the_recorded_one_is_not_built() -> None:
 
 def test_a_failed_plan_names_the_step_and_keeps_built_resources() -> None:
     halfway = after(BUILDING, building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING[:2])))
-    (event,) = building.build_failed(halfway, PLAN_HASH, "disk full")
+    (event,) = building.build_failed(halfway, PLAN_HASH, "disk full", "schema.main")
 
     assert isinstance(event, EnvironmentFailed)
-    assert event.address == halfway.remaining[0].address
+    assert event.address == "schema.main"
     assert len(after(halfway, [event]).built) == 2
 
 
@@ -147,9 +148,7 @@ def test_a_retry_plans_only_the_remaining_steps() -> None:
     again = after(failed, [event])
     assert again.status is Status.BUILDING
     assert event.plan.based_on == failed.revision
-    assert (
-        after(again, building.progress_recorded(again, event.plan_hash, built(EVERYTHING[2:]))).status is Status.READY
-    )
+    assert after(again, completed(again, EVERYTHING[2:])).status is Status.READY
 
 
 def test_a_retry_during_the_build_records_nothing() -> None:
@@ -198,10 +197,10 @@ def test_offboarding_happens_once_and_ignores_later_holds(environment: Environme
 
 def test_an_early_suspension_closes_the_environment_when_it_is_ready() -> None:
     suspended = after(BUILDING, access.on_tenant_suspended(BUILDING, BLOCKED))
-    events = building.progress_recorded(suspended, PLAN_HASH, built(EVERYTHING))
+    done = after(suspended, completed(suspended))
 
-    assert [type(event) for event in events[-2:]] == [EnvironmentReady, AccessChangeStarted]
-    assert after(suspended, events).target_access is Access.CLOSED
+    assert suspended.paused
+    assert (done.status, done.access, done.target_access) == (Status.READY, Access.CLOSED, Access.CLOSED)
 
 
 def test_an_access_change_is_recorded_once() -> None:
@@ -227,7 +226,7 @@ def test_offboarding_before_any_plan_retains_at_once() -> None:
 
 def test_resources_built_during_offboarding_are_recorded_but_never_ready() -> None:
     leaving = after(BUILDING, access.on_tenant_left(BUILDING, LEAVES))
-    events = building.progress_recorded(leaving, PLAN_HASH, built(EVERYTHING))
+    events = completed(leaving)
 
     assert [type(event) for event in events] == [ResourceBuilt]
     assert after(leaving, events).status is Status.RETAINING
@@ -239,23 +238,24 @@ def test_a_retained_environment_names_its_export_and_is_closed() -> None:
 
 
 def test_a_retained_environment_is_restored_with_its_data_at_the_next_epoch() -> None:
-    (ready,) = access.restored(RESTORING)
+    (ready,) = access.restored(RESTORING, Access.OPEN)
     back = after(RESTORING, [ready])
 
     assert isinstance(ready, EnvironmentReady)
     assert (ready.epoch, ready.plan_hash) == (READY.epoch + 1, READY.plan_hash)
     assert ready.connections == READY.connections
     assert (back.status, back.access, back.built) == (Status.READY, Access.OPEN, READY.built)
-    assert access.restored(back) == access.on_return_started(back, RETURNS, BLUEPRINT, CELLS, NOW) == []
+    assert access.restored(back, Access.OPEN) == access.on_return_started(back, RETURNS, BLUEPRINT, CELLS, NOW) == []
 
 
 def test_a_held_tenant_returns_without_more_access_than_its_hold_leaves() -> None:
     held = RETURNS.model_copy(update={"holds": BLOCKED.holds})
     restoring = after(RETAINED, access.on_return_started(RETAINED, held, BLUEPRINT, CELLS, NOW))
-    events = access.restored(restoring)
+    ready = after(restoring, access.restored(restoring, Access.CLOSED))
+    late = access.restored(restoring, Access.OPEN)
 
-    assert restoring.target_access is Access.CLOSED
-    assert [type(event) for event in events] == [EnvironmentReady, AccessChangeStarted]
+    assert (restoring.target_access, ready.access) == (Access.CLOSED, Access.CLOSED)
+    assert [type(event) for event in late] == [EnvironmentReady, AccessChangeStarted]
 
 
 def test_a_tenant_leaves_again_during_its_return_and_returns_during_the_export() -> None:
@@ -263,7 +263,7 @@ def test_a_tenant_leaves_again_during_its_return_and_returns_during_the_export()
     back = after(leaving, access.on_return_started(leaving, RETURNS, BLUEPRINT, CELLS, NOW))
 
     assert (leaving.status, back.status) == (Status.RETAINING, Status.RESTORING)
-    assert access.restored(leaving) == access.retained(back, EXPORT) == []
+    assert access.restored(leaving, Access.OPEN) == access.retained(back, EXPORT) == []
 
 
 def test_an_environment_that_was_never_complete_is_planned_when_the_tenant_returns() -> None:
@@ -311,13 +311,13 @@ ACTIONS = {
     "reactivated": lambda env: access.on_tenant_reactivated(env, REACTIVATED),
     "leaves": lambda env: access.on_tenant_left(env, LEAVES),
     "some": lambda env: building.progress_recorded(env, env.plan_hash, built(EVERYTHING[:3])) if env else [],
-    "all": lambda env: building.progress_recorded(env, env.plan_hash, built(EVERYTHING)) if env else [],
+    "all": lambda env: completed(env) if env else [],
     "fails": lambda env: building.build_failed(env, env.plan_hash, "no") if env else [],
     "retry": lambda env: planning.retry(env, TENANT, BLUEPRINT, CELLS, NOW),
     "changed": lambda env: access.access_changed(env, env.target_access) if env else [],
     "retained": lambda env: access.retained(env, EXPORT) if env else [],
     "returns": lambda env: access.on_return_started(env, RETURNS, BLUEPRINT, CELLS, NOW),
-    "restored": lambda env: access.restored(env) if env else [],
+    "restored": lambda env: access.restored(env, env.target_access) if env else [],
 }
 
 
@@ -339,6 +339,8 @@ def test_invariants_hold_for_any_order_of_events(actions: list[str]) -> None:
         if environment and environment.status is Status.READY:
             assert environment.failure or not environment.remaining
             assert environment.connections
+        if environment:
+            assert not environment.paused or environment.target_access is not Access.OPEN
 
 
 def test_the_stored_document_keeps_the_key_of_the_target_access() -> None:

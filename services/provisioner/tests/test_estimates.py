@@ -11,14 +11,13 @@ from environment_samples import (
     BUILDING,
     CELLS,
     CONTENT,
-    EVERYTHING,
     HASH,
     NOW,
     PLAN_HASH,
     READY,
     REGISTERED,
     after,
-    built,
+    completed,
     entitled,
 )
 from hypothesis import given
@@ -148,7 +147,7 @@ def test_durations_of_plans_that_ran_long_ago_are_dropped() -> None:
 
 def test_a_complete_plan_is_measured_and_a_failed_one_is_not() -> None:
     later = NOW.replace(second=40)
-    ready = after(BUILDING, building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING)))
+    ready = after(BUILDING, completed(BUILDING))
     failed = after(BUILDING, building.build_failed(BUILDING, PLAN_HASH, "disk full"))
     (event,) = building.run_measured(BUILDING, ready, later)
 

@@ -11,7 +11,7 @@ from paybill_provisioner.app import service
 from paybill_provisioner.domain.isolation import MAX_BREACHES, checked
 from paybill_provisioner.domain.planning import MAKE_ROOM
 from paybill_provisioner.drivers import Site
-from paybill_runtime.jobs.effects import Refused
+from paybill_provisioner.execution import StepError
 from paybill_runtime.testing.waiting import until
 
 EVERY_S = 0.3
@@ -270,7 +270,7 @@ async def test_a_superuser_is_not_built_again(harness) -> None:
     await harness.as_superuser("postgres", f'ALTER ROLE "{role}" SUPERUSER')
     try:
         found = await harness.driver.breaches(Isolation.POOL, environment.connections[0].database)
-        with pytest.raises(Refused, match=f"ALTER ROLE {role} NOSUPERUSER"):
+        with pytest.raises(StepError, match=f"ALTER ROLE {role} NOSUPERUSER"):
             await harness.build(harness.planned(Preset.POOLED, environment.tenant_id.removeprefix("ten_")))
     finally:
         await harness.as_superuser("postgres", f'ALTER ROLE "{role}" NOSUPERUSER')
@@ -308,7 +308,7 @@ async def test_a_checked_pool_is_trusted_for_a_period_which_the_scheduled_check_
         # Within the period a new tenant is built without another check.
         await harness.build(harness.planned(Preset.POOLED), trusting)
         found = await trusting.breaches(Isolation.POOL, database)
-        with pytest.raises(Refused, match="not isolated in documents"):
+        with pytest.raises(StepError, match="not isolated in documents"):
             await harness.build(harness.planned(Preset.POOLED), trusting)
     finally:
         await trusting.close()
@@ -320,7 +320,7 @@ async def test_a_trusted_pool_costs_no_query(harness) -> None:
     trusting = harness.new_driver(trusted_s=3600)
     try:
         environment = await harness.build(harness.planned(Preset.POOLED), trusting)
-        site = Site(environment, environment.resources, environment.outputs, environment.target_access)
+        site = Site(environment, environment.resources, environment.outputs)
         statement = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = $1"
         await harness.as_superuser("postgres", "SELECT pg_stat_force_next_flush()")
         before = await harness.as_superuser("postgres", statement, environment.connections[0].database)

@@ -25,6 +25,7 @@ from environment_samples import (
     TENANT,
     after,
     built,
+    completed,
     entitled,
 )
 from hypothesis import given
@@ -42,7 +43,13 @@ from paybill_contracts.errors import DomainError
 from paybill_contracts.kinds import Column
 from paybill_contracts.placement import Preset
 from paybill_contracts.plan_approvals import ApprovalRequested, ApprovalVoid, PlanSuperseded
-from paybill_contracts.provisioner import Access, EnvironmentChangePending, EnvironmentChangeSettled, EnvironmentFailed
+from paybill_contracts.provisioner import (
+    Access,
+    AccessChangeStarted,
+    EnvironmentChangePending,
+    EnvironmentChangeSettled,
+    EnvironmentFailed,
+)
 from paybill_provisioner.domain import access, building, environments, planning
 from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.environment_parts import Refusal
@@ -103,7 +110,7 @@ def test_a_pending_change_ends_when_the_subscription_changes_back() -> None:
 
 def test_entitlements_while_a_plan_is_open_are_planned_when_it_ends() -> None:
     waiting = entitle(BUILDING)
-    ready = after(waiting, building.progress_recorded(waiting, PLAN_HASH, built(EVERYTHING), Access.OPEN))
+    ready = after(waiting, completed(waiting))
     events = planning.compare(ready, BLUEPRINT, CELLS, NOW)
 
     assert (waiting.desired_size, waiting.planned_size) == (BUSINESS, STARTER)
@@ -212,7 +219,7 @@ def test_another_connection_limit_for_the_same_tier_is_applied_in_place() -> Non
 
     assert [(step.action, step.address) for step in planned.plan.steps] == [(StepAction.UPDATE, "role.main")]
     assert (changing.status, changing.access) == (Status.CHANGING, Access.OPEN)
-    assert types(events)[-1] is EnvironmentChanged
+    assert types(events)[-2:] == [EnvironmentChanged, AccessChangeStarted]
     assert after(changing, events).status is Status.READY
 
 
@@ -242,12 +249,12 @@ def test_a_silo_that_was_never_opened_is_deleted_when_the_tenant_is_entitled_to_
     failed = after(halfway, building.build_failed(halfway, silo.plan_hash or "", "disk full"))
     planned = entitle(failed, entitled())
     deleted = [step.before for step in planned.remaining if step.action is StepAction.DELETE]
-    done = after(planned, building.progress_recorded(planned, planned.plan_hash or "", built(EVERYTHING)))
+    done = after(planned, completed(planned))
 
     assert [each.attributes.name for each in deleted if each] == [f"silo_{TENANT.removeprefix('ten_')}"]
     assert (planned.status, done.status) == (Status.BUILDING, Status.BUILDING)
     assert [each.attributes.name for each in done.replaced] == [f"silo_{TENANT.removeprefix('ten_')}"]
-    events = building.progress_recorded(done, planned.plan_hash or "", Progress(removed=[done.replaced[0]]))
+    events = completed(done, (), [done.replaced[0]])
     assert types(events)[0] is ResourceRemoved
     assert (after(done, events).status, after(done, events).replaced) == (Status.READY, ())
 
@@ -271,16 +278,9 @@ def test_an_environment_without_a_database_is_ready_with_no_connection() -> None
     tier = tier_blueprint("starter", Preset.POOLED)
     bucket = published(blueprint_of(tier.model_copy(update={"resources": (tier.resources[1],)})))
     planned = entitle(REGISTERED, entitled(), bucket)
-    ready = after(planned, building.progress_recorded(planned, planned.plan_hash or "", built([("bucket.data", {})])))
+    ready = after(planned, completed(planned, [("bucket.data", {})]))
 
     assert (ready.status, ready.connections) == (Status.READY, ())
-
-
-def test_the_access_in_force_is_set_after_the_last_step() -> None:
-    """Suspended, so that the login is built closed, and reactivated before the last step."""
-    events = building.progress_recorded(BUILDING, PLAN_HASH, built(EVERYTHING), Access.CLOSED)
-
-    assert [getattr(event, "access", None) for event in events] == [None, None, Access.OPEN]
 
 
 def test_a_tenant_that_leaves_keeps_what_it_has() -> None:
@@ -297,7 +297,7 @@ def test_limits_of_the_entitlements_are_part_of_the_desired_state() -> None:
     (planned,) = planning.on_entitlements_set(REGISTERED, entitled(features=(feature,)), blueprint, CELLS, NOW)
     assert isinstance(planned, EnvironmentPlanned)
     ready = after(REGISTERED, [planned])
-    ready = after(ready, building.progress_recorded(ready, planned.plan_hash, built(EVERYTHING), Access.OPEN))
+    ready = after(ready, completed(ready))
     grown = entitled(features=(feature.model_copy(update={"limit": 50}),), entitlements_hash="cd" * 32)
     (change,) = planning.on_entitlements_set(ready, grown, blueprint, CELLS, NOW)
 

@@ -89,7 +89,7 @@ async def test_a_legal_hold_during_a_deletion_stops_the_steps_that_have_not_begu
     async def may_begin() -> bool:
         return held.is_applied
 
-    execution = Execution(driver, environment, Access.CLOSED, "job", may_begin)  # type: ignore[arg-type]
+    execution = Execution(driver, environment, "job", may_begin)  # type: ignore[arg-type]
     removed = [each.address async for progress in execution.run() for each in progress.removed]
 
     assert begun < EVERY_ADDRESS

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Access
 from paybill_contracts.tenant import LegalHoldPlaced, LegalHoldReleased
 from paybill_contracts.tenant_lifecycle import PurgeStarted
 from paybill_provisioner.app import service
@@ -169,7 +168,7 @@ async def test_a_legal_hold_keeps_everything_until_it_is_released(provisioner, h
 async def test_every_deletion_can_be_repeated_in_any_order(harness, preset) -> None:
     environment = await harness.ready(preset)
     driver: LocalDriver = harness.driver
-    site = Site(environment, environment.known_resources, environment.outputs, Access.CLOSED)
+    site = Site(environment, environment.known_resources, environment.outputs)
     own = [each.resource for each in environment.built if not is_shared(each.resource)]
 
     for resource in [*own, *own, *reversed(own)]:
@@ -180,10 +179,10 @@ async def test_every_deletion_can_be_repeated_in_any_order(harness, preset) -> N
 async def test_the_rows_of_a_deleted_login_are_found_and_deleted(harness) -> None:
     pair = await harness.tenant_pair(Preset.POOLED)
     environment = pair.tenant
-    site = Site(environment, environment.known_resources, environment.outputs, Access.CLOSED)
+    site = Site(environment, environment.known_resources, environment.outputs)
     schema, role = environment.resources["schema.main"], environment.resources["role.main"]
     await harness.driver.delete(role, site)
-    without_role = Site(environment, {"schema.main": schema}, environment.outputs, Access.CLOSED)
+    without_role = Site(environment, {"schema.main": schema}, environment.outputs)
 
     assert await harness.driver.absence(schema, without_role) is None
     await harness.driver.delete(schema, without_role)

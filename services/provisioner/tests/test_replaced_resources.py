@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from environment_samples import BLUEPRINT, CELLS, EVERYTHING, NOW, REGISTERED, TENANT, after, built, entitled
+from environment_samples import BLUEPRINT, CELLS, EVERYTHING, NOW, REGISTERED, TENANT, after, built, completed, entitled
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.environment_plans import StepAction
 from paybill_contracts.placement import Preset
@@ -42,9 +42,9 @@ def test_what_an_earlier_plan_replaced_is_deleted_by_the_next_one() -> None:
 def test_what_an_earlier_plan_replaced_is_kept_when_it_is_desired_again() -> None:
     failed = silo_replaced_by_an_incomplete_pool()
     again = entitle(failed, SILO)
-    done = after(again, building.progress_recorded(again, again.plan_hash or "", built(EVERYTHING)))
+    done = after(again, completed(again))
     left = [step.before for step in done.remaining if step.before is not None]
-    events = building.progress_recorded(done, again.plan_hash or "", Progress(removed=left))
+    events = completed(done, (), left)
 
     assert {(each.address, each.isolation) for each in left} == {("schema.main", "pool"), ("bucket.data", "pool")}
     assert after(done, events).status is Status.READY

@@ -66,6 +66,7 @@ async def test_duplicate_events_lead_to_one_lifecycle(provisioner, harness, publ
         "environment_registered",
         "environment_planned",
         "resource_built",
+        "access_change_started",
         "environment_ready",
         "access_change_started",
         "access_closed",

@@ -23,6 +23,16 @@ class DriftHandling(StrEnum):
     REPAIR = "repair"
 
 
+class AfterFailure(StrEnum):
+    """Handling of what a plan had built when it fails, in an environment that was never ready.
+
+    keep: it stays, and a retry continues from it. compensate: it is deleted in order.
+    """
+
+    KEEP = "keep"
+    COMPENSATE = "compensate"
+
+
 class CostLimit(Value):
     """Largest cost of an environment for one month; a plan that raises the cost above it is handled so.
 
@@ -52,6 +62,7 @@ class Policy(Value):
     cost_limit: CostLimit | None = None
     approval_valid_s: Count
     drift: DriftHandling = DriftHandling.REPORT
+    after_failure: AfterFailure = AfterFailure.KEEP
 
 
 class PolicyReason(Value):

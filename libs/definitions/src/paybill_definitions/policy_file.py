@@ -6,7 +6,7 @@ from typing import Annotated
 
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import MAX_MINOR, Money
-from paybill_contracts.policy import CostLimit, DriftHandling, Handling, Policy
+from paybill_contracts.policy import AfterFailure, CostLimit, DriftHandling, Handling, Policy
 from paybill_contracts.price_book import CurrencyCode
 from paybill_contracts.values import Key
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,6 +63,7 @@ class _File(_StrictInput):
     drift: DriftHandling = DriftHandling.REPORT
     cost_limit: _CostLimit | None = None
     approval_valid_hours: Annotated[int, Field(ge=1, le=2160, strict=True)]
+    after_failure: AfterFailure = AfterFailure.KEEP
 
 
 def read_policy(text: str, file: str) -> PolicyFile:
@@ -86,6 +87,7 @@ def read_policy(text: str, file: str) -> PolicyFile:
         else CostLimit(monthly=Money(minor=limit.minor, currency=limit.currency), handling=limit.handling),
         drift=source.drift,
         approval_valid_s=source.approval_valid_hours * 3600,
+        after_failure=source.after_failure,
     )
     read_file = PolicyFile(content, file, lines)
     if found := read_file.report(errors(content)):

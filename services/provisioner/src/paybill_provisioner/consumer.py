@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.provisioner import AccessChangeStarted, RestorationStarted
 from paybill_contracts.tenant import (
     HoldsChanged,
     LegalHoldPlaced,
@@ -133,3 +134,13 @@ def legal_hold_placed(unit: UnitOfWork, fact: LegalHoldPlaced, _: DecisionContex
 @HANDLERS.fact(LegalHoldReleased, writes=_writes_of_planning, reads=lambda _: PLANNING_READS)
 def legal_hold_released(unit: UnitOfWork, fact: LegalHoldReleased, at: DecisionContext) -> None:
     _record(unit, fact, purging.on_legal_hold_released(_environment(unit, fact), fact, plan_inputs(unit), at.now))
+
+
+@HANDLERS.fact(AccessChangeStarted)
+def access_change_started(_: UnitOfWork, __: AccessChangeStarted, ___: DecisionContext) -> None:
+    """Marks the place of the service's own fact in the log: its job waits for it before it opens access."""
+
+
+@HANDLERS.fact(RestorationStarted)
+def restoration_started(_: UnitOfWork, __: RestorationStarted, ___: DecisionContext) -> None:
+    """Marks the place of the service's own fact in the log, as above."""

@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from paybill_contracts.environment_plans import Resource, Step, StepAction
-from paybill_contracts.provisioner import Access
+from paybill_contracts.environment_plans import Step, StepAction
+from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.environment_state import Environment
+from paybill_provisioner.domain.steps import may_begin
 from paybill_provisioner.drivers import Done, Driver, Pending, Result, Site
 
 GROUP_WITHIN_S = 0.1
@@ -16,22 +17,29 @@ GROUP_WITHIN_S = 0.1
 CHECK_AFTER_S = 0.1
 """Steps begin without another check this long after the last one."""
 
+
+class StepError(Exception):
+    """A step failed. The cause is the driver's error."""
+
+    def __init__(self, address: str, cause: Exception) -> None:
+        super().__init__(f"{address}: {cause}")
+        self.address = address
+        self.cause = cause
+
+
 MayBegin = Callable[[], Awaitable[bool]]
-"""Returns False once no other step of the plan may begin."""
+"""Returns False once no other step of the plan may begin, such as for a tenant that was suspended or leaves."""
 
 
 class Execution:
-    """The remaining steps of an environment's plan.
+    """The remaining steps of an environment's plan. Logins are built closed.
 
-    access: with which logins are built. token: prefix of the steps' idempotency tokens, the same at every attempt.
+    token: prefix of the steps' idempotency tokens, the same at every attempt.
     """
 
-    def __init__(
-        self, driver: Driver, environment: Environment, access: Access, token: str, may_begin: MayBegin | None = None
-    ) -> None:
+    def __init__(self, driver: Driver, environment: Environment, token: str, may_begin: MayBegin | None = None) -> None:
         self._driver = driver
         self._environment = environment
-        self._access = access
         self._token = token
         self._may_begin = may_begin
         self._checked_at = time.monotonic()
@@ -53,7 +61,8 @@ class Execution:
     async def run(self) -> AsyncGenerator[Progress, None]:
         """Applies the steps, and yields progress; the caller has recorded it when the next one is requested.
 
-        After an error no other step begins, and it is raised when those that run have ended.
+        After an error no other step begins, and it is raised when those that run have ended: RetryAfter when the plan
+        has to wait, StepError for any other one. A refusal is raised rather than a wait.
         """
         progress, since = Progress(), time.monotonic()
         try:
@@ -86,7 +95,7 @@ class Execution:
             await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _check(self) -> None:
-        """Stops the beginning of steps when the plan is held."""
+        """Stops the beginning of steps when the plan is paused, or the tenant leaves."""
         now = time.monotonic()
         if self._may_begin is not None and self._waiting and now - self._checked_at >= CHECK_AFTER_S:
             self._stopped = self._stopped or not await self._may_begin()
@@ -97,9 +106,7 @@ class Execution:
         if self._error is not None or self._stopped:
             return []
         open_steps = [*self._waiting, *self._running.values(), *self._pending]
-        creating = {step.address for step in open_steps if step.after is not None}
-        deleting = [step.before for step in open_steps if step.action is StepAction.DELETE and step.before is not None]
-        return [step for step in self._waiting if _may_begin(step, creating, deleting)]
+        return [step for step in self._waiting if may_begin(step, open_steps)]
 
     def _to_intend(self) -> list[str]:
         """Returns the steps of which a repetition could create a second resource, and that are not recorded yet."""
@@ -116,7 +123,7 @@ class Execution:
             self._running[asyncio.create_task(self._apply(step))] = step
 
     async def _apply(self, step: Step) -> Result:
-        site = Site(self._environment, self._environment.known_resources, self._outputs, self._access)
+        site = Site(self._environment, self._environment.known_resources, self._outputs)
         operation = self._environment.operations.get(step.key)
         if operation is not None:
             return await self._driver.poll(operation)
@@ -133,8 +140,13 @@ class Execution:
     def _finish(self, task: "asyncio.Task[Result]", progress: Progress) -> None:
         step = self._running.pop(task)
         error = task.exception()
+        if isinstance(error, RetryAfter):
+            self._error = self._error or RetryAfter(error.after_s, f"{step.address}: {error}")
+            return
         if isinstance(error, Exception):
-            self._error = self._error or error
+            failed = StepError(step.address, error)
+            if not isinstance(self._error, StepError):
+                self._error = failed
             return
         result = task.result()
         if isinstance(result, Pending):
@@ -146,13 +158,3 @@ class Execution:
         else:
             self._outputs[step.address] = result.outputs
             progress.built[step.address] = result.outputs
-
-
-def _may_begin(step: Step, creating: set[str], deleting: list[Resource]) -> bool:
-    """Returns whether nothing that `step` needs is open.
-
-    A resource is created after those that it needs, and deleted after all creations and after those that need it.
-    """
-    if step.after is not None:
-        return not creating.intersection(step.after.needs)
-    return not creating and not any(step.address in each.needs for each in deleting)

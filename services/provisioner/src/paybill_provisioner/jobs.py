@@ -8,12 +8,14 @@ from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.cells import CellReopened, IsolationRestored
 from paybill_contracts.credentials import CredentialsRequested
 from paybill_contracts.environment_plans import EnvironmentChanged, EnvironmentPlanned
+from paybill_contracts.plan_execution import CompensationStarted, PlanResumed
 from paybill_contracts.policy import PolicyPublished
 from paybill_contracts.price_book import PriceBookPublished
 from paybill_contracts.provisioner import Access, AccessChangeStarted, RestorationStarted, RetentionStarted
 from paybill_contracts.purges import Absence, DeletionEnded, RemovedExport
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.errors import reason as text_of
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
@@ -27,7 +29,7 @@ from paybill_provisioner.domain.estimates import PLAN_RUNS_ID
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.price_book import PRICE_BOOK_ID
 from paybill_provisioner.drivers import Driver, Drivers, Scope, Site
-from paybill_provisioner.execution import Execution
+from paybill_provisioner.execution import Execution, StepError
 from paybill_provisioner.tables import (
     BLUEPRINTS,
     CELL_KEYS,
@@ -61,39 +63,67 @@ class NoDriverError(Exception):
     """This provisioner has no driver for the cloud; the job waits for one that has."""
 
 
-def build_failed(job: Job[EnvironmentPlanned], reason: str) -> Outcome:
-    """Records the failure; built resources stay, and an operator may retry."""
-    text = "".join(each if each.isprintable() else " " for each in reason)[:400] or "no reason"
-    return _outcome(job.event.tenant_id, lambda state: building.build_failed(state, job.event.plan_hash, text))
+def build_failed(job: Job[EnvironmentPlanned] | Job[PlanResumed] | Job[CompensationStarted], reason: str) -> Outcome:
+    """Records a failure that no step caused; built resources stay, and an operator may retry."""
+    return _failed(job.event, reason)
 
 
 @JOBS.effect(EnvironmentPlanned, attempts=BUILD_ATTEMPTS, failed=build_failed)
 async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator[Outcome]:
-    """Applies the remaining steps of the recorded plan; any other plan is refused."""
+    """Applies the steps of the recorded plan; any other plan is refused."""
     environment = await _current(job, job.event.tenant_id)
     try:
         plans.require_plan(environment, job.event)
     except PlanMismatchError as error:
         raise Refused(str(error)) from error
-    if not environment.is_applied:
-        return
-    if job.attempt == 1 and (changed := await _changed(job, environment)):
+    if environment.is_applied and job.attempt == 1 and (changed := await _changed(job, environment)):
         yield _superseded(job.event, changed)
         return
-    access_ = environment.target_access
+    async for outcome in _apply(job, environment, drivers):
+        yield outcome
+
+
+@JOBS.effect(PlanResumed, attempts=BUILD_ATTEMPTS, failed=build_failed)
+async def resume(job: Job[PlanResumed], drivers: Drivers) -> AsyncIterator[Outcome]:
+    """Applies the steps that were left when the plan was paused."""
+    async for outcome in _apply(job, await _current(job, job.event.tenant_id), drivers):
+        yield outcome
+
+
+@JOBS.effect(CompensationStarted, attempts=BUILD_ATTEMPTS, failed=build_failed)
+async def compensate(job: Job[CompensationStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
+    """Deletes what a failed plan had built."""
+    async for outcome in _apply(job, await _current(job, job.event.tenant_id), drivers):
+        yield outcome
+
+
+async def _apply(
+    job: Job[EnvironmentPlanned] | Job[PlanResumed] | Job[CompensationStarted],
+    environment: Environment,
+    drivers: Drivers,
+) -> AsyncIterator[Outcome]:
+    """Applies the remaining steps of the plan, until it is paused or the tenant leaves."""
+    plan_hash = job.event.plan_hash
+    if not environment.is_applied or environment.plan_hash != plan_hash:
+        return
 
     async def may_begin() -> bool:
         current = await _current(job, job.event.tenant_id)
-        return current.is_applied and current.plan_hash == job.event.plan_hash
+        return current.is_applied and current.plan_hash == plan_hash
 
-    execution = Execution(_driver(drivers, environment), environment, access_, job.id, may_begin)
-    async with aclosing(execution.run()) as parts:
-        async for progress in parts:
-            decision = partial(
-                building.progress_recorded, plan_hash=job.event.plan_hash, progress=progress, access=access_
-            )
-            is_complete = execution.is_complete
-            yield _outcome(environment.tenant_id, decision, last=is_complete, ends_plan=is_complete)
+    execution = Execution(_driver(drivers, environment), environment, job.id, may_begin)
+    try:
+        async with aclosing(execution.run()) as parts:
+            async for progress in parts:
+                decision = partial(building.progress_recorded, plan_hash=plan_hash, progress=progress)
+                is_complete = execution.is_complete
+                yield _outcome(environment.tenant_id, decision, last=is_complete, ends_plan=is_complete)
+    except StepError as error:
+        if not isinstance(error.cause, Refused) and job.attempt < BUILD_ATTEMPTS:
+            raise error.cause from None
+        job.log.exception("the step %s failed permanently", error.address, exc_info=error.cause)
+        yield _failed(job.event, text_of(error.cause), error.address)
+        return
     if execution.check_after_s is not None:
         raise RetryAfter(execution.check_after_s, "the provider works on the plan")
 
@@ -120,15 +150,40 @@ async def confirm_repairs(job: Job[EnvironmentChanged], drivers: Drivers) -> Asy
     )
 
 
+def _failed(event: EnvironmentPlanned | PlanResumed | CompensationStarted, reason: str, address: str = "") -> Outcome:
+    """Returns the outcome that ends the plan. What it had built is kept or deleted, as the policy requires."""
+    environment_id = id_of(event.tenant_id)
+
+    def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+        before = existing(unit.get(ENVIRONMENTS, environment_id), event.tenant_id)
+        record(unit, environment_id, building.build_failed(before, event.plan_hash, reason, address))
+        failed = existing(unit.get(ENVIRONMENTS, environment_id), event.tenant_id)
+        if failed.status is before.status:
+            return
+        record(unit, environment_id, building.compensated(before, failed, plan_inputs(unit).policy, at.now))
+        _plan_again(unit, at, environment_id)
+
+    writes = [ENVIRONMENTS.key(environment_id), *CELL_KEYS]
+    return Outcome(decide, writes=writes, reads=PLANNING_READS, last=True)
+
+
 @JOBS.effect(AccessChangeStarted, attempts=UNLIMITED_ATTEMPTS, locks=(ACCESS,), priority=Priority.SECURITY)
 async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
-    """Applies the target access. A superseded event is ignored: the later event has its own job."""
+    """Applies the target access. A superseded event is ignored: the later event has its own job.
+
+    More access is given in the order of the log: a hold that precedes the event is in the state by then.
+    """
     environment = await _current(job, job.event.tenant_id)
+    if access.opens(environment) and environment.target_access is job.event.access:
+        await job.in_log_order()
+        environment = await _current(job, job.event.tenant_id)
     target = environment.target_access
-    if environment.status not in {Status.READY, Status.CHANGING} or target is not job.event.access:
+    if not access.may_be_set(environment) or target is not job.event.access:
         return
     await _driver(drivers, environment).set_access(environment, target)
-    yield _outcome(environment.tenant_id, lambda state: access.access_changed(state, target), last=True)
+    is_first = environment.status is Status.BUILDING
+    decision = partial(access.access_changed, access=target)
+    yield _outcome(environment.tenant_id, decision, last=True, ends_plan=is_first)
 
 
 @JOBS.effect(CredentialsRequested, attempts=UNLIMITED_ATTEMPTS)
@@ -158,10 +213,14 @@ async def retain(job: Job[RetentionStarted], drivers: Drivers) -> AsyncIterator[
 async def restore(job: Job[RestorationStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Gives access to the retained data, at the level that is requested now."""
     environment = await _current(job, job.event.tenant_id)
+    if environment.status is Status.RESTORING and environment.target_access is not Access.CLOSED:
+        await job.in_log_order()
+        environment = await _current(job, job.event.tenant_id)
     if environment.status is not Status.RESTORING:
         return
-    await _driver(drivers, environment).set_access(environment, environment.target_access)
-    yield _outcome(environment.tenant_id, access.restored, last=True)
+    target = environment.target_access
+    await _driver(drivers, environment).set_access(environment, target)
+    yield _outcome(environment.tenant_id, lambda state: access.restored(state, target), last=True)
 
 
 def verification_failed(job: Job[DeletionEnded], reason: str) -> Outcome:
@@ -180,7 +239,7 @@ async def certify(job: Job[DeletionEnded], drivers: Drivers) -> AsyncIterator[Ou
     removed: RemovedExport | None = None
     if environment.plan is not None:
         driver, export = _driver(drivers, environment), environment.export
-        site = Site(environment, environment.known_resources, environment.outputs, Access.CLOSED)
+        site = Site(environment, environment.known_resources, environment.outputs)
         for resource in purge.removed:
             how = await driver.absence(resource, site)
             if how is None:
@@ -280,6 +339,8 @@ def _compare(unit: UnitOfWork, at: DecisionContext, ids: Sequence[str]) -> None:
 async def _current(
     job: Job[EnvironmentPlanned]
     | Job[EnvironmentChanged]
+    | Job[PlanResumed]
+    | Job[CompensationStarted]
     | Job[AccessChangeStarted]
     | Job[CredentialsRequested]
     | Job[RetentionStarted]
@@ -317,13 +378,19 @@ def _outcome(
         after = existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)
         if ends_plan:
             unit.record(PLAN_RUNS, PLAN_RUNS_ID, building.run_measured(state, after, at.now))
-        # The tenant may have become entitled to another size while the plan was open.
         if after.status is not state.status:
-            blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            compared = planning.compare(after, blueprints, cells_in_force(unit), at.now, plan_inputs(unit))
-            record(unit, environment_id, compared)
+            _plan_again(unit, at, environment_id)
 
     writes = [ENVIRONMENTS.key(environment_id), *CELL_KEYS]
     if ends_plan:
         writes.append(PLAN_RUNS.key(PLAN_RUNS_ID))
     return Outcome(decide, writes=writes, reads=PLANNING_READS, last=last)
+
+
+def _plan_again(unit: UnitOfWork, at: DecisionContext, environment_id: str) -> None:
+    """Plans what the tenant became entitled to while the plan was open."""
+    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+    environment = unit.get(ENVIRONMENTS, environment_id)
+    if environment is not None:
+        compared = planning.compare(environment, blueprints, cells_in_force(unit), at.now, plan_inputs(unit))
+        record(unit, environment_id, compared)

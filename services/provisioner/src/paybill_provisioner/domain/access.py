@@ -5,6 +5,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import assert_never
 
+from paybill_contracts.plan_execution import PlanPaused, PlanResumed
 from paybill_contracts.provisioner import (
     Access,
     AccessClosed,
@@ -45,8 +46,18 @@ _ACCESS = {SuspensionMode.READ_ONLY: Access.READ_ONLY, SuspensionMode.BLOCKED: A
 
 
 def on_tenant_suspended(environment: Environment | None, fact: TenantSuspended) -> list[EnvironmentEvent]:
-    """Starts to reduce the tenant's access to that of the suspension mode."""
-    return _start_change(existing(environment, fact.tenant_id), _ACCESS[fact.mode])
+    """Starts to reduce the tenant's access to that of the suspension mode, and pauses a plan that is applied."""
+    environment = existing(environment, fact.tenant_id)
+    events = _start_change(environment, _ACCESS[fact.mode])
+    if events and environment.is_applied and environment.remaining:
+        paused = PlanPaused(
+            tenant_id=environment.tenant_id,
+            environment_id=environment.id,
+            plan_hash=environment.plan_hash or "",
+            reason="the tenant is suspended",
+        )
+        events.append(paused)
+    return events
 
 
 def on_tenant_quarantined(environment: Environment | None, fact: TenantQuarantined) -> list[EnvironmentEvent]:
@@ -56,7 +67,7 @@ def on_tenant_quarantined(environment: Environment | None, fact: TenantQuarantin
 
 
 def on_holds_changed(environment: Environment | None, fact: HoldsChanged) -> list[EnvironmentEvent]:
-    """Sets the access with which the environment will be built: a held tenant never has more, not for a moment."""
+    """Sets the access that the environment gets after its build: a held tenant never has more, not for a moment."""
     return _start_change(existing(environment, fact.tenant_id), _access_under(fact.holds))
 
 
@@ -67,16 +78,48 @@ def on_tenant_reactivated(environment: Environment | None, fact: TenantReactivat
 
 def _start_change(environment: Environment, access: Access) -> list[EnvironmentEvent]:
     match environment.status:
-        case Status.REGISTERED | Status.BUILDING | Status.FAILED | Status.READY | Status.CHANGING | Status.RESTORING:
-            return [] if environment.target_access is access else [access_change(environment, access)]
+        case (
+            Status.REGISTERED
+            | Status.BUILDING
+            | Status.FAILED
+            | Status.COMPENSATING
+            | Status.READY
+            | Status.CHANGING
+            | Status.RESTORING
+        ):
+            if environment.target_access is access:
+                return []
+            events: list[EnvironmentEvent] = [access_change(environment, access)]
+            if environment.paused and access is Access.OPEN:
+                resumed = PlanResumed(
+                    tenant_id=environment.tenant_id,
+                    environment_id=environment.id,
+                    plan_hash=environment.plan_hash or "",
+                )
+                events.append(resumed)
+            return events
         case Status.RETAINING | Status.RETAINED | Status.PURGING | Status.PURGED:
             return []
         case _:
             assert_never(environment.status)
 
 
+def may_be_set(environment: Environment) -> bool:
+    """Returns True when the logins are complete, so that the access that is requested can be set."""
+    is_built = environment.status is Status.BUILDING and not environment.remaining
+    return is_built or environment.status in {Status.READY, Status.CHANGING}
+
+
+def opens(environment: Environment) -> bool:
+    """Returns True unless access is reduced: setting the access in effect again can open a login that is new."""
+    target = environment.target_access
+    return target is not Access.CLOSED and _STRICTEST.index(target) >= _STRICTEST.index(environment.access)
+
+
 def access_changed(environment: Environment, access: Access) -> list[EnvironmentEvent]:
-    """Records that `access` is in effect."""
+    """Records that `access` is in effect; an environment whose first build waited for it is ready."""
+    if environment.status is Status.BUILDING:
+        return ready(environment) if environment.target_access is access and may_be_set(environment) else []
     if environment.status not in {Status.READY, Status.CHANGING} or environment.access is access:
         return []
     if access is Access.OPEN:
@@ -93,7 +136,7 @@ def on_tenant_left(
     match environment.status:
         case Status.REGISTERED:
             return [started, *retained(evolve(environment, started), NOTHING_EXPORTED)]
-        case Status.BUILDING | Status.FAILED | Status.READY | Status.CHANGING | Status.RESTORING:
+        case Status.BUILDING | Status.FAILED | Status.COMPENSATING | Status.READY | Status.CHANGING | Status.RESTORING:
             return [started]
         case Status.RETAINING | Status.RETAINED | Status.PURGING | Status.PURGED:
             return []
@@ -134,11 +177,12 @@ def on_return_started(
     return [started, *towards(after, desired, blueprints, cells, now, reason, inputs)]
 
 
-def restored(environment: Environment) -> list[EnvironmentEvent]:
-    """Records that the retained environment is accessible again, at the access level that is requested."""
+def restored(environment: Environment, access: Access) -> list[EnvironmentEvent]:
+    """Records that the retained environment has `access` again. Another one that is requested now follows."""
     if environment.status is not Status.RESTORING or environment.plan_hash is None:
         return []
-    return ready(environment, environment.plan_hash, environment.target_access)
+    target = environment.target_access
+    return ready(environment) if target is access else [*ready(environment), access_change(environment, target)]
 
 
 def _access_under(holds: Sequence[Hold]) -> Access:

@@ -199,7 +199,7 @@ def _plannable(environment: Environment) -> Desired:
     """Returns the desired state. Raises EnvironmentNotPlannableError."""
     desired = environment.desired
     match environment.status:
-        case Status.BUILDING | Status.CHANGING:
+        case Status.BUILDING | Status.CHANGING | Status.COMPENSATING:
             raise EnvironmentNotPlannableError("a plan is being applied; wait until it has ended")
         case Status.RETAINING | Status.RETAINED | Status.RESTORING | Status.PURGING | Status.PURGED:
             raise EnvironmentNotPlannableError(f"the environment is {environment.status}; nothing is planned for it")

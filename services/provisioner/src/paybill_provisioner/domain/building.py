@@ -15,8 +15,11 @@ from paybill_contracts.environment_plans import (
     StepPending,
     StepsIntended,
 )
+from paybill_contracts.event import digest
 from paybill_contracts.kinds import Role, Schema
-from paybill_contracts.plan_estimates import PlanRunMeasured
+from paybill_contracts.plan_estimates import Estimates, PlanRunMeasured
+from paybill_contracts.plan_execution import CompensationEnded, CompensationStarted
+from paybill_contracts.policy import AfterFailure, Policy
 from paybill_contracts.provisioner import Access, AccessChangeStarted, EnvironmentFailed
 from paybill_contracts.purges import DeletionEnded
 
@@ -24,6 +27,7 @@ from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.environments import PlanMismatchError, evolve
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID, signature
+from paybill_provisioner.domain.steps import diff
 
 
 @dataclass(slots=True)
@@ -43,12 +47,9 @@ class Progress:
         return bool(self.built or self.removed or self.pending or self.intended)
 
 
-def progress_recorded(
-    environment: Environment, plan_hash: str, progress: Progress, access: Access | None = None
-) -> list[EnvironmentEvent]:
+def progress_recorded(environment: Environment, plan_hash: str, progress: Progress) -> list[EnvironmentEvent]:
     """Records steps that ended together; after the last one of the plan the environment is ready.
 
-    access: with which the logins were built, None when unknown: another one that is requested now is set afterwards.
     For a tenant in offboarding it only records the resources. Raises PlanMismatchError.
     """
     if environment.plan_hash != plan_hash:
@@ -57,7 +58,7 @@ def progress_recorded(
     events = list(_facts(environment, plan_hash, progress))
     for event in events:
         after = evolve(after, event)
-    return [*events, *ended(after, access)]
+    return [*events, *ended(after)]
 
 
 def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iterator[EnvironmentEvent]:
@@ -84,45 +85,59 @@ def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iter
             yield ResourceRemoved(**of_plan, address=resource.address, name=resource.identity)
 
 
-def ended(environment: Environment, access: Access | None = None) -> list[EnvironmentEvent]:
-    """Returns the events of a plan without remaining steps: the environment is ready, changed, or deleted.
+def ended(environment: Environment) -> list[EnvironmentEvent]:
+    """Returns the events of a plan without remaining steps.
 
-    access: with which the logins were built, None when unknown.
+    Logins are built closed: a change to the access that is requested now comes after the last step, and the first build
+    is ready once it is in effect.
     """
     if environment.remaining or environment.plan_hash is None:
         return []
-    if environment.status is Status.BUILDING:
-        return ready(environment, environment.plan_hash, access)
-    if environment.status is Status.PURGING:
-        of = {"tenant_id": environment.tenant_id, "environment_id": environment.id}
-        return [DeletionEnded(**of, plan_hash=environment.plan_hash)] if environment.is_applied else []
-    if environment.status is not Status.CHANGING:
-        return []
+    target = environment.target_access
+    match environment.status:
+        case Status.BUILDING:
+            return ready(environment) if target is Access.CLOSED else [access_change(environment, target)]
+        case Status.COMPENSATING:
+            return [
+                CompensationEnded(
+                    tenant_id=environment.tenant_id,
+                    environment_id=environment.id,
+                    plan_hash=environment.plan_hash,
+                )
+            ]
+        case Status.PURGING if environment.is_applied:
+            return [
+                DeletionEnded(
+                    tenant_id=environment.tenant_id,
+                    environment_id=environment.id,
+                    plan_hash=environment.plan_hash,
+                )
+            ]
+        case Status.CHANGING:
+            changed = EnvironmentChanged(
+                tenant_id=environment.tenant_id,
+                environment_id=environment.id,
+                plan_hash=environment.plan_hash,
+                connections=tuple(connections(environment)),
+            )
+            steps = environment.plan.steps if environment.plan else ()
+            has_logins = any(step.after is not None and step.after.kind == "role" for step in steps)
+            return [changed, access_change(environment, target)] if has_logins else [changed]
+        case _:
+            return []
+
+
+def ready(environment: Environment) -> list[EnvironmentEvent]:
+    """Returns the event of an environment that is ready, and whose logins have the access that is requested."""
     return [
-        EnvironmentChanged(
+        EnvironmentReady(
             tenant_id=environment.tenant_id,
             environment_id=environment.id,
-            plan_hash=environment.plan_hash,
+            plan_hash=environment.plan_hash or "",
+            epoch=environment.epoch + 1,
             connections=tuple(connections(environment)),
         )
     ]
-
-
-def ready(environment: Environment, plan_hash: str, access: Access | None) -> list[EnvironmentEvent]:
-    """Returns the events of an environment that is ready, at the access level that is requested.
-
-    access: in effect at the logins, None when unknown.
-    """
-    fact = EnvironmentReady(
-        tenant_id=environment.tenant_id,
-        environment_id=environment.id,
-        plan_hash=plan_hash,
-        epoch=environment.epoch + 1,
-        connections=tuple(connections(environment)),
-    )
-    if environment.target_access is access is Access.OPEN:
-        return [fact]
-    return [fact, access_change(environment, environment.target_access)]
 
 
 def access_change(environment: Environment, access: Access) -> AccessChangeStarted:
@@ -152,19 +167,52 @@ def connections(environment: Environment) -> Iterator[Connection]:
         )
 
 
-def build_failed(environment: Environment, plan_hash: str, reason: str) -> list[EnvironmentEvent]:
-    """Records the failure of the current plan; built resources stay. Any other plan is ignored."""
-    applied = environment.status in {Status.BUILDING, Status.CHANGING, Status.PURGING}
+def build_failed(environment: Environment, plan_hash: str, reason: str, address: str = "") -> list[EnvironmentEvent]:
+    """Records the failure of the current plan; built resources stay. Any other plan is ignored.
+
+    address: of the step that failed; empty when none did.
+    """
+    applied = environment.status in {Status.BUILDING, Status.CHANGING, Status.COMPENSATING, Status.PURGING}
     if not applied or environment.plan_hash != plan_hash:
         return []
-    remaining = environment.remaining
     return [
         EnvironmentFailed(
             tenant_id=environment.tenant_id,
             environment_id=environment.id,
             plan_hash=plan_hash,
-            address=remaining[0].address if remaining else "environment",
-            reason=reason,
+            address=address or "environment",
+            reason="".join(each if each.isprintable() else " " for each in reason)[:400] or "no reason",
+        )
+    ]
+
+
+def compensated(environment: Environment, failed: Environment, policy: Policy, now: datetime) -> list[EnvironmentEvent]:
+    """Starts to delete what a failed first build has made, when policy requires it. failed: after the failure.
+
+    An environment that was ready keeps what a failed change has built: the tenant uses it.
+    """
+    was_built = environment.status is Status.BUILDING and failed.status is Status.FAILED and not environment.epoch
+    if not was_built or policy.after_failure is AfterFailure.KEEP or failed.plan is None:
+        return []
+    steps = diff((), (each.resource for each in failed.built), failed.replaced)
+    if not steps:
+        return []
+    plan = failed.plan.model_copy(
+        update={
+            "based_on": failed.base_revision,
+            "observed_hash": failed.observed_hash,
+            "steps": steps,
+            "estimates": Estimates(),
+            "hashed": True,
+        }
+    )
+    return [
+        CompensationStarted(
+            tenant_id=failed.tenant_id,
+            environment_id=failed.id,
+            plan=plan,
+            plan_hash=digest(plan),
+            planned_at=now,
         )
     ]
 

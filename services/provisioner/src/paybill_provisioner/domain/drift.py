@@ -78,7 +78,7 @@ def is_comparable(environment: Environment) -> bool:
             return not environment.remaining
         case Status.RETAINED | Status.PURGED:
             return True
-        case Status.REGISTERED | Status.BUILDING | Status.FAILED | Status.CHANGING:
+        case Status.REGISTERED | Status.BUILDING | Status.FAILED | Status.COMPENSATING | Status.CHANGING:
             return False
         case Status.RETAINING | Status.RESTORING | Status.PURGING:
             return False

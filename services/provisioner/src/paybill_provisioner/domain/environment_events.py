@@ -21,6 +21,7 @@ from paybill_contracts.plan_approvals import (
     ApprovalVoid,
     PlanSuperseded,
 )
+from paybill_contracts.plan_execution import CompensationEnded, CompensationStarted, PlanPaused, PlanResumed
 from paybill_contracts.provisioner import (
     AccessChangeStarted,
     AccessClosed,
@@ -70,6 +71,10 @@ EnvironmentEvent = (
     | EnvironmentDriftFound
     | EnvironmentDriftEnded
     | EnvironmentDriftAccepted
+    | PlanPaused
+    | PlanResumed
+    | CompensationStarted
+    | CompensationEnded
 )
 
 KEEP_BASE = (
@@ -92,6 +97,8 @@ KEEP_BASE = (
     EnvironmentDriftFound,
     EnvironmentDriftEnded,
     EnvironmentDriftAccepted,
+    PlanPaused,
+    PlanResumed,
 )
 """Events that change nothing that is recorded: a plan that was made before them is still right.
 

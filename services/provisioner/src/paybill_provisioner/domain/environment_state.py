@@ -20,11 +20,15 @@ from paybill_provisioner.domain.steps import cells_of
 
 
 class Status(StrEnum):
-    """Lifecycle status of an environment. The tenant's access is separate, in `Environment.access`."""
+    """Lifecycle status of an environment. The tenant's access is separate, in `Environment.access`.
+
+    compensating: what a failed plan had built is being deleted.
+    """
 
     REGISTERED = "registered"
     BUILDING = "building"
     FAILED = "failed"
+    COMPENSATING = "compensating"
     READY = "ready"
     CHANGING = "changing"
     RETAINING = "retaining"
@@ -53,10 +57,10 @@ class Environment:
     provider works on, by step; intended: addresses of what is created next. refusal: of the desired state.
     pending: a change of size that waits. target_access: last requested; access: in effect. revision: number of events
     so far; base_revision: of the last one that changed what a plan is computed from. built_limits: of the entitlements
-    by which the last complete plan was made; planned_at: time of the plan. approval: the last one of a plan.
-    credentials: references of secrets that were made on demand, by address; requested_credentials: to be made.
-    purge: its deletion, once that has begun.
-    drift: differences that checks found; repaired: addresses that the plan has repaired.
+    by which the last complete plan was made; planned_at: time of the plan. paused: no other step of the plan begins.
+    approval: the last one of a plan. credentials: references of secrets that were made on demand, by address;
+    requested_credentials: to be made. purge: its deletion, once that has begun. drift: differences that checks found;
+    repaired: addresses that the plan has repaired.
     """
 
     id: str
@@ -84,6 +88,7 @@ class Environment:
     base_revision: int = 1
     built_limits: Mapping[str, int] = field(default_factory=dict)
     planned_at: Timestamp | None = None
+    paused: bool = False
     approval: PlanApproval | None = None
     earlier_approvals: tuple[PlanApproval, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict)
@@ -141,8 +146,9 @@ class Environment:
     @property
     def is_applied(self) -> bool:
         """True while steps of the plan may begin."""
-        is_held = self.purge is not None and bool(self.purge.held_by)
-        return self.status in {Status.BUILDING, Status.CHANGING, Status.PURGING} and not is_held
+        is_held = self.paused or (self.purge is not None and bool(self.purge.held_by))
+        open_ = {Status.BUILDING, Status.CHANGING, Status.COMPENSATING, Status.PURGING}
+        return self.status in open_ and not is_held
 
     @property
     def has_begun(self) -> bool:

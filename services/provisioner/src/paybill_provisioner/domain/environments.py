@@ -29,6 +29,7 @@ from paybill_contracts.plan_approvals import (
     ApprovalVoid,
     PlanSuperseded,
 )
+from paybill_contracts.plan_execution import CompensationEnded, CompensationStarted, PlanPaused, PlanResumed
 from paybill_contracts.provisioner import (
     Access,
     AccessChangeStarted,
@@ -134,7 +135,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 status=Status.READY,
                 epoch=event.epoch,
                 connections=event.connections,
-                access=Access.OPEN,
+                access=environment.target_access,
                 built_size=environment.planned_size,
                 built_limits=environment.plan.limits if environment.plan else {},
             )
@@ -154,7 +155,13 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
         case AccessClosed():
             return replace(environment, access=event.access)
         case RetentionStarted():
-            return replace(environment, status=Status.RETAINING, target_access=Access.CLOSED, requested_credentials=())
+            return replace(
+                environment,
+                status=Status.RETAINING,
+                target_access=Access.CLOSED,
+                requested_credentials=(),
+                paused=False,
+            )
         case EnvironmentRetained():
             return replace(environment, status=Status.RETAINED, access=Access.CLOSED, export=event.export)
         case EnvironmentChangePending():
@@ -204,6 +211,18 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return replace(environment, status=Status.PURGED, purge=purge, export=None, connections=(), failure=None)
         case EnvironmentDriftFound() | EnvironmentDriftEnded() | EnvironmentDriftAccepted():
             return replace(environment, drift=drift_state.evolve(environment.drift, event))
+        case PlanPaused() | PlanResumed():
+            return replace(environment, paused=isinstance(event, PlanPaused))
+        case CompensationStarted():
+            return replace(
+                environment,
+                status=Status.COMPENSATING,
+                plan=event.plan,
+                plan_hash=event.plan_hash,
+                planned_at=event.planned_at,
+            )
+        case CompensationEnded():
+            return replace(environment, status=Status.FAILED)
         case _:
             assert_never(event)
 
@@ -263,6 +282,7 @@ def _with_plan(environment: Environment, event: EnvironmentPlanned) -> Environme
         failure=None,
         pending=None,
         repaired=(),
+        paused=False,
     )
 
 

@@ -100,7 +100,7 @@ def retry(
     Raises EnvironmentUnknownError, EnvironmentNotFailedError.
     """
     environment = existing(environment, id_)
-    if environment.status in {Status.BUILDING, Status.CHANGING}:
+    if environment.status in {Status.BUILDING, Status.CHANGING, Status.COMPENSATING}:
         return []
     if environment.status is Status.PURGING and environment.failure is not None:
         return purging.retry(environment, inputs, now)
@@ -123,7 +123,14 @@ def towards(
     """Returns the events that make `desired` the desired state, and its plan, its refusal or its pending change."""
     events: list[EnvironmentEvent] = [] if desired == environment.desired else [_desired(environment, desired)]
     match environment.status:
-        case Status.BUILDING | Status.CHANGING | Status.RETAINING | Status.RETAINED | Status.RESTORING:
+        case (
+            Status.BUILDING
+            | Status.CHANGING
+            | Status.COMPENSATING
+            | Status.RETAINING
+            | Status.RETAINED
+            | Status.RESTORING
+        ):
             return events
         case Status.PURGING | Status.PURGED:
             return events

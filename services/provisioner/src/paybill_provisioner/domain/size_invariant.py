@@ -33,6 +33,7 @@ def check_size(states: Sequence[Any], _: datetime) -> Difference | None:
             Status.REGISTERED
             | Status.BUILDING
             | Status.FAILED
+            | Status.COMPENSATING
             | Status.CHANGING
             | Status.RETAINING
             | Status.RETAINED

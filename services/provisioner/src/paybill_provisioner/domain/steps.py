@@ -158,6 +158,18 @@ def _require_compatible_tables(before: Attributes, after: Attributes, address: s
                 )
 
 
+def may_begin(step: Step, open_steps: Iterable[Step]) -> bool:
+    """Returns whether nothing that `step` needs is among the open steps of its plan.
+
+    A resource is created after those that it needs, and deleted after all creations and after those that need it.
+    """
+    if step.after is not None:
+        return not any(each.after is not None and each.address in step.after.needs for each in open_steps)
+    return not any(
+        each.after is not None or (each.before is not None and step.address in each.before.needs) for each in open_steps
+    )
+
+
 def ordered(resources: Iterable[Resource]) -> tuple[Resource, ...]:
     """Sorts `resources` topologically, and by address where order is free. Raises BrokenGraphError."""
     by_address = _by_address(resources)

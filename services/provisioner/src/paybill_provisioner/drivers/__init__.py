@@ -36,15 +36,11 @@ Result: TypeAlias = Done | Pending
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Surroundings of a resource: its environment, the environment's resources, and the outputs of existing ones.
-
-    access: with which logins are built.
-    """
+    """Surroundings of a resource: its environment, the environment's resources, and the outputs of existing ones."""
 
     environment: Environment
     resources: Mapping[str, Resource]
     outputs: Mapping[str, Outputs]
-    access: Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +58,11 @@ class Scope:
 class Driver(Protocol):
     """Finds, creates, changes and deletes the resources of one cloud.
 
-    Every call is idempotent and can be interrupted anywhere. `RetryAfter` means that the provider is away, throttles or
-    has no room: the job waits. `paybill_runtime.jobs.effects.Refused` means that a retry cannot help. Calls for
-    resources of one environment that do not need each other may run concurrently.
+    Every call is idempotent and can be interrupted anywhere. Logins are created without access, and a change of them
+    leaves their access as it is. `RetryAfter` means that the provider is away, throttles, has no room, or that the
+    driver lacks rights: the job waits, without a time given longer after each attempt.
+    `paybill_runtime.jobs.effects.Refused` means that a retry cannot help. Calls for resources of one environment that
+    do not need each other may run concurrently.
     """
 
     unique_names: frozenset[str]

@@ -200,8 +200,10 @@ class TenantDatabases:
         async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
             return await has_role(connection, role)
 
-    async def create_role(self, namespace: DatabaseNamespace, role: Role, access: Access, verifier: str | None) -> None:
-        """Creates or changes a login, with the privileges of `access`.
+    async def create_role(
+        self, namespace: DatabaseNamespace, role: Role, verifier: str | None, *, closed: bool
+    ) -> None:
+        """Creates or changes a login. closed: it has no access afterwards; else an existing one keeps its access.
 
         One that has a privileged attribute is dropped first: only a role that has the attribute itself could remove it.
         """
@@ -211,12 +213,13 @@ class TenantDatabases:
         if login is not None and login.privileged:
             await self._delete_role(namespace, role.name, login)
             login = None
+        access = Access.CLOSED if closed or login is None else None
         join, leave = namespaces.memberships(namespace, access)
         attributes = namespaces.role_attributes(role, access, verifier)
         await self._roles.change(role.name, login, attributes, join, leave if login else ())
         await self._grant(namespace, role.name, access)
 
-    async def _grant(self, namespace: DatabaseNamespace, role: str, access: Access) -> None:
+    async def _grant(self, namespace: DatabaseNamespace, role: str, access: Access | None) -> None:
         if statements := namespaces.privileges(namespace, role, access):
             async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
                 await connection.execute(statements)

@@ -85,13 +85,16 @@ class LocalDriver:
             case Schema():
                 await self._databases.create_tables(DatabaseNamespace.of(resource))
             case Role() as role:
-                await self._create_role(role, site)
+                await self._create_role(role, site, closed=True)
             case _:
                 raise _unsupported(resource)
         return Done(self._outputs(resource))
 
     async def update(self, before: Resource, after: Resource, site: Site) -> Result:  # noqa: ARG002  # the port has it
         """Changes the resource in place: creation adds what is missing and sets what differs."""
+        if isinstance(after.attributes, Role):
+            await self._create_role(after.attributes, site, closed=False)
+            return Done(self._outputs(after))
         return await self.create(after, site, "")
 
     async def delete(self, resource: Resource, site: Site) -> Result:
@@ -146,8 +149,7 @@ class LocalDriver:
 
     async def set_access(self, environment: Environment, access: Access) -> None:
         """Changes the access of every login of the tenant."""
-        for role in _logins(environment):
-            schema = environment.resources[role.in_schema]
+        for role, schema in _existing_logins(environment):
             await self._databases.set_access(DatabaseNamespace.of(schema), role.name, access)
 
     async def observe(self, scope: Scope) -> AsyncIterator[Sequence[Observed]]:
@@ -209,13 +211,13 @@ class LocalDriver:
             self._factory.precompute()
         return reference
 
-    async def _create_role(self, role: Role, site: Site) -> None:
+    async def _create_role(self, role: Role, site: Site, *, closed: bool) -> None:
         """Creates the login with the verifier of its password, if that is made; one that exists gets it again."""
         namespace = DatabaseNamespace.of(site.resources[role.in_schema])
         verifier = None
         if role.secret is not None and (reference := site.outputs[role.secret].get("secret")):
             verifier = await self._verifier(reference)
-        await self._databases.create_role(namespace, role, site.access, verifier)
+        await self._databases.create_role(namespace, role, verifier, closed=closed)
 
     async def _verifier(self, reference: str) -> str:
         credentials = self._new.pop(reference, None) or await Credentials.of(await self._secrets.get(reference))
@@ -255,6 +257,17 @@ def _names_of_logins(site: Site) -> frozenset[str]:
 def _secret(name: str) -> Observed:
     """Returns a secret: its name is `environments/<number>/<name>`."""
     return Observed("secret", name, f"ten_{name.split('/')[1]}")
+
+
+def _existing_logins(environment: Environment) -> Iterator[tuple[Role, Resource]]:
+    """Yields every login of the tenant with its schema: built or planned ones, and those that others have replaced."""
+    for role in _logins(environment):
+        yield role, environment.resources[role.in_schema]
+    replaced = {each.address: each for each in environment.replaced}
+    for each in environment.replaced:
+        if isinstance(each.attributes, Role):
+            schema = each.attributes.in_schema
+            yield each.attributes, replaced.get(schema) or environment.resources[schema]
 
 
 def _unsupported(resource: Resource) -> Refused:

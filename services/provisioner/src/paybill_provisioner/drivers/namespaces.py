@@ -200,10 +200,11 @@ def _column(name: str, type_: str) -> str:
     return f"{ident(name)} {type_}"
 
 
-def role_attributes(role: Role, access: Access, verifier: str | None) -> str:
-    """Returns the attributes of a login. verifier: of its password; None keeps the one that it has."""
+def role_attributes(role: Role, access: Access | None, verifier: str | None) -> str:
+    """Returns the attributes of a login. access, verifier of its password: None keeps those that it has."""
+    login = f" {login_attribute(access)}" if access is not None else ""
     password = f" PASSWORD {literal(verifier)}" if verifier is not None else ""
-    return f"NOINHERIT {login_attribute(access)} CONNECTION LIMIT {role.connection_limit:d}{password}"
+    return f"NOINHERIT{login} CONNECTION LIMIT {role.connection_limit:d}{password}"
 
 
 def password_attribute(verifier: str) -> str:
@@ -216,18 +217,21 @@ def login_attribute(access: Access) -> str:
     return "NOLOGIN" if access is Access.CLOSED else "LOGIN"
 
 
-def memberships(namespace: DatabaseNamespace, access: Access) -> tuple[list[str], list[str]]:
-    """Returns the groups that a login with this access is in, and those that it is not in."""
+def memberships(namespace: DatabaseNamespace, access: Access | None) -> tuple[list[str], list[str]]:
+    """Returns the groups that a login with this access is in, and those that it is not in. access: None keeps them."""
     every = groups(namespace.isolation, namespace.database)
+    if access is None:
+        return list(every[:1]), []
     if access is Access.OPEN:
         return list(every), []
     return list(every[:1]), list(every[1:])
 
 
-def privileges(namespace: DatabaseNamespace, role: str, access: Access) -> str:
+def privileges(namespace: DatabaseNamespace, role: str, access: Access | None) -> str:
     """Returns the statements for the privileges of a login on its own schema; empty in a pool, which has groups.
 
     Write privileges are revoked, because a tenant could change the setting default_transaction_read_only.
+    access: None keeps them.
     """
     if namespace.isolation is Isolation.POOL:
         return ""
@@ -235,8 +239,9 @@ def privileges(namespace: DatabaseNamespace, role: str, access: Access) -> str:
     parts = [] if namespace.shared else [f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {name}"]
     parts.append(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
     parts.append(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {name}")
-    verb, preposition = ("GRANT", "TO") if access is Access.OPEN else ("REVOKE", "FROM")
-    parts.append(f"{verb} INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} {preposition} {name}")
+    if access is not None:
+        verb, preposition = ("GRANT", "TO") if access is Access.OPEN else ("REVOKE", "FROM")
+        parts.append(f"{verb} INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} {preposition} {name}")
     return ";\n".join(parts)
 
 

@@ -26,19 +26,27 @@ POOL_SIZE = 4
 DATABASE_MISSING = (asyncpg.InvalidCatalogNameError, asyncpg.ObjectNotInPrerequisiteStateError)
 """Errors of a connection to a database that does not exist, or does not accept connections yet."""
 
-RETRY_AFTER_S = 2.0
-_UNAVAILABLE = (
+_AWAY = (
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
     ConnectionError,
     TimeoutError,
     socket.gaierror,
 )
-"""The server is unavailable: the job is retried, and the attempt does not count as a failure."""
+"""The server does not answer."""
+_TRANSIENT = (
+    asyncpg.OperatorInterventionError,  # shutting down, starting up, a statement that was cancelled
+    asyncpg.InsufficientResourcesError,  # disk full, out of memory, too many connections
+    asyncpg.PostgresIOError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,  # this and the next one are no DATABASE_MISSING, of whose class they are
+    asyncpg.ObjectInUseError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InsufficientPrivilegeError,  # the driver's role lost rights
+    asyncpg.InvalidAuthorizationSpecificationError,  # it cannot log in
+)
+"""The server answers, and refuses what it accepts once an operator has put it right: nothing is wrong with the plan."""
 
 _SETTINGS = {
     "application_name": "paybill-provisioner",
@@ -81,14 +89,17 @@ class TenantServer:
     async def connection(self, database: str, *, pooled: bool) -> AsyncIterator[Connection]:
         """Opens a connection to `database`, or takes one from its pool.
 
-        Raises one of DATABASE_MISSING, and RetryAfter when the server becomes unavailable.
+        Raises one of DATABASE_MISSING, and RetryAfter with the server's message for what a later attempt may not meet.
         """
         try:
             async with self._connection(database, pooled=pooled) as connection:
                 yield connection
-        except _UNAVAILABLE as error:
+        except _TRANSIENT as error:
+            reason = f"the server of tenants' databases, {self.host}:{self.port}, refuses: {error} ({error.sqlstate})"
+            raise RetryAfter(None, reason) from error
+        except _AWAY as error:
             reason = f"the server of tenants' databases, {self.host}:{self.port}, does not answer"
-            raise RetryAfter(RETRY_AFTER_S, reason) from error
+            raise RetryAfter(None, f"{reason} ({str(error) or type(error).__name__})") from error
 
     @asynccontextmanager
     async def _connection(self, database: str, *, pooled: bool) -> AsyncIterator[Connection]:
