@@ -12,8 +12,8 @@ from paybill_billing.app import service
 from paybill_billing.settings import Settings
 from paybill_embedded.errors import EmbeddedError
 from paybill_embedded.ports import require_free
-from paybill_runtime.testing import until
 from paybill_runtime.serving import serving
+from paybill_runtime.testing import until
 from sqlalchemy import text
 
 TENANT = "ten_" + "f" * 32

@@ -5,7 +5,6 @@ import hmac
 import json
 import stat
 from base64 import b64decode
-from contextlib import suppress
 from dataclasses import replace
 
 import asyncpg
