@@ -144,7 +144,7 @@ def test_a_policy_is_checked_without_a_stack(paybill, tmp_path: Path) -> None:
     bad = paybill("policy", "lint", file)
 
     assert bad.code == ExitCode.FAILED
-    assert "creates: Field required" in bad.out
+    assert "creates: it is required" in bad.out
 
 
 def test_a_change_of_the_placement_is_planned_approved_and_pending(on_stack, customers) -> None:

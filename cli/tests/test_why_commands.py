@@ -133,6 +133,7 @@ def _change_tenant(at: Situation, random: Random) -> None:
         environment |= {"failed_resource": "role.main", "failure": "permission denied"}
     pending = random.choice([None, "the placement changes"])
     target = random.choice(["open", "closed"])
+    environment["breach"] = random.choice([None, None, None, "the policy of table documents is another"])
     at.environment = at.environment.model_copy(update={**environment, "pending": pending, "target_access": target})
 
 

@@ -32,18 +32,18 @@ def test_the_shipped_policy_lets_nobody_destroy_data_alone() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("deletes: other_person", "deletes: never", "p.yaml:6: deletes: Input should be"),
-        ("updates: unattended", "updates: other_person\nx: 1", "p.yaml:5: x: Extra inputs"),
+        ("deletes: other_person", "deletes: never", "p.yaml:6: deletes: write 'unattended', 'approval' or 'other_person'"),
+        ("updates: unattended", "updates: other_person\nx: 1", "p.yaml:5: x: there is no such field"),
         (
             "updates: unattended\nclean_up: unattended\ndeletes: other_person",
             "updates: approval\nclean_up: unattended\ndeletes: unattended",
             "p.yaml:6: deletes is unattended and updates is approval: it cannot be easier",
         ),
         ("currency: EUR", "currency: XYZ", "p.yaml:9: XYZ is no currency of ISO 4217"),
-        ("minor: 5000", "minor: -1", "p.yaml:9: cost_limit.minor: Input should be greater"),
+        ("minor: 5000", "minor: -1", "p.yaml:9: cost_limit.minor: write 0 or more"),
         ("handling: approval", "handling: unattended", "p.yaml:9: a limit needs approval or other_person"),
-        ("approval_valid_hours: 72", "approval_valid_hours: 0", "p.yaml:10: approval_valid_hours: Input should be"),
-        ("moves_data: other_person\n", "", "p.yaml:1: moves_data: Field required"),
+        ("approval_valid_hours: 72", "approval_valid_hours: 0", "p.yaml:10: approval_valid_hours: write 1 or more"),
+        ("moves_data: other_person\n", "", "p.yaml:1: moves_data: it is required"),
     ],
 )
 def test_an_error_has_file_line_and_reason(old: str, new: str, message: str) -> None:

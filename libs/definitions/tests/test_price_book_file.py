@@ -35,11 +35,11 @@ def test_a_price_book_keeps_its_source_and_date() -> None:
         ("cloud: local, minor: 1200", "cloud: moon, minor: 1200", "p.yaml:9: there is no driver for moon"),
         ("per: storage_gib", "per: count", "p.yaml:8: a database has no attribute count"),
         ("per: storage_gib, ", "", "p.yaml:8: this case has a price already, number 1 of `prices`"),
-        ("minor: 1200", "minor: 12.5", "p.yaml:9: prices.2.minor: Input should be a valid integer"),
-        ("minor: 1200", "minor: -1", "p.yaml:9: prices.2.minor: Input should be greater than or equal to 0"),
+        ("minor: 1200", "minor: 12.5", "p.yaml:9: prices.2.minor: write a whole number"),
+        ("minor: 1200", "minor: -1", "p.yaml:9: prices.2.minor: write 0 or more"),
         ("2026-11-01", "last week", "p.yaml:4: date: "),
-        ("source: price list of the hosting contract\n", "", "p.yaml:1: source: Field required"),
-        ("isolation: silo, minor", "isolaton: silo, minor", "p.yaml:7: prices.0.isolaton: Extra inputs"),
+        ("source: price list of the hosting contract\n", "", "p.yaml:1: source: it is required"),
+        ("isolation: silo, minor", "isolaton: silo, minor", "p.yaml:7: prices.0.isolaton: there is no such field"),
     ],
 )
 def test_an_error_has_file_line_and_reason(old: str, new: str, message: str) -> None:

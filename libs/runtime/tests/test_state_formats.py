@@ -18,7 +18,7 @@ UNREADABLE = "UPDATE tenants SET state = state - 'name'"
 def newer():
     """Returns the service with another format of its tenants."""
     stored = copy(TENANTS)
-    stored.format = 2
+    stored.format = TENANTS.format + 1
     return replace(service(), states=[stored if each is TENANTS else each for each in service().states])
 
 
@@ -42,7 +42,7 @@ async def test_a_start_writes_the_states_of_another_format_again(served, sign_up
     formats = await databases.execute(url, "tenant", "SELECT kind, format FROM chassis.state_format")
 
     assert shown["name"] == "Acme"
-    assert [tuple(row) for row in formats] == [("tenant", 2)]
+    assert [tuple(row) for row in formats] == [("tenant", TENANTS.format + 1)]
 
 
 async def test_an_equal_format_leaves_the_rows_as_they_are(served, sign_up, databases) -> None:
@@ -70,4 +70,5 @@ async def test_no_state_is_written_while_another_process_runs(served, sign_up, d
         await migrated(served, newer)
 
     url = str(served.running.settings.database_url)
-    assert await databases.execute(url, "tenant", "SELECT kind FROM chassis.state_format") == []
+    (row,) = await databases.execute(url, "tenant", "SELECT kind, format FROM chassis.state_format")
+    assert tuple(row) == ("tenant", TENANTS.format)
