@@ -57,7 +57,11 @@ def test_the_shipped_blueprint_has_every_preset_and_region() -> None:
             "limit: 10",
             "b.yaml:18: role.main.limit: a role has no such attribute, only in_schema",
         ),
-        ("connection_limit: 10", "connection_limit: ten", "b.yaml:18: role.main.connection_limit: write a whole number"),
+        (
+            "connection_limit: 10",
+            "connection_limit: ten",
+            "b.yaml:18: role.main.connection_limit: write a whole number",
+        ),
         ("connection_limit: 10", "connection_limit: 0", "b.yaml:18: role.main.connection_limit: write 1 or more"),
         ("connection_limit: 10", "connection_limit: 1.5", "b.yaml:18: role.main.connection_limit: write text"),
         ("connection_limit: 10", 'connection_limit: "${plan}"', "b.yaml:18: role.main.connection_limit: "),

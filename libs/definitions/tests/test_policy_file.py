@@ -32,7 +32,11 @@ def test_the_shipped_policy_lets_nobody_destroy_data_alone() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("deletes: other_person", "deletes: never", "p.yaml:6: deletes: write 'unattended', 'approval' or 'other_person'"),
+        (
+            "deletes: other_person",
+            "deletes: never",
+            "p.yaml:6: deletes: write 'unattended', 'approval' or 'other_person'",
+        ),
         ("updates: unattended", "updates: other_person\nx: 1", "p.yaml:5: x: there is no such field"),
         (
             "updates: unattended\nclean_up: unattended\ndeletes: other_person",
