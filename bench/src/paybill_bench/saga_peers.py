@@ -31,11 +31,15 @@ END $$
 
 @dataclass(frozen=True, slots=True)
 class PeerEnvironment:
-    """The parts that a peer uses and does not start. provider_port: port of the recorded provider."""
+    """The parts that a peer uses and does not start.
+
+    provider_port: port of the recorded provider; credentials_at_once: as of SagaSettings.
+    """
 
     servers: BenchServers
     provider_port: int
     webhook_secrets: Path
+    credentials_at_once: bool = False
 
     async def settings(self, bus: NatsServer) -> SagaSettings:
         """Returns settings with a new database and an empty folder."""
@@ -50,6 +54,7 @@ class PeerEnvironment:
             postgres.url(DRIVER_ROLE, "postgres"),
             str(postgres.password_file(DRIVER_ROLE)),
             str(directory),
+            self.credentials_at_once,
         )
 
 

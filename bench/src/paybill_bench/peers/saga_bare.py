@@ -1,9 +1,9 @@
 """A saga without Paybill's runtime: one process, with the minimum of work that still loses nothing.
 
 A webhook is verified and stored by a group commit before it is acknowledged. Then its subscription is fetched, and
-role, secret and folder are built concurrently. The tenant and its eleven facts are stored by another group commit, and
-a relay publishes the facts. It validates and traces nothing; it has no leases, no retries and no domain. After a crash
-it continues with the stored webhooks that have no tenant.
+role, folder and, where passwords are made at once, a secret are built concurrently. The tenant and its facts are stored
+by another group commit, and a relay publishes the facts. It validates and traces nothing; it has no leases, no retries
+and no domain. After a crash it continues with the stored webhooks that have no tenant.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ WORKERS = 16
 """Sagas at a time: fewer are slower."""
 
 TABLES = """
-CREATE TABLE tenants (tenant_id text PRIMARY KEY, event_id text NOT NULL UNIQUE, secret text NOT NULL);
+CREATE TABLE tenants (tenant_id text PRIMARY KEY, event_id text NOT NULL UNIQUE, secret text);
 """
 UNFINISHED = "SELECT body FROM webhooks AS w WHERE NOT EXISTS (SELECT FROM tenants AS t WHERE t.event_id = w.event_id)"
 # A tenant that exists already has its facts: they are stored once.
@@ -75,10 +75,10 @@ class Results:
     def __init__(self, pool: Any, relay: OutboxRelay) -> None:
         self._pool = pool
         self._relay = relay
-        self._pending: list[tuple[Checkout, str, list[Message]]] = []
+        self._pending: list[tuple[Checkout, str | None, list[Message]]] = []
         self._arrived = asyncio.Event()
 
-    def add(self, checkout: Checkout, secret: str, messages: list[Message]) -> None:
+    def add(self, checkout: Checkout, secret: str | None, messages: list[Message]) -> None:
         """Adds a saga to the next group."""
         self._pending.append((checkout, secret, messages))
         self._arrived.set()
@@ -109,17 +109,26 @@ class Results:
 
 
 async def _work(
-    sagas: asyncio.Queue[Checkout], provider: ProviderClient, resources: TenantResources, results: Results
+    sagas: asyncio.Queue[Checkout],
+    provider: ProviderClient,
+    resources: TenantResources,
+    results: Results,
+    *,
+    credentials_at_once: bool,
 ) -> None:
     while True:
         checkout = await sagas.get()
         subscription = await provider.subscription(checkout.subscription)
-        password = resources.password(checkout.tenant)
-        secret, _, _ = await asyncio.gather(
-            resources.store_secret(checkout.tenant, password),
-            resources.create_folder(checkout.tenant),
-            resources.create_role(checkout.tenant, password),
-        )
+        tenant, secret = checkout.tenant, None
+        if credentials_at_once:
+            password = resources.password(tenant)
+            secret, _, _ = await asyncio.gather(
+                resources.store_secret(tenant, password),
+                resources.create_folder(tenant),
+                resources.create_role(tenant, password),
+            )
+        else:
+            await asyncio.gather(resources.create_folder(tenant), resources.create_role(tenant, None))
         results.add(checkout, secret, [*plan_facts(checkout, subscription), *outcome_facts(checkout, secret)])
 
 
@@ -149,7 +158,9 @@ async def run(settings: SagaSettings) -> None:
         tasks.create_task(results.write())
         tasks.create_task(relay.run())
         for _ in range(WORKERS):
-            tasks.create_task(_work(sagas, ProviderClient(settings.provider_port), resources, results))
+            provider = ProviderClient(settings.provider_port)
+            at_once = settings.credentials_at_once
+            tasks.create_task(_work(sagas, provider, resources, results, credentials_at_once=at_once))
         tasks.create_task(server.serve())
 
 

@@ -1,9 +1,9 @@
 """The saga as a durable workflow of DBOS, with its real work as steps.
 
 A webhook is verified, and acknowledged once DBOS has stored a workflow under the event's id. Its steps fetch the
-subscription, publish the facts that are true then, store the secret, create folder and role, and publish the other
-facts. A password is never the result of a step, which DBOS stores as text: the step that creates the role reads the
-stored secret.
+subscription, publish the facts that are true then, store the secret where passwords are made at once, create folder
+and role, and publish the other facts. A password is never the result of a step, which DBOS stores as text: the step
+that creates the role reads the stored secret.
 """
 
 import asyncio
@@ -35,8 +35,11 @@ CONCURRENT = 16
 class Saga(DBOSConfiguredInstance):
     """The workflow and its steps."""
 
-    def __init__(self, provider: ProviderClient, resources: TenantResources, client: Client) -> None:
+    def __init__(
+        self, provider: ProviderClient, resources: TenantResources, client: Client, *, credentials_at_once: bool
+    ) -> None:
         super().__init__("saga")
+        self._credentials_at_once = credentials_at_once
         self._provider = provider
         self._resources = resources
         self._client = client
@@ -49,7 +52,7 @@ class Saga(DBOSConfiguredInstance):
         async with self._limit:
             subscription = await self.fetch(checkout.subscription)
             await self.publish_plan(body, subscription)
-            secret = await self.store_secret(checkout.tenant)
+            secret = await self.store_secret(checkout.tenant) if self._credentials_at_once else None
             await self.create_folder(checkout.tenant)
             await self.create_role(checkout.tenant)
             await self.publish_outcome(body, secret)
@@ -71,8 +74,9 @@ class Saga(DBOSConfiguredInstance):
 
     @DBOS.step()
     async def create_role(self, tenant: str) -> None:
-        """Creates the tenant's role with the stored password."""
-        await self._resources.create_role(tenant, self._resources.password(tenant))
+        """Creates the tenant's role, with the stored password if there is one."""
+        password = self._resources.password(tenant) if self._credentials_at_once else None
+        await self._resources.create_role(tenant, password)
 
     @DBOS.step()
     async def publish_plan(self, body: str, subscription: dict[str, object]) -> None:
@@ -80,7 +84,7 @@ class Saga(DBOSConfiguredInstance):
         await self._publish(plan_facts(Checkout.of(body), subscription))
 
     @DBOS.step()
-    async def publish_outcome(self, body: str, secret: str) -> None:
+    async def publish_outcome(self, body: str, secret: str | None) -> None:
         """Publishes the facts about the built resources and the active tenant."""
         await self._publish(outcome_facts(Checkout.of(body), secret))
 
@@ -113,7 +117,8 @@ async def run(settings: SagaSettings) -> None:
     DBOS(config=config)
     async with TenantResources.opened(settings) as resources:
         client = await connect_nats(settings.servers)
-        saga = Saga(ProviderClient(settings.provider_port), resources, client)
+        provider = ProviderClient(settings.provider_port)
+        saga = Saga(provider, resources, client, credentials_at_once=settings.credentials_at_once)
         DBOS.launch()  # in the event loop, so that recovered workflows run in it
         await webhook_server(Application(WorkflowStarter(saga), settings.webhook_secret), settings.port).serve()
 

@@ -1,7 +1,8 @@
 """The work of a saga that both of its peers do: fetch the subscription, build the tenant's resources, make its facts.
 
-The resources are those of a pooled tenant of the local driver: a PostgreSQL role with two group memberships, a secret
-(encrypted, 0600, synced) and a folder. Each function may be repeated after a crash.
+The resources are those of a pooled tenant of the local driver: a PostgreSQL role with two group memberships, a folder,
+and with `credentials_at_once` the role's password with its secret (encrypted, 0600, synced). A resource has a fact of
+its own then; without it one fact has all resources. Each function may be repeated after a crash.
 """
 
 import asyncio
@@ -39,7 +40,10 @@ _REFERENCE = "secret://bench/{}?v=1"
 
 @dataclass(frozen=True, slots=True)
 class SagaSettings:
-    """Settings of a peer: its servers, the port of its endpoint, the provider, and where it builds resources."""
+    """Settings of a peer: its servers, the port of its endpoint, the provider, and where it builds resources.
+
+    credentials_at_once: it makes a password for each tenant; otherwise nobody has requested one yet.
+    """
 
     servers: ServerAccess
     port: int
@@ -48,6 +52,7 @@ class SagaSettings:
     driver_url: str
     driver_password_file: str
     directory: str
+    credentials_at_once: bool
 
     @property
     def webhook_secret(self) -> str:
@@ -151,11 +156,12 @@ class TenantResources:
         (self._folders / tenant).mkdir(mode=0o700, exist_ok=True)
         _sync(self._folders)
 
-    async def create_role(self, tenant: str, password: str) -> None:
+    async def create_role(self, tenant: str, password: str | None) -> None:
         """Creates the tenant's role, with the memberships of a tenant that may write."""
-        verifier = await asyncio.to_thread(scram_verifier, password, ITERATIONS)
         role = f"{ROLE_PREFIX}{tenant.removeprefix('ten_')}"
-        options = f"NOINHERIT LOGIN CONNECTION LIMIT 20 PASSWORD '{verifier}'"
+        options = "NOINHERIT LOGIN CONNECTION LIMIT 20"
+        if password is not None:
+            options += f" PASSWORD '{await asyncio.to_thread(scram_verifier, password, ITERATIONS)}'"
         groups = ", ".join(f'"{group}"' for group in GROUPS)
         grant = f'GRANT {groups} TO "{role}" WITH INHERIT TRUE, SET FALSE'
         try:
@@ -182,7 +188,7 @@ def _sync(folder: Path) -> None:
 
 
 def plan_facts(checkout: Checkout, subscription: dict[str, Any]) -> list[Message]:
-    """Returns the first four of the eleven facts of a saga: those that are true before anything is built.
+    """Returns the first four facts of a saga: those that are true before anything is built.
 
     Their contents are shorter than ours. Ids follow from the tenant, so that a fact that is published again after a
     crash has the same id.
@@ -199,10 +205,11 @@ def plan_facts(checkout: Checkout, subscription: dict[str, Any]) -> list[Message
     return [_fact(checkout, number, *body) for number, body in enumerate(bodies)]
 
 
-def outcome_facts(checkout: Checkout, secret: str) -> list[Message]:
-    """Returns the other seven facts: about the built resources and the active tenant."""
+def outcome_facts(checkout: Checkout, secret: str | None) -> list[Message]:
+    """Returns the other facts: about the built resources, one for each if there is a secret, and the active tenant."""
+    built = [{"address": address, "outputs": _properties(checkout)} for address in RESOURCES]
     bodies: Sequence[tuple[str, dict[str, Any]]] = (
-        *(("resource_built", {"address": address, "outputs": _properties(checkout)}) for address in RESOURCES),
+        *(("resource_built", body) for body in ([{"resources": built}] if secret is None else built)),
         ("environment_ready", {"endpoint": {"host": "127.0.0.1", "role": checkout.tenant, "secret": secret}}),
         ("tenant_activated", {"environment": checkout.tenant}),
     )
