@@ -37,6 +37,7 @@ FLOW = (
     ("docs/usage.md", 0, ""),
     ("docs/blueprints.md", 0, "new_blueprint"),
     ("docs/blueprints.md", 1, ""),
+    ("docs/environments.md", 3, ""),
     ("docs/environments.md", 0, "prices"),
     ("docs/catalogue.md", 0, "new_version"),
     ("docs/changes.md", 1, ""),
