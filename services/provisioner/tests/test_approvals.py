@@ -163,6 +163,19 @@ def test_a_request_and_an_approval_expire() -> None:
     assert (open_approval(anew).requester, anew.earlier_approvals[-1].ended) == (ADA, "it expired")
 
 
+def test_an_approval_that_expired_ends_by_time_once_and_is_requested_again() -> None:
+    waiting = compared(READY, SMALLER)
+    ended = after(waiting, approvals.on_time(waiting, LATER))
+    anew = after(ended, planning.compare(ended, SMALLER, CELLS, LATER))
+
+    assert approvals.on_time(waiting, NOW) == approvals.on_time(ended, LATER) == approvals.on_time(READY, LATER) == []
+    assert (ended.approval.status, ended.approval.ended) == (ApprovalStatus.VOID, "it expired")  # type: ignore[union-attr]
+    assert (open_approval(anew).plan_hash, open_approval(anew).requester) == (
+        open_approval(waiting).plan_hash,
+        approvals.SERVICE,
+    )
+
+
 def test_a_rejected_plan_is_requested_again_by_a_person_only() -> None:
     waiting = compared(READY, SMALLER)
     rejected = after(waiting, approvals.reject(waiting, open_approval(waiting).id, BO, "not now"))

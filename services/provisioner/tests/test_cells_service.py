@@ -8,10 +8,12 @@ import faulthandler
 import os
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from blueprint_samples import blueprint_text
 from paybill_contracts.envelope import Origin
 from paybill_contracts.placement import Isolation, Preset
+from paybill_contracts.tenant_lifecycle import PurgeStarted
 from paybill_provisioner.app import service
 from paybill_provisioner.consumer import HANDLERS
 from paybill_provisioner.domain.environment_state import Status
@@ -22,6 +24,17 @@ from paybill_runtime.jobs.effects import JobRegistry
 ROUNDS = int(os.environ.get("PAYBILL_TEST_CELL_ROUNDS", "25"))
 YAML = {"Content-Type": "application/yaml"}
 SMALL = "{isolation: pool, count: 1, capacity: 1}"
+POLICY_TEXT = """
+name: standard
+version: 2
+creates: unattended
+updates: unattended
+clean_up: unattended
+deletes: unattended
+replaces: other_person
+moves_data: other_person
+approval_valid_hours: 1
+"""
 LARGE = "{isolation: pool, count: 1, capacity: 1000}"
 
 
@@ -131,3 +144,28 @@ async def test_a_blueprint_with_more_cells_makes_room_for_a_refused_tenant(
         ("1", 1),
         ("2", 1),
     ]
+
+
+async def test_a_place_that_a_purge_frees_is_given_to_a_refused_tenant(
+    start, settings, harness, publish, log, about
+) -> None:
+    settings["blueprints_file"].write_text(blueprint_text(harness.region).replace(LARGE, SMALL))
+    served = await start(service(), **settings)
+    first, refused, elsewhere = about(), about(), about()
+    await served.client.post("/v1/policies", content=POLICY_TEXT, headers=YAML)
+    await publish(first.requested, first.entitled)
+    await log.facts("provisioner.environment_ready")
+    await publish(refused.requested, refused.entitled)
+    await publish(elsewhere.requested, elsewhere.entitled.model_copy(update={"tier": "platinum"}))
+    await log.facts("provisioner.plan_refused", at_least=2)
+    await publish(first.leaves)
+    await log.facts("provisioner.environment_retained")
+    before = (await served.client.get(f"/v1/environments/{refused.tenant}")).json()
+
+    await publish(PurgeStarted(tenant_id=first.tenant, expected_by=datetime.now(UTC)))
+    ready = await log.facts("provisioner.environment_ready", at_least=2)
+    (cell,) = [each for each in (await served.client.get("/v1/cells")).json()["cells"] if each["isolation"] == "pool"]
+
+    assert (before["status"], before["refusal"]["code"]) == ("registered", "region_full")
+    assert [each.event.tenant_id for each in ready] == [first.tenant, refused.tenant]
+    assert (cell["tenants"], cell["free"]) == (1, 0)

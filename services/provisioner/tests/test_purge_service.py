@@ -6,17 +6,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from paybill_contracts.envelope import Origin
 from paybill_contracts.placement import Preset
 from paybill_contracts.tenant import LegalHoldPlaced, LegalHoldReleased
 from paybill_contracts.tenant_lifecycle import PurgeStarted
 from paybill_provisioner.app import service
+from paybill_provisioner.domain import policy
+from paybill_provisioner.domain.policy import POLICY_ID, SAFE
 from paybill_provisioner.domain.steps import is_shared
 from paybill_provisioner.drivers import Site
 from paybill_provisioner.drivers.local import LocalDriver
+from paybill_provisioner.tables import POLICY
 from paybill_runtime.replay.verify import replay
 
 YAML = {"Content-Type": "application/yaml"}
-POLICY = """
+POLICY_TEXT = """
 name: standard
 version: {version}
 creates: unattended
@@ -38,7 +42,7 @@ UNION ALL SELECT 'grant', datacl::text FROM pg_database WHERE strpos(datacl::tex
 
 async def publish_policy(provisioner: Any, deletes: str, version: int = 2) -> None:
     answer = await provisioner.client.post(
-        "/v1/policies", content=POLICY.format(version=version, deletes=deletes), headers=YAML
+        "/v1/policies", content=POLICY_TEXT.format(version=version, deletes=deletes), headers=YAML
     )
     assert answer.status_code == 200, answer.text
 
@@ -141,6 +145,30 @@ async def test_a_purge_under_the_first_policy_waits_for_a_person(provisioner, ha
     assert (refused.status_code, refused.json()["code"]) == (409, "not_purged")
     assert await left_of(harness, tenant, [environment.connections[0].database]) != []
     await publish_policy(provisioner, "unattended")
+    await log.facts("provisioner.environment_purged")
+    assert await left_of(harness, tenant, [environment.connections[0].database]) == []
+
+
+async def test_the_approval_of_a_purge_is_requested_again_when_it_expired(
+    provisioner, harness, publish, log, about
+) -> None:
+    brief = SAFE.model_copy(update={"name": "standard", "version": 2, "approval_valid_s": 1})
+    await provisioner.running.context.decide(
+        Origin("test", "test", "service:test", ""),
+        lambda unit, _: unit.record(POLICY, POLICY_ID, policy.publish(unit.get(POLICY, POLICY_ID), brief)),
+        writes=[POLICY.key(POLICY_ID)],
+    )
+    tenant = about()
+    environment = await retained(harness, publish, log, tenant)
+    await publish(purge_of(tenant))
+    first, second = (await log.facts("provisioner.approval_requested", at_least=2))[:2]
+    void = (await log.facts("provisioner.approval_void"))[0]
+
+    assert (void.event.approval_id, void.event.reason) == (first.event.approval_id, "it expired")
+    assert second.event.approval_id != first.event.approval_id
+    assert second.event.requested_at >= first.event.expires_at
+    assert second.event.plan.purge
+    await publish_policy(provisioner, "unattended", version=3)
     await log.facts("provisioner.environment_purged")
     assert await left_of(harness, tenant, [environment.connections[0].database]) == []
 

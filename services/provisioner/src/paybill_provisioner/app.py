@@ -11,6 +11,7 @@ from paybill_runtime.app import Service
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.invariants import Invariants, TenantState
+from paybill_runtime.jobs.effects import Timer
 from paybill_runtime.jobs.kinds import Kind
 from paybill_runtime.security.secrets import Secrets
 from paybill_runtime.settings import read_secret
@@ -19,7 +20,7 @@ from paybill_provisioner.api import read_state, router
 from paybill_provisioner.checks.drift import DriftChecks
 from paybill_provisioner.checks.isolation import IsolationChecks
 from paybill_provisioner.consumer import HANDLERS
-from paybill_provisioner.domain import blueprints, policy, size_invariant
+from paybill_provisioner.domain import approvals, blueprints, policy, size_invariant
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
 from paybill_provisioner.domain.environments import id_of
 from paybill_provisioner.domain.policy import POLICY_ID
@@ -42,6 +43,7 @@ from paybill_provisioner.tables import (
     record_cells,
 )
 
+TIMERS = (Timer(ENVIRONMENTS, "approval_expires", approvals.on_time),)
 INVARIANTS = Invariants(
     VIOLATIONS,
     (TenantState(ENVIRONMENTS, id_of=id_of, tenant_of=lambda each: each.tenant_id),),
@@ -121,6 +123,7 @@ def service() -> Service:
         job_kinds=job_kinds,
         incidents=INCIDENTS,
         invariants=INVARIANTS,
+        timers=TIMERS,
         read_state=read_state,
         counts=(DRIFT_COUNTS, BREACH_COUNTS),
     )

@@ -4,13 +4,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 
-from paybill_contracts.blueprints import BlueprintPublished
-from paybill_contracts.cells import CellReopened, IsolationRestored
 from paybill_contracts.credentials import CredentialsRequested
 from paybill_contracts.environment_plans import EnvironmentChanged, EnvironmentPlanned
 from paybill_contracts.plan_execution import CompensationStarted, PlanResumed
-from paybill_contracts.policy import PolicyPublished
-from paybill_contracts.price_book import PriceBookPublished
 from paybill_contracts.provisioner import Access, AccessChangeStarted, RestorationStarted, RetentionStarted
 from paybill_contracts.purges import Absence, DeletionEnded, RemovedExport
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
@@ -19,7 +15,8 @@ from paybill_runtime.errors import reason as text_of
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
-from paybill_provisioner.domain import access, applying, building, credentials, drift, planning, plans, purging
+from paybill_provisioner.comparisons import COMPARISONS, plan_again
+from paybill_provisioner.domain import access, applying, building, credentials, drift, plans, purging
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
@@ -44,16 +41,13 @@ from paybill_provisioner.tables import (
     record_drift,
 )
 
-JOBS = JobRegistry()
+JOBS = JobRegistry(COMPARISONS)
 
 BUILD_ATTEMPTS = 6
 """Covers a restart of the server. A plan that fails more often is reported, and an operator can retry it."""
 
 UNLIMITED_ATTEMPTS = 1_000_000
 """Closing access and exporting data must not be abandoned, so these jobs are retried permanently."""
-
-PAGE = 50
-"""Environments that are compared with a new blueprint in one transaction."""
 
 ACCESS = "access"
 """Lock of a tenant's access: a change of access does not wait for a running build."""
@@ -161,7 +155,7 @@ def _failed(event: EnvironmentPlanned | PlanResumed | CompensationStarted, reaso
         if failed.status is before.status:
             return
         record(unit, environment_id, building.compensated(before, failed, plan_inputs(unit).policy, at.now))
-        _plan_again(unit, at, environment_id)
+        plan_again(unit, at, environment_id)
 
     writes = [ENVIRONMENTS.key(environment_id), *CELL_KEYS]
     return Outcome(decide, writes=writes, reads=PLANNING_READS, last=True)
@@ -275,67 +269,6 @@ def _superseded(fact: EnvironmentPlanned, changed: tuple[str, ...]) -> Outcome:
     return Outcome(decide, writes=writes, reads=PLANNING_READS, last=True)
 
 
-@JOBS.effect(BlueprintPublished, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
-async def plan_environments(job: Job[BlueprintPublished], _: Drivers) -> AsyncIterator[Outcome]:
-    """Plans every environment whose desired state the new blueprint changes, or makes possible."""
-    async for outcome in _compare_all(job):
-        yield outcome
-
-
-@JOBS.effect(PriceBookPublished, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
-async def plan_by_prices(job: Job[PriceBookPublished], _: Drivers) -> AsyncIterator[Outcome]:
-    """Plans anew what waits for an approval with other prices."""
-    async for outcome in _compare_all(job):
-        yield outcome
-
-
-@JOBS.effect(PolicyPublished, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
-async def plan_by_policy(job: Job[PolicyPublished], _: Drivers) -> AsyncIterator[Outcome]:
-    """Applies or holds what waits for an approval as the new policy requires."""
-    async for outcome in _compare_all(job):
-        yield outcome
-
-
-@JOBS.effect(IsolationRestored, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
-async def plan_by_isolation(job: Job[IsolationRestored], _: Drivers) -> AsyncIterator[Outcome]:
-    """Plans the tenants that were refused while the cell was closed."""
-    async for outcome in _compare_all(job):
-        yield outcome
-
-
-@JOBS.effect(CellReopened, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)
-async def plan_by_room(job: Job[CellReopened], _: Drivers) -> AsyncIterator[Outcome]:
-    """Plans the tenants that were refused while every cell of the region was full or drained."""
-    async for outcome in _compare_all(job):
-        yield outcome
-
-
-async def _compare_all(
-    job: Job[BlueprintPublished]
-    | Job[PriceBookPublished]
-    | Job[PolicyPublished]
-    | Job[IsolationRestored]
-    | Job[CellReopened],
-) -> AsyncIterator[Outcome]:
-    after = ""
-    while ids := await job.ids(ENVIRONMENTS, after, PAGE):
-        yield Outcome(
-            partial(_compare, ids=ids),
-            writes=[*CELL_KEYS, *(ENVIRONMENTS.key(id_) for id_ in ids)],
-            reads=PLANNING_READS,
-        )
-        after = ids[-1]
-
-
-def _compare(unit: UnitOfWork, at: DecisionContext, ids: Sequence[str]) -> None:
-    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    for id_ in ids:
-        environment = unit.get(ENVIRONMENTS, id_)
-        if environment is not None:
-            compared = planning.compare(environment, blueprints, cells_in_force(unit), at.now, plan_inputs(unit))
-            record(unit, id_, compared)
-
-
 async def _current(
     job: Job[EnvironmentPlanned]
     | Job[EnvironmentChanged]
@@ -379,18 +312,9 @@ def _outcome(
         if ends_plan:
             unit.record(PLAN_RUNS, PLAN_RUNS_ID, building.run_measured(state, after, at.now))
         if after.status is not state.status:
-            _plan_again(unit, at, environment_id)
+            plan_again(unit, at, environment_id)
 
     writes = [ENVIRONMENTS.key(environment_id), *CELL_KEYS]
     if ends_plan:
         writes.append(PLAN_RUNS.key(PLAN_RUNS_ID))
     return Outcome(decide, writes=writes, reads=PLANNING_READS, last=last)
-
-
-def _plan_again(unit: UnitOfWork, at: DecisionContext, environment_id: str) -> None:
-    """Plans what the tenant became entitled to while the plan was open."""
-    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    environment = unit.get(ENVIRONMENTS, environment_id)
-    if environment is not None:
-        compared = planning.compare(environment, blueprints, cells_in_force(unit), at.now, plan_inputs(unit))
-        record(unit, environment_id, compared)

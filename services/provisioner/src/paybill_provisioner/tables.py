@@ -27,6 +27,12 @@ from paybill_provisioner.domain.plans import CellsInForce
 from paybill_provisioner.domain.policy import POLICY_ID, PublishedPolicy
 from paybill_provisioner.domain.price_book import PRICE_BOOK_ID, PublishedPriceBook
 
+APPROVAL_EXPIRES = (
+    "CASE WHEN state->'approval'->>'status' IN ('requested', 'granted') "
+    "THEN rtrim(state->'approval'->>'expires_at', 'Z') END"
+)
+"""Time at which the approval of an environment expires."""
+
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
     """Base of the rows, with its own MetaData: one process can load two services."""
@@ -63,7 +69,10 @@ class PlanRunsRow(Base, table=True):
 
 
 class EnvironmentRow(Base, table=True):
-    """A tenant's environment. `preset` is null until there is a plan; approval_id: of its last approval."""
+    """A tenant's environment.
+
+    `preset` is null until there is a plan; approval_id: of its last approval; approval_expires: only while it is open.
+    """
 
     __tablename__ = "environments"
     __table_args__ = (Index(None, "status", "id"), Index(None, "region", "id"))
@@ -75,6 +84,8 @@ class EnvironmentRow(Base, table=True):
     pending_since: str | None = generated("state->'pending'->>'since'", index=True)
     approval_id: str | None = generated("state->'approval'->>'id'", index=True)
     approval_status: str | None = generated("state->'approval'->>'status'", index=True)
+    approval_expires: str | None = generated(APPROVAL_EXPIRES, index=True)
+    refusal_code: str | None = generated("state->'refusal'->>'code'", index=True)
 
 
 class IncidentRow(Base, table=True):

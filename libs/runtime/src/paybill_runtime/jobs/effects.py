@@ -102,11 +102,12 @@ class Job(Generic[E]):
             state = await connection.fetchval(query, id_)
         return stored.load(state) if state is not None else None
 
-    async def ids(self, stored: Stored[Any], after: str, limit: int) -> list[str]:
-        """Returns the ids of at most `limit` aggregates after the id `after`, in order."""
-        query = f"SELECT id FROM {stored.table.name} WHERE id > $1 ORDER BY id LIMIT $2"  # noqa: S608  # from our code
+    async def ids(self, stored: Stored[Any], after: str, limit: int, **columns: str) -> list[str]:
+        """Returns the ids of at most `limit` aggregates after the id `after`, in order, with these column values."""
+        equal = "".join(f" AND {name} = ${number}" for number, name in enumerate(columns, 3))
+        query = f"SELECT id FROM {stored.table.name} WHERE id > $1{equal} ORDER BY id LIMIT $2"  # noqa: S608  # from our code
         async with self._database.direct() as connection:
-            return [row["id"] for row in await connection.fetch(query, after, limit)]
+            return [row["id"] for row in await connection.fetch(query, after, limit, *columns.values())]
 
 
 Run = Callable[[Job[E], Any], AsyncIterator[Outcome]]

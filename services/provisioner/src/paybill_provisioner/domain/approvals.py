@@ -28,6 +28,10 @@ SERVICE = "service:provisioner"
 """Requester of a plan that follows from a fact, such as new entitlements."""
 
 
+EXPIRED = "it expired"
+"""Reason of an approval that ended by its time."""
+
+
 class ApprovalUnknownError(NotFoundError):
     """No environment has such an approval."""
 
@@ -123,6 +127,12 @@ def void(environment: Environment, reason: str) -> list[EnvironmentEvent]:
             reason=reason,
         )
     ]
+
+
+def on_time(environment: Environment, now: datetime) -> list[EnvironmentEvent]:
+    """Ends an approval whose time is over. What it was for is then planned and requested again."""
+    expired = environment.approval is not None and environment.approval.has_expired(now)
+    return void(environment, EXPIRED) if expired else []
 
 
 def approve(

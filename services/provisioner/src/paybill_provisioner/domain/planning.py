@@ -170,7 +170,7 @@ def held(
     events: list[EnvironmentEvent] = []
     covered = approvals.still_covers(environment, plan, judged, now, requester)
     if judged.handling is not Handling.UNATTENDED and not covered:
-        why = "it expired" if environment.approval and environment.approval.has_expired(now) else "requested again"
+        why = approvals.EXPIRED if environment.approval and environment.approval.has_expired(now) else "requested again"
         events = approvals.void(environment, why)
         after = _after(environment, events)
         events.append(approvals.request(after, plan, plan_hash, judged, inputs, now, requester))

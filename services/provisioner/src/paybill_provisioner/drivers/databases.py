@@ -148,7 +148,8 @@ class TenantDatabases:
         with suppress(*DATABASE_MISSING):
             if namespace.isolation is Isolation.POOL:
                 async with self._row_deleter(namespace, role) as (connection, tables):
-                    await connection.execute(namespaces.delete_rows(namespace, tables))
+                    if tables:
+                        await connection.execute(namespaces.delete_rows(namespace, tables))
             else:
                 async with self._server.connection(namespace.database, pooled=False) as connection:
                     await connection.execute(namespaces.drop_schema(namespace))
