@@ -85,9 +85,9 @@ def test_a_failed_first_build_is_deleted_in_order_when_the_policy_requires_it() 
 
     assert building.compensated(halfway, failed, SAFE, NOW) == []
     assert isinstance(started, CompensationStarted)
-    # The database of a pool is shared, and stays.
-    assert [each.address for each in steps if each] == ["schema.main", "secret.database", "bucket.data"]
-    assert types(events) == [ResourceRemoved] * 3 + [CompensationEnded]
+    # The database of a pool is shared, and stays. The login may exist although its step has failed.
+    assert [each.address for each in steps if each] == ["role.main", "schema.main", "secret.database", "bucket.data"]
+    assert types(events) == [ResourceRemoved] * 4 + [CompensationEnded]
     assert (done.status, done.failure) == (Status.FAILED, failed.failure)
     assert [each.resource.address for each in done.built] == ["database.main"]
 

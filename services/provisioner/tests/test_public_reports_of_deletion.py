@@ -22,7 +22,6 @@ from environment_samples import (
 from paybill_contracts.environment_plans import PlanRefused, Resource
 from paybill_contracts.placement import Preset
 from paybill_contracts.policy import Handling
-from paybill_contracts.provisioner import Access
 from paybill_contracts.tenant import LegalHoldPlaced
 from paybill_contracts.tenant_lifecycle import PurgeStarted
 from paybill_provisioner.domain import access, building, planning, purging
@@ -41,6 +40,7 @@ class SlowDriver:
     """Driver whose deletions take several turns of the event loop; it records when each begins and ends."""
 
     unique_names = frozenset({"database", "schema", "role", "bucket", "secret"})
+    settled_after_s = 0.0
 
     def __init__(self, takes_s: float = 0.0) -> None:
         self.existing: dict[str, Resource] = {}
@@ -72,7 +72,7 @@ async def test_nothing_outlives_what_it_needs_when_everything_is_deleted_at_once
     """crossplane/crossplane#6393: dependents outlive what they need."""
     environment, driver = purging_silo(), SlowDriver()
     driver.existing = {each.resource.address: each.resource for each in environment.built}
-    execution = Execution(driver, environment, Access.CLOSED, "job")  # type: ignore[arg-type]
+    execution = Execution(driver, environment, "job")  # type: ignore[arg-type]
     removed = [each.address async for progress in execution.run() for each in progress.removed]
 
     assert len(removed) == 5

@@ -247,6 +247,7 @@ class StepsIntended(
 
     plan_hash: Digest
     addresses: tuple[Address, ...]
+    intended_at: Timestamp
 
 
 class StepPending(

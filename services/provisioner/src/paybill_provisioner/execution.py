@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
 
 from paybill_contracts.environment_plans import Step, StepAction
+from paybill_runtime import clock
 from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_provisioner.domain.building import Progress
-from paybill_provisioner.domain.environment_state import Environment
+from paybill_provisioner.domain.environment_state import Environment, intent_key
 from paybill_provisioner.domain.steps import may_begin
 from paybill_provisioner.drivers import Done, Driver, Pending, Result, Site
 
@@ -16,6 +19,10 @@ GROUP_WITHIN_S = 0.1
 """Steps that end within this time are recorded in one fact."""
 CHECK_AFTER_S = 0.1
 """Steps begin without another check this long after the last one."""
+
+
+CHECKS = 5
+"""Searches for a resource whose create has an unknown outcome, in the driver's time to settle."""
 
 
 class StepError(Exception):
@@ -27,6 +34,13 @@ class StepError(Exception):
         self.cause = cause
 
 
+@dataclass(frozen=True, slots=True)
+class _Unsettled:
+    """An earlier attempt may have created the resource, and it is not visible yet."""
+
+    check_after_s: float
+
+
 MayBegin = Callable[[], Awaitable[bool]]
 """Returns False once no other step of the plan may begin, such as for a tenant that was suspended or leaves."""
 
@@ -35,9 +49,20 @@ class Execution:
     """The remaining steps of an environment's plan. Logins are built closed.
 
     token: prefix of the steps' idempotency tokens, the same at every attempt.
+
+    The outcome of a create that another attempt intended is unknown. A create begins within the driver's time to settle
+    after its intent, and is visible within the same time again: until then it is searched for. Only then is the intent
+    recorded again, and the resource created.
     """
 
-    def __init__(self, driver: Driver, environment: Environment, token: str, may_begin: MayBegin | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        environment: Environment,
+        token: str,
+        may_begin: MayBegin | None = None,
+        now: Callable[[], datetime] = clock.now,
+    ) -> None:
         self._driver = driver
         self._environment = environment
         self._token = token
@@ -46,11 +71,12 @@ class Execution:
         self._stopped = False
         self._outputs = dict(environment.outputs)
         self._waiting = list(environment.remaining)
-        self._running: dict[asyncio.Task[Result], Step] = {}
-        self._intended = set(environment.intended)
+        self._now = now
+        self._running: dict[asyncio.Task[Result | _Unsettled], Step] = {}
+        self._intended: dict[str, datetime] = {}
         self._pending: list[Step] = []
         self.check_after_s: float | None = None
-        """Time until the first of the pending operations is checked again; None when there is none."""
+        """Time until the first of the pending operations or unknown outcomes is checked again; None without any."""
         self._error: Exception | None = None
 
     @property
@@ -69,9 +95,9 @@ class Execution:
             while True:
                 await self._check()
                 if intended := self._to_intend():
-                    progress.intended += intended
+                    progress.intended |= dict.fromkeys(intended, self._now())
                     yield progress
-                    self._intended.update(intended)
+                    self._intended |= progress.intended
                     progress, since = Progress(), time.monotonic()
                 self._start()
                 if not self._running:
@@ -109,35 +135,51 @@ class Execution:
         return [step for step in self._waiting if may_begin(step, open_steps)]
 
     def _to_intend(self) -> list[str]:
-        """Returns the steps of which a repetition could create a second resource, and that are not recorded yet."""
-        return [step.address for step in self._ready() if self._needs_intent(step)]
+        """Returns the steps of which a repetition could create a second resource, unless an intent is recorded."""
+        return [step.address for step in self._ready() if self._needs_intent(step) and not self._settles_in_s(step)]
 
     def _needs_intent(self, step: Step) -> bool:
-        creates = step.action in {StepAction.CREATE, StepAction.REPLACE}
-        unique = step.resource.kind in self._driver.unique_names
-        return creates and not unique and step.address not in self._intended
+        changes = step.after is None or (step.action is StepAction.UPDATE and step.before is not None)
+        known = step.key in self._environment.operations or step.address in self._intended
+        return not (changes or known or step.resource.kind in self._driver.unique_names)
+
+    def _settles_in_s(self, step: Step) -> float:
+        """Returns the time in which a create that another attempt intended can still become visible."""
+        intended_at = self._environment.intended.get(intent_key(step.resource))
+        if intended_at is None:
+            return 0.0
+        return max(2 * self._driver.settled_after_s - self._since_s(intended_at), 0.0)
+
+    def _since_s(self, at: datetime) -> float:
+        return (self._now() - at).total_seconds()
 
     def _start(self) -> None:
         for step in self._ready():
             self._waiting.remove(step)
             self._running[asyncio.create_task(self._apply(step))] = step
 
-    async def _apply(self, step: Step) -> Result:
+    async def _apply(self, step: Step) -> Result | _Unsettled:
         site = Site(self._environment, self._environment.known_resources, self._outputs)
         operation = self._environment.operations.get(step.key)
         if operation is not None:
             return await self._driver.poll(operation)
         if step.after is None:
+            if left_s := self._settles_in_s(step):
+                return _Unsettled(left_s)
             return await self._driver.delete(step.resource, site)
         if step.action is StepAction.UPDATE and step.before is not None:
             return await self._driver.update(step.before, step.after, site)
-        if step.after.kind not in self._driver.unique_names or step.action is StepAction.ADOPT:
+        unique = step.after.kind in self._driver.unique_names
+        if not unique or step.action is StepAction.ADOPT:
             found = await self._driver.find(step.after, site)
             if found is not None:
-                return Done(found)
+                return found
+        intended_at = self._intended.get(step.address)
+        if not unique and (intended_at is None or self._since_s(intended_at) > self._driver.settled_after_s):
+            return _Unsettled(self._driver.settled_after_s / CHECKS)
         return await self._driver.create(step.after, site, f"{self._token}/{step.address}")
 
-    def _finish(self, task: "asyncio.Task[Result]", progress: Progress) -> None:
+    def _finish(self, task: "asyncio.Task[Result | _Unsettled]", progress: Progress) -> None:
         step = self._running.pop(task)
         error = task.exception()
         if isinstance(error, RetryAfter):
@@ -149,8 +191,9 @@ class Execution:
                 self._error = failed
             return
         result = task.result()
-        if isinstance(result, Pending):
-            progress.pending[step.key] = result.reference
+        if not isinstance(result, Done):
+            if isinstance(result, Pending):
+                progress.pending[step.key] = result.reference
             self._pending.append(step)
             self.check_after_s = min(result.check_after_s, self.check_after_s or result.check_after_s)
         elif step.after is None:

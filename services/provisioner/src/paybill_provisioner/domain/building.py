@@ -35,13 +35,13 @@ class Progress:
     """Progress of a plan that is recorded together.
 
     built: outputs of resources by address; removed: deleted resources; pending: references of operations at the
-    provider by step; intended: addresses of resources that are created next, of kinds without unique names.
+    provider by step; intended: addresses of what is created next without a unique name, with the time of the intent.
     """
 
     built: dict[str, Mapping[str, str]] = field(default_factory=dict)
     removed: list[Resource] = field(default_factory=list)
     pending: dict[str, str] = field(default_factory=dict)
-    intended: list[str] = field(default_factory=list)
+    intended: dict[str, datetime] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.built or self.removed or self.pending or self.intended)
@@ -66,7 +66,8 @@ def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iter
     steps = {step.key: step for step in environment.remaining}
     open_addresses = {step.address for step in steps.values() if step.after is not None}
     if progress.intended:
-        yield StepsIntended(**of_plan, addresses=tuple(progress.intended))
+        latest = max(progress.intended.values())
+        yield StepsIntended(**of_plan, addresses=tuple(progress.intended), intended_at=latest)
     built = [
         BuiltOutputs(address=address, outputs=dict(outputs))
         for address, outputs in progress.built.items()

@@ -48,19 +48,25 @@ class Desired:
     allows_access: bool = True
 
 
+def intent_key(resource: Resource) -> str:
+    """Returns what identifies the intent to create a resource."""
+    return f"{resource.address}:{resource.identity}"
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """The environment of one tenant.
 
     desired: of the last entitlements; plan: the last one; built: what exists; built_size: of the last complete plan.
-    replaced: built resources that another one has replaced and that still exist. operations: references of what the
-    provider works on, by step; intended: addresses of what is created next. refusal: of the desired state.
-    pending: a change of size that waits. target_access: last requested; access: in effect. revision: number of events
-    so far; base_revision: of the last one that changed what a plan is computed from. built_limits: of the entitlements
-    by which the last complete plan was made; planned_at: time of the plan. paused: no other step of the plan begins.
-    approval: the last one of a plan. credentials: references of secrets that were made on demand, by address;
-    requested_credentials: to be made. purge: its deletion, once that has begun. drift: differences that checks found;
-    repaired: addresses that the plan has repaired.
+    replaced: resources that exist, or may exist, and that the plan does not have: another one has replaced them, or
+    their plan ended before they were recorded. operations: references of what the provider works on, by step;
+    intended: time of the last intent to create a resource, by `intent_key`, until the resource is recorded. refusal:
+    of the desired state. pending: a change of size that waits. target_access: last requested; access: in effect.
+    revision: number of events so far; base_revision: of the last one that changed what a plan is computed from.
+    built_limits: of the entitlements by which the last complete plan was made; planned_at: time of the plan. paused:
+    no other step of the plan begins. approval: the last one of a plan. credentials: references of secrets that were
+    made on demand, by address; requested_credentials: to be made. purge: its deletion, once that has begun. drift:
+    differences that checks found; repaired: addresses that the plan has repaired.
     """
 
     id: str
@@ -76,7 +82,7 @@ class Environment:
     built: tuple[BuiltResource, ...] = ()
     replaced: tuple[Resource, ...] = ()
     operations: Mapping[str, str] = field(default_factory=dict)
-    intended: tuple[str, ...] = ()
+    intended: Mapping[str, Timestamp] = field(default_factory=dict)
     built_size: Size | None = None
     failure: Failure | None = None
     epoch: int = 0

@@ -1,5 +1,6 @@
 """Environments of tenants: registered, and folded from their events."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -45,14 +46,17 @@ from paybill_contracts.provisioner import (
 )
 from paybill_contracts.purges import DeletionEnded, DeletionStarted, DeletionStopped, EnvironmentPurged
 from paybill_contracts.tenant import TenantRequested
+from paybill_contracts.values import Timestamp
 
 from paybill_provisioner.domain import drift_state, plan_approvals
 from paybill_provisioner.domain.environment_events import KEEP_BASE, EnvironmentEvent
 from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Purge, Refusal
-from paybill_provisioner.domain.environment_state import Desired, Environment, Status
+from paybill_provisioner.domain.environment_state import Desired, Environment, Status, intent_key
 from paybill_provisioner.domain.plan_approvals import earlier
 from paybill_provisioner.domain.sizes import PendingChange, Size
 from paybill_provisioner.domain.steps import is_same, is_shared
+
+_AFTER_FAILURE = {Status.CHANGING: Status.READY, Status.PURGING: Status.PURGING}
 
 
 class EnvironmentUnknownError(NotFoundError):
@@ -120,15 +124,20 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
         case ResourceRemoved():
             return _without(environment, event)
         case StepsIntended():
-            return replace(environment, intended=tuple(sorted({*environment.intended, *event.addresses})))
+            return _with_intents(environment, event)
         case StepPending():
             key = step_key(event.action, event.address, event.name)
             operations = dict(environment.operations) | {key: event.reference}
             return replace(environment, operations=operations)
         case EnvironmentFailed():
             failure = Failure(address=event.address, reason=event.reason)
-            after = {Status.CHANGING: Status.READY, Status.PURGING: Status.PURGING}
-            return replace(environment, status=after.get(environment.status, Status.FAILED), failure=failure)
+            # A failed operation is not polled again: the next attempt finds what it has left.
+            return replace(
+                _with_unfinished(environment),
+                status=_AFTER_FAILURE.get(environment.status, Status.FAILED),
+                failure=failure,
+                operations={},
+            )
         case EnvironmentReady():
             return replace(
                 environment,
@@ -180,8 +189,11 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return replace(_with_desired_size(environment, event.tier, event.preset), pending=None)
         case RestorationStarted():
             # One that was never complete has nothing to restore and is planned again.
-            status = Status.RESTORING if environment.epoch else Status.REGISTERED
-            return replace(environment, status=status, target_access=event.access)
+            return replace(
+                environment if environment.epoch else _with_unfinished(environment),
+                status=Status.RESTORING if environment.epoch else Status.REGISTERED,
+                target_access=event.access,
+            )
         case ApprovalRequested():
             kept = earlier(environment.earlier_approvals, environment.approval)
             return replace(environment, approval=plan_approvals.evolve(None, event), earlier_approvals=kept)
@@ -229,18 +241,22 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
 
 def _with_deletion(environment: Environment, event: DeletionStarted) -> Environment:
     """Begins a deletion, or continues one; what an unfinished plan may have created is deleted, too."""
-    begun = _existing_resources(environment)
-    planned = [step.after for step in (environment.plan.steps if environment.plan else ()) if step.after is not None]
-    unfinished = [each for each in planned if not is_shared(each) and not any(is_same(each, other) for other in begun)]
     removed = environment.purge.removed if environment.purge else ()
     return replace(
-        environment,
+        _with_unfinished(environment),
         status=Status.PURGING,
-        replaced=(*environment.replaced, *unfinished),
         purge=Purge(since=event.since, removed=removed),
         failure=None,
         pending=None,
     )
+
+
+def _with_unfinished(environment: Environment) -> Environment:
+    """Keeps what the plan, which ends, may have created without a record: the next plan has it, or deletes it."""
+    known = _existing_resources(environment)
+    planned = [step.after for step in (environment.plan.steps if environment.plan else ()) if step.after is not None]
+    unfinished = [each for each in planned if not is_shared(each) and not any(is_same(each, other) for other in known)]
+    return replace(environment, replaced=(*environment.replaced, *unfinished))
 
 
 def _purge(environment: Environment) -> Purge:
@@ -251,17 +267,18 @@ def _purge(environment: Environment) -> Purge:
 
 
 def _with_superseded(environment: Environment, event: PlanSuperseded) -> Environment:
-    """Ends the open plan, of which no step has begun. A plan that only waited for an approval changes nothing."""
+    """Ends the open plan, of which no step is recorded. A plan that only waited for an approval changes nothing."""
     is_open = environment.status in {Status.BUILDING, Status.CHANGING} and environment.plan_hash == event.plan_hash
     if not is_open or environment.plan is None:
         return environment
+    plan, environment = environment.plan, _with_unfinished(environment)
     if environment.status is Status.BUILDING:
         if environment.built:
             failure = Failure(address="environment", reason="the plan was superseded before it began")
             return replace(environment, status=Status.FAILED, failure=failure)
         return replace(environment, status=Status.REGISTERED, plan=None, plan_hash=None)
-    built = environment.built_size or Size(environment.plan.tier, environment.plan.preset)
-    nothing = environment.plan.model_copy(update={"steps": (), "tier": built.tier, "preset": built.preset})
+    built = environment.built_size or Size(plan.tier, plan.preset)
+    nothing = plan.model_copy(update={"steps": (), "tier": built.tier, "preset": built.preset})
     return replace(environment, status=Status.READY, plan=nothing)
 
 
@@ -309,7 +326,7 @@ def _with_built(environment: Environment, event: ResourceBuilt) -> Environment:
         credentials={key: each for key, each in environment.credentials.items() if key not in repaired},
         built=tuple(built.values()),
         replaced=tuple(replaced),
-        intended=tuple(each for each in environment.intended if each not in ended),
+        intended=_without_intents(environment, [resources[address] for address in ended]),
         operations={
             key: reference
             for key, reference in environment.operations.items()
@@ -322,13 +339,14 @@ def _without(environment: Environment, event: ResourceRemoved) -> Environment:
     def is_removed(resource: Resource) -> bool:
         return (resource.address, resource.identity) == (event.address, event.name)
 
-    ended = step_key(StepAction.DELETE, event.address, event.name)
-    operations = {key: each for key, each in environment.operations.items() if key != ended}
+    of_resource = {step_key(action, event.address, event.name) for action in StepAction}
+    operations = {key: each for key, each in environment.operations.items() if key not in of_resource}
     removed = [each for each in _existing_resources(environment) if is_removed(each)][:1]
     if environment.purge is not None:
         purge = replace(environment.purge, removed=(*environment.purge.removed, *removed))
         environment = replace(environment, purge=purge)
-    environment = replace(environment, operations=operations)
+    intended = _without_intents(environment, removed)
+    environment = replace(environment, operations=operations, intended=intended)
     replaced = tuple(each for each in environment.replaced if not is_removed(each))
     if len(replaced) < len(environment.replaced):
         return replace(environment, replaced=replaced)
@@ -337,6 +355,16 @@ def _without(environment: Environment, event: ResourceRemoved) -> Environment:
         built=tuple(each for each in environment.built if not is_removed(each.resource)),
         credentials={address: each for address, each in environment.credentials.items() if address != event.address},
     )
+
+
+def _with_intents(environment: Environment, event: StepsIntended) -> Environment:
+    keys = [intent_key(environment.resources[address]) for address in event.addresses]
+    return replace(environment, intended=dict(environment.intended) | dict.fromkeys(keys, event.intended_at))
+
+
+def _without_intents(environment: Environment, resources: Iterable[Resource]) -> Mapping[str, Timestamp]:
+    settled = {intent_key(each) for each in resources}
+    return {key: each for key, each in environment.intended.items() if key not in settled}
 
 
 def _existing_resources(environment: Environment) -> tuple[Resource, ...]:

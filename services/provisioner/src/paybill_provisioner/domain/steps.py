@@ -34,7 +34,7 @@ def diff(
 ) -> tuple[Step, ...]:
     """Returns the steps from `built` to `target`, each after those that it needs.
 
-    replaced: resources that exist, and that others replaced in earlier plans; they are deleted unless desired again.
+    replaced: resources that exist or may exist, of earlier plans; they are deleted unless desired again.
     missing, changed: addresses of built resources that were found missing or changed, and are repaired.
     Another identity, such as another database, is a replacement: the old resource is deleted by a step of its own.
     Deletions come last, in the reverse order of creation. Raises BrokenGraphError, ChangeRefusedError.
@@ -67,7 +67,7 @@ def diff(
         for resource in ordered(before.values())
         if (resource.address not in after or resource.address in new) and not is_shared(resource)
     ]
-    deletions = [Step(action=StepAction.DELETE, before=resource, after=None) for resource in reversed([*left, *gone])]
+    deletions = [Step(action=StepAction.DELETE, before=resource, after=None) for resource in reversed([*gone, *left])]
     return (*steps, *deletions)
 
 

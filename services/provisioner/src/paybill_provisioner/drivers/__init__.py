@@ -66,13 +66,26 @@ class Driver(Protocol):
     """
 
     unique_names: frozenset[str]
-    """Kinds whose names are unique at the provider: `create` adopts what exists, and needs no `find` before."""
+    """Kinds whose names are unique at the provider: `create` adopts what exists, and needs no `find` before.
 
-    async def find(self, resource: Resource, site: Site) -> Outputs | None:
-        """Returns the outputs of the resource with this name and these tags; None when there is none."""
+    A create that is still under way when `delete` is done has no effect afterwards.
+    """
+
+    settled_after_s: float
+    """Longest time from the begin of a create, of another kind, until `find` sees its effect.
+
+    It covers the timeout of the driver's call, the delay of the provider, and the time in which it shows new things.
+    Positive for a driver with such kinds.
+    """
+
+    async def find(self, resource: Resource, site: Site) -> Result | None:
+        """Returns the resource with this name and these tags, pending while it is incomplete; None without one."""
 
     async def create(self, resource: Resource, site: Site, token: str) -> Result:
-        """Creates the resource. token: the same at every attempt, for providers with idempotency tokens."""
+        """Creates the resource. token: the same at every attempt, for providers with idempotency tokens.
+
+        After an error or an interrupt it may take effect until `settled_after_s` has passed.
+        """
 
     async def update(self, before: Resource, after: Resource, site: Site) -> Result:
         """Changes the attributes that can change in place."""

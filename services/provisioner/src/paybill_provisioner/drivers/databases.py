@@ -94,8 +94,8 @@ class TenantDatabases:
                 await connection.execute(namespaces.grant_connect(name))
 
     async def delete_database(self, name: str) -> None:
-        """Drops a tenant's own database."""
-        async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
+        """Drops a tenant's own database, after a creation of it that is under way, even one whose caller was killed."""
+        async with self._server.exclusive(name) as connection:
             await connection.execute(namespaces.drop_database(name))
 
     async def tables(self, namespace: DatabaseNamespace) -> Tables | None:

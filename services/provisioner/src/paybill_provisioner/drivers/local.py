@@ -35,6 +35,7 @@ class LocalDriver:
     """Builds in the PostgreSQL server `server` and below `directory`, and stores passwords in `secrets`."""
 
     unique_names = frozenset({"database", "schema", "role", "bucket", "secret"})
+    settled_after_s = 0.0
 
     def __init__(self, server: TenantServer, directory: Path, secrets: Secrets, trusted_s: float = 0.0) -> None:
         """trusted_s: as of TenantDatabases."""
@@ -51,12 +52,12 @@ class LocalDriver:
         await self._factory.close()
         await self._server.close()
 
-    async def find(self, resource: Resource, site: Site) -> Outputs | None:  # noqa: ARG002  # the port has it
-        """Returns the outputs of an existing resource."""
+    async def find(self, resource: Resource, site: Site) -> Result | None:  # noqa: ARG002  # the port has it
+        """Returns an existing resource."""
         match resource.attributes:
             case Secret(name=name):
                 reference = await self._secrets.latest(name)
-                return None if reference is None else {"secret": reference}
+                return None if reference is None else Done({"secret": reference})
             case Bucket(name=name):
                 exists = await asyncio.to_thread(self._path(name).is_dir)
             case Database():
@@ -69,7 +70,7 @@ class LocalDriver:
                 exists = await self._databases.has_role(name)
             case _:
                 raise _unsupported(resource)
-        return self._outputs(resource) if exists else None
+        return Done(self._outputs(resource)) if exists else None
 
     async def create(self, resource: Resource, site: Site, token: str) -> Result:  # noqa: ARG002  # the port has it
         """Creates the resource, or what an interrupted call left out. Names are unique, so that no token is needed."""
