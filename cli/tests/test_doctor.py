@@ -11,20 +11,8 @@ from pathlib import Path
 import pytest
 from nats.js.api import StreamConfig
 from paybill_cli.client.stack import Stack
-from paybill_cli.commands.doctor import (
-    Check,
-    State,
-    _clock,
-    _counts,
-    _incidents,
-    _machine,
-    _pending,
-    _ready,
-    _refused,
-    _stream,
-    _sync_always,
-    _violations,
-)
+from paybill_cli.commands.checks import Check, State, incidents, refused, unsettled, violations
+from paybill_cli.commands.doctor import _clock, _counts, _machine, _ready, _stream, _sync_always
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.messaging.streams import EVENTS, INTAKE, KEYS, configurations, connect
@@ -74,7 +62,7 @@ def test_a_healthy_stack_passes_every_check(on_stack) -> None:
             "leases",
             "incidents",
             "invariants",
-        } == parts - {"pending", "webhooks"}  # noted after other tests
+        } == parts - {"environments", "webhooks"}  # noted after other tests
 
 
 def test_a_stopped_stack_is_unreachable_with_a_fix(paybill, tmp_path: Path) -> None:
@@ -88,11 +76,15 @@ def test_a_stopped_stack_is_unreachable_with_a_fix(paybill, tmp_path: Path) -> N
 
 def test_an_unreachable_part_is_named_and_the_others_are_checked(on_stack) -> None:
     done = on_stack("doctor", "--json", "--billing-url", "http://127.0.0.1:9")
+    people = on_stack("doctor", "--billing-url", "http://127.0.0.1:9")
 
     failed = [row for row in done.data if row["state"] == "failed"]
     assert done.code == ExitCode.FAILED
     assert [(row["part"], row["check"]) for row in failed] == [("billing", "answers")]
     assert "logs/billing.log" in failed[0]["fix"]
+    assert "fix " not in done.err
+    assert (people.out + people.err).count("does not answer") == 1
+    assert "fix billing answers: paybill up; if it runs, read " in people.err
 
 
 def test_a_wrong_key_is_a_failed_check(on_stack) -> None:
@@ -159,8 +151,8 @@ def test_each_open_incident_fails_with_its_command() -> None:
     paid = {"id": "inc_1", "kind": "paid_without_tenant", "summary": "sub_1 is paid, and acme is retained"}
     page = {"incidents": [paid], "next": None}
 
-    [failed] = _incidents("billing", page)
-    [none] = _incidents("billing", {"incidents": [], "next": None})
+    [failed] = incidents("billing", page)
+    [none] = incidents("billing", {"incidents": [], "next": None})
 
     assert (failed.state, failed.found, failed.fix) == (
         State.FAILED,
@@ -178,7 +170,7 @@ def test_each_violated_invariant_fails_with_both_sides() -> None:
         "next": None,
     }
 
-    [failed] = _violations("provisioner", page)
+    [failed] = violations("provisioner", page)
 
     assert failed.state is State.FAILED
     assert failed.found == "invariant 6 of ten_1: starter is built, and team is entitled, since now"
@@ -204,26 +196,40 @@ def test_refused_webhooks_of_the_provider_fail_until_one_is_accepted_and_those_o
 
     row = {"provider": "stripe", "reason": "bad_signature", "count": 3, "detail": "no active secret matches"}
     row |= {"last_at": ago(age_s), "accepted_at": ago(accepted_age_s), "may_be_of_strangers": of_strangers}
-    checks = list(_refused("billing", [row]))
+    checks = list(refused("billing", [row]))
 
     expected = State.NOTED if state is State.FAILED and of_strangers else state
     assert [check.state for check in checks] == ([] if expected is None else [expected])
 
 
-def test_a_change_of_plan_that_infrastructure_has_not_followed_is_noted() -> None:
-    change = {"tier": "business", "since": "2026-11-29T12:00:00Z", "reason": "the plan business needs business (silo)"}
+def row(slug: str, *, is_problem: bool, since: str | None = None) -> dict[str, object]:
+    why = {"text": "it waits", "command": f"paybill why {slug}", "since": since, "is_problem": is_problem}
+    return {"slug": slug, "unsettled": why}
 
-    [noted] = _pending("provisioner", [{"slug": "acme", "tier": "starter", "pending": change}])
 
-    assert noted.state is State.NOTED
-    assert noted.found.startswith("acme is starter, and business is entitled since 2026-11-29 12:00:00 UTC")
-    assert noted.fix == "paybill why acme"
+def test_environments_that_are_not_as_paid_for_are_named_with_their_next_command() -> None:
+    late, held = row("acme", is_problem=True), row("beta", is_problem=False, since="2026-11-29T12:00:00Z")
+
+    failed, noted = unsettled("provisioner", {"environments": [held, late], "next": None})
+    [fine] = unsettled("provisioner", {"environments": [], "next": None})
+
+    assert (failed.state, failed.found, failed.fix) == (State.FAILED, "acme: it waits", "paybill why acme")
+    assert (noted.state, noted.found) == (State.NOTED, "beta: it waits, since 2026-11-29 12:00:00 UTC")
+    assert fine.state is State.OK
+
+
+def test_more_environments_than_doctor_prints_are_counted_as_more() -> None:
+    page = {"environments": [row(f"t{number}", is_problem=False) for number in range(21)], "next": None}
+
+    *printed, more = unsettled("provisioner", page)
+
+    assert (len(printed), more.fix) == (20, "paybill environment list --unsettled")
 
 
 def test_more_incidents_than_doctor_prints_are_counted_as_more() -> None:
     page = {"incidents": [{"id": "inc_1", "kind": "kind", "summary": "one"}], "next": "1"}
 
-    assert [check.fix for check in _incidents("billing", page)] == [
+    assert [check.fix for check in incidents("billing", page)] == [
         "paybill incident show inc_1",
         "paybill incident list",
     ]

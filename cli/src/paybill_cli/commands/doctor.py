@@ -6,10 +6,9 @@ import shlex
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from paybill_stack.health import NATS_UNREACHABLE, POSTGRES_UNREACHABLE, not_ready
@@ -19,6 +18,17 @@ from paybill_cli.client.disks import fullest_disk
 from paybill_cli.client.http import uses_tls
 from paybill_cli.client.stack import SERVICES, Stack
 from paybill_cli.client.tenants import for_reading
+from paybill_cli.commands.checks import (
+    MAX_LISTED,
+    Check,
+    State,
+    failed,
+    incidents,
+    ok,
+    refused,
+    unsettled,
+    violations,
+)
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
@@ -26,7 +36,7 @@ from paybill_cli.output import Output
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-COLUMNS = ("part", "check", "state", "found", "fix")
+COLUMNS = ("part", "check", "state", "found")
 
 TIMEOUT_S = 5.0
 MAX_OUTBOX_AGE_S = 30.0
@@ -35,16 +45,12 @@ MAX_LAG = 1000
 """Largest number of messages that a consumer may be behind."""
 MAX_CLOCK_SKEW_S = 5.0
 """Webhooks are refused at 300 s; ids and leases suffer earlier."""
-MAX_INCIDENTS = 20
-"""Open incidents, and violated invariants, of one service that are printed."""
-_LISTS = (f"/v1/incidents?limit={MAX_INCIDENTS}", f"/v1/violations?limit={MAX_INCIDENTS}")
+_LISTS = (f"/v1/incidents?limit={MAX_LISTED}", f"/v1/violations?limit={MAX_LISTED}")
 _OWN_LISTS = {
     "billing": ("/v1/webhooks/refused",),
-    "provisioner": (f"/v1/environments?pending=true&limit={MAX_INCIDENTS}",),
+    "provisioner": ("/v1/environments?unsettled=true&limit=200",),
 }
 """Further lists that are read of a service."""
-MAX_REFUSAL_AGE = timedelta(hours=24)
-"""Refused webhooks that are older are not reported."""
 MIN_FREE_BYTES = 1024**3
 """Below this PostgreSQL and NATS are near to refusing writes."""
 
@@ -70,27 +76,6 @@ _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 """First message of a connection; every PostgreSQL answers it (Frontend/Backend Protocol, 54.2.10)."""
 
 
-class State(StrEnum):
-    """Result of a check. `failed` needs a repair; `noted` happened, and cannot be repaired here."""
-
-    OK = "ok"
-    FAILED = "failed"
-    NOTED = "noted"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Result of one check, with its fix if it failed."""
-
-    part: str
-    check: str
-    state: State
-    found: str
-    fix: str = ""
-    unreachable: bool = False
-
-
 async def doctor(out: Output, stack: Stack) -> int:
     """Check every part, and print how to repair each failure.
 
@@ -104,22 +89,14 @@ async def doctor(out: Output, stack: Stack) -> int:
     rows = [{key: value for key, value in asdict(check).items() if key != "unreachable"} for check in checks]
     rows = await asyncio.to_thread(for_reading, out, stack, rows)
     out.rows("doctor", rows, COLUMNS)
-    failed = [check for check in checks if check.state is State.FAILED]
     for row in rows:
-        if row["fix"]:
-            out.info(f"{row['state']} {row['part']}: {row['found']}. Fix: {row['fix']}")
+        if row["fix"] and not out.json:
+            out.info(f"fix {row['part']} {row['check']}: {row['fix']}")
     connections = [check for check in checks if check.check == "answers" and check.state is not State.SKIPPED]
     if all(check.unreachable for check in connections):
         return int(ExitCode.UNREACHABLE)
-    return int(ExitCode.FAILED if failed else ExitCode.OK)
-
-
-def _ok(part: str, check: str, found: str) -> Check:
-    return Check(part, check, State.OK, found)
-
-
-def _failed(part: str, check: str, found: str, fix: str, *, unreachable: bool = False) -> Check:
-    return Check(part, check, State.FAILED, found, fix, unreachable)
+    has_failed = any(check.state is State.FAILED for check in checks)
+    return int(ExitCode.FAILED if has_failed else ExitCode.OK)
 
 
 async def _nats(stack: Stack) -> list[Check]:
@@ -134,8 +111,8 @@ async def _nats(stack: Stack) -> list[Check]:
             streams = [await _stream(client, expected.name or "", stack) for expected in configurations(1)]
     except CliError as error:
         down = error.exit_code is ExitCode.UNREACHABLE
-        return [_failed("nats", "answers", error.message, error.next, unreachable=down)]
-    return [_ok("nats", "answers", access.url), _sync_always(stack), *streams]
+        return [failed("nats", "answers", error.message, error.next, unreachable=down)]
+    return [ok("nats", "answers", access.url), _sync_always(stack), *streams]
 
 
 async def _stream(client: "Client", name: str, stack: Stack) -> Check:
@@ -147,14 +124,14 @@ async def _stream(client: "Client", name: str, stack: Stack) -> Check:
         info = await client.jetstream().stream_info(name)
     except NatsError as error:
         fix = "stop the services and run paybill up, which creates the streams"
-        return _failed("nats", name, f"the stream does not exist ({error})", fix)
+        return failed("nats", name, f"the stream does not exist ({error})", fix)
     [expected] = [each for each in configurations(info.config.num_replicas or 1) if each.name == name]
     pairs = [(key, _value(info.config, key), _value(expected, key)) for key in _STREAM_DEFAULTS]
     different = [f"{key} is {found} instead of {right}" for key, found, right in pairs if found != right]
     if different:
-        return _failed("nats", name, ", ".join(different), _restore_streams(stack, info.config.num_replicas or 1))
+        return failed("nats", name, ", ".join(different), _restore_streams(stack, info.config.num_replicas or 1))
     state = info.state
-    return _ok("nats", name, f"{state.messages} messages, {state.bytes} bytes, last seq {state.last_seq}")
+    return ok("nats", name, f"{state.messages} messages, {state.bytes} bytes, last seq {state.last_seq}")
 
 
 def _restore_streams(stack: Stack, replicas: int) -> str:
@@ -185,8 +162,8 @@ def _sync_always(stack: Stack) -> Check:
     if stack.nats_url or not path.exists():
         return Check("nats", "sync", State.SKIPPED, "not visible here: check sync_interval in the server's file")
     if "sync_interval: always" in path.read_text(encoding="utf-8"):
-        return _ok("nats", "sync", "writes are synced before they are acknowledged")
-    return _failed("nats", "sync", "writes are acknowledged before they are synced", "set sync_interval: always")
+        return ok("nats", "sync", "writes are synced before they are acknowledged")
+    return failed("nats", "sync", "writes are acknowledged before they are synced", "set sync_interval: always")
 
 
 async def _database(stack: Stack) -> list[Check]:
@@ -204,12 +181,12 @@ async def _database(stack: Stack) -> list[Check]:
             writer.close()
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
         found = f"no answer at {host}:{port} ({_reason(error)})"
-        return [_failed("postgres", "answers", found, f"read {stack.data_dir}/logs/postgres.log", unreachable=True)]
+        return [failed("postgres", "answers", found, f"read {stack.data_dir}/logs/postgres.log", unreachable=True)]
     if answer not in {b"S", b"N"}:
         return [
-            _failed("postgres", "answers", f"{host}:{port} is not a PostgreSQL", "check which program uses the port")
+            failed("postgres", "answers", f"{host}:{port} is not a PostgreSQL", "check which program uses the port")
         ]
-    return [_ok("postgres", "answers", f"{host}:{port}")]
+    return [ok("postgres", "answers", f"{host}:{port}")]
 
 
 async def _service(stack: Stack, name: str) -> list[Check]:
@@ -220,7 +197,7 @@ async def _service(stack: Stack, name: str) -> list[Check]:
         url, key = stack.url(name), stack.api_key()
     except CliError as error:
         down = error.exit_code is ExitCode.UNREACHABLE
-        return [_failed(name, "answers", error.message, error.next, unreachable=down)]
+        return [failed(name, "answers", error.message, error.next, unreachable=down)]
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False, verify=uses_tls(url)) as http:
         try:
             ready = await http.get("/readyz")
@@ -231,23 +208,23 @@ async def _service(stack: Stack, name: str) -> list[Check]:
         except (httpx.HTTPError, ValueError) as error:
             found = f"{url} does not answer ({_reason(error)})"
             fix = f"paybill up; if it runs, read {stack.data_dir}/logs/{name}.log"
-            return [_failed(name, "answers", found, fix, unreachable=True)]
+            return [failed(name, "answers", found, fix, unreachable=True)]
     checks = [
-        _ok(name, "answers", url),
+        ok(name, "answers", url),
         _ready(name, health, _log(stack, name)),
         _clock(name, ready.headers.get("date", "")),
     ]
     for response, document in zip(responses, documents, strict=True):
         if response.status_code in {401, 403}:
-            return [*checks, _failed(name, "key", str(document.get("detail")), "check PAYBILL_API_KEY")]
+            return [*checks, failed(name, "key", str(document.get("detail")), "check PAYBILL_API_KEY")]
         if not response.is_success:
-            return [*checks, _failed(name, "counts", str(document.get("detail")), _log(stack, name))]
-    counts, incidents, violations, *own = documents
-    checks += [*_counts(name, counts, _log(stack, name)), *_incidents(name, incidents), *_violations(name, violations)]
+            return [*checks, failed(name, "counts", str(document.get("detail")), _log(stack, name))]
+    counts, found, violated, *own = documents
+    checks += [*_counts(name, counts, _log(stack, name)), *incidents(name, found), *violations(name, violated)]
     if name == "billing":
-        checks += _refused(name, own[0])
+        checks += refused(name, own[0])
     elif name == "provisioner":
-        checks += _pending(name, own[0]["environments"])
+        checks += unsettled(name, own[0])
     return checks
 
 
@@ -264,11 +241,11 @@ def _log(stack: Stack, name: str) -> str:
 def _ready(name: str, health: dict[str, Any], log: str) -> Check:
     failing = not_ready(health)
     if not failing and health.get("status") == "ok":
-        return _ok(name, "ready", "every loop runs")
+        return ok(name, "ready", "every loop runs")
     if failing == [NATS_UNREACHABLE]:
-        return _failed(name, "ready", f"{NATS_UNREACHABLE}; events wait in the outbox", "start NATS again")
+        return failed(name, "ready", f"{NATS_UNREACHABLE}; events wait in the outbox", "start NATS again")
     fix = "start PostgreSQL again" if POSTGRES_UNREACHABLE in failing else f"{log}; then restart it"
-    return _failed(name, "ready", ", ".join(failing) or str(health.get("status")), fix)
+    return failed(name, "ready", ", ".join(failing) or str(health.get("status")), fix)
 
 
 def _clock(name: str, date: str) -> Check:
@@ -278,8 +255,8 @@ def _clock(name: str, date: str) -> Check:
         return Check(name, "clock", State.SKIPPED, "the response contains no time")
     if skew_s > MAX_CLOCK_SKEW_S:
         found = f"its clock differs from this machine's by {formatting.duration(round(skew_s))}"
-        return _failed(name, "clock", found, "synchronise both clocks by NTP")
-    return _ok(name, "clock", "agrees with this machine's")
+        return failed(name, "clock", found, "synchronise both clocks by NTP")
+    return ok(name, "clock", "agrees with this machine's")
 
 
 def _counts(name: str, counts: dict[str, Any], log: str) -> Iterator[Check]:
@@ -287,21 +264,21 @@ def _counts(name: str, counts: dict[str, Any], log: str) -> Iterator[Check]:
     waiting, age_s = counts["outbox_waiting"], counts["outbox_age_s"]
     if waiting and age_s > MAX_OUTBOX_AGE_S:
         found = f"{waiting} events wait to be published, the oldest for {formatting.duration(round(age_s))}"
-        yield _failed(name, "outbox", found, f"check that NATS runs; then: {log}")
+        yield failed(name, "outbox", found, f"check that NATS runs; then: {log}")
     else:
-        yield _ok(name, "outbox", f"{waiting} events wait to be published")
+        yield ok(name, "outbox", f"{waiting} events wait to be published")
     behind = [f"{loop} {lag}" for loop, lag in counts["lag"].items() if lag is not None]
     if any(lag is not None and lag > MAX_LAG for lag in counts["lag"].values()):
-        yield _failed(name, "lag", f"unprocessed messages: {', '.join(behind)}", log)
+        yield failed(name, "lag", f"unprocessed messages: {', '.join(behind)}", log)
     else:
-        yield _ok(name, "lag", f"unprocessed messages: {', '.join(behind) or 'unknown'}")
+        yield ok(name, "lag", f"unprocessed messages: {', '.join(behind) or 'unknown'}")
     unowned = counts["unowned"]
     if unowned:
         found = f"{unowned} partitions have no live owner, so facts of their tenants wait"
         fix = f"end sessions that lock tables of {name} (pg_stat_activity), then restart it"
-        yield _failed(name, "leases", found, fix)
+        yield failed(name, "leases", found, fix)
     else:
-        yield _ok(name, "leases", "every partition has an owner")
+        yield ok(name, "leases", "every partition has an owner")
     show, resolve = "paybill events quarantine", "paybill events quarantine, and retry or skip the first of each tenant"
     for key, state, found, fix in (
         ("parked", State.FAILED, "events are parked in the retry queue (retried automatically)", show),
@@ -321,65 +298,10 @@ def _counts(name: str, counts: dict[str, Any], log: str) -> Iterator[Check]:
         ),
         ("effects_failed", State.NOTED, "external calls failed permanently", "paybill jobs list --state failed"),
     ):
-        yield Check(name, key, state, f"{counts[key]} {found}", fix) if counts[key] else _ok(name, key, "none")
+        yield Check(name, key, state, f"{counts[key]} {found}", fix) if counts[key] else ok(name, key, "none")
     for kind, jobs in counts.get("jobs_unknown", {}).items():
         found = f"{jobs} background jobs are of the kind {kind}, which this version of {name} does not have"
-        yield _failed(
-            name, "jobs_unknown", found, f"start the version that has it, or: paybill jobs list --kind {kind}"
-        )
-
-
-def _incidents(name: str, page: dict[str, Any]) -> Iterator[Check]:
-    """Returns a failed check for each open incident of a service."""
-    if not page["incidents"]:
-        yield _ok(name, "incidents", "none is open")
-    for incident in page["incidents"]:
-        found = f"{incident['kind']}: {incident['summary']}"
-        yield _failed(name, "incidents", found, f"paybill incident show {incident['id']}")
-    if page["next"]:
-        yield _failed(name, "incidents", f"more than {MAX_INCIDENTS} are open", "paybill incident list")
-
-
-def _violations(name: str, page: dict[str, Any]) -> Iterator[Check]:
-    """Returns a failed check for each invariant that does not hold."""
-    if not page["violations"]:
-        yield _ok(name, "invariants", "all hold")
-    for each in page["violations"]:
-        found = f"invariant {each['number']} of {each['tenant_id']}: {each['left']}, and {each['right']}"
-        since = formatting.readable(each["since"])
-        yield _failed(name, "invariants", f"{found}, since {since}", f"paybill why {each['tenant_id']}")
-    if page["next"]:
-        found = f"more than {MAX_INCIDENTS} invariants do not hold"
-        yield _failed(name, "invariants", found, "repair those that are listed, then run paybill doctor again")
-
-
-def _refused(name: str, refusals: list[dict[str, Any]]) -> Iterator[Check]:
-    """Returns a check for each reason for which webhooks are refused now.
-
-    It failed when none was accepted since, and something shows that the provider sent them: a right signature, or
-    messages that the provider could not deliver. Anybody can send others.
-    """
-    for each in refusals:
-        last, accepted = datetime.fromisoformat(each["last_at"]), each["accepted_at"]
-        if datetime.now(UTC) - last > MAX_REFUSAL_AGE:
-            continue
-        is_current = accepted is None or datetime.fromisoformat(accepted) < last
-        state = State.FAILED if is_current and not each["may_be_of_strangers"] else State.NOTED
-        found = f"{each['count']} webhooks of {each['provider']} were refused ({each['reason']}): {each['detail']}"
-        if each["may_be_of_strangers"]:
-            found = f"{found}; nothing shows that {each['provider']} sent them"
-        refused = f"paybill webhook refused --provider {each['provider']}"
-        fix = f"{refused}, then compare the signing secret and the clock with those of the provider"
-        yield Check(name, "webhooks", state, found, fix)
-
-
-def _pending(name: str, environments: list[dict[str, Any]]) -> Iterator[Check]:
-    """Returns a noted check for each environment that has not followed a change of plan."""
-    for each in environments:
-        change = each["pending"]
-        since = formatting.readable(change["since"])
-        found = f"{each['slug']} is {each['tier']}, and {change['tier']} is entitled since {since}"
-        yield Check(name, "pending", State.NOTED, f"{found}: {change['reason']}", f"paybill why {each['slug']}")
+        yield failed(name, "jobs_unknown", found, f"start the version that has it, or: paybill jobs list --kind {kind}")
 
 
 def _machine(stack: Stack) -> Iterator[Check]:
@@ -390,9 +312,9 @@ def _machine(stack: Stack) -> Iterator[Check]:
         return
     found = f"{disk.free_bytes // 1024**2} MiB free for {disk.folder}"
     enough = disk.free_bytes >= MIN_FREE_BYTES
-    yield _ok("machine", "disk", found) if enough else _failed("machine", "disk", found, "free at least 1 GiB")
+    yield ok("machine", "disk", found) if enough else failed("machine", "disk", found, "free at least 1 GiB")
     if os.access(stack.data_dir, os.W_OK):
-        yield _ok("machine", "writable", str(stack.data_dir))
+        yield ok("machine", "writable", str(stack.data_dir))
     else:
         fix = "make the user of paybill up its owner"
-        yield _failed("machine", "writable", f"{stack.data_dir} cannot be written", fix)
+        yield failed("machine", "writable", f"{stack.data_dir} cannot be written", fix)

@@ -17,7 +17,7 @@ from paybill_cli.options import ConfirmedOptions, Limit, RequestOptions, TenantN
 from paybill_cli.output import Output
 from paybill_cli.plan_view import cost, plan_lines
 
-COLUMNS = ("slug", "id", "status", "access", "tier", "preset", "region", "blueprint", "pending")
+COLUMNS = ("slug", "id", "status", "access", "tier", "preset", "region", "blueprint", "pending", "unsettled")
 FIELDS = ("tenant", "id", "status", "tier", "preset", "failure")
 SETTLED = {"ready", "failed", "retained", "purged"}
 """Statuses in which nothing is being built, changed or exported."""
@@ -42,6 +42,9 @@ def list_all(
         Literal["pooled", "bridge", "silo"] | None, typer.Option("--preset", help="Only on this placement.")
     ] = None,
     pending: Annotated[bool, typer.Option("--pending", help="Only environments whose size is to change.")] = False,
+    unsettled: Annotated[
+        bool, typer.Option("--unsettled", help="Only environments that are not as they have to be.")
+    ] = False,
     limit: Limit = 1000,
 ) -> None:
     """List environments with their status, access, tier and placement.
@@ -49,6 +52,7 @@ def list_all(
     Example: paybill environment list --pending
     """
     query = {"status": status, "region": region, "preset": preset, "pending": "true" if pending else None}
+    query |= {"unsettled": "true" if unsettled else None}
     with Service(stack, "provisioner") as provisioner:
         found, more = provisioner.list_rows("/v1/environments", "environments", query, limit)
     out.rows("environment.list", found if out.json else [_row(each) for each in found], COLUMNS)
@@ -76,11 +80,9 @@ def show(
             found = _watch(out, provisioner, path, found, Deadline(timeout, next=f"paybill environment show {tenant}"))
     out.record("environment", found if out.json else dict(_fields(found)))
     if found["refusal"]:
-        out.info(f"next: {found['refusal']['next']}")
-    elif found["pending"] and found["pending"]["approval"]:
-        out.info(f"next: paybill approval show {found['pending']['approval']}")
-    elif found["failure"]:
-        out.info(f"next: paybill environment retry {tenant}")
+        out.info(found["refusal"]["next"])
+    if found["unsettled"] and found["unsettled"]["reason"] != "transfer":
+        out.info(f"next: {found['unsettled']['command']}")
 
 
 def plan(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName) -> None:
@@ -164,8 +166,12 @@ def _progress(found: Mapping[str, Any]) -> str:
 
 
 def _row(found: Mapping[str, Any]) -> dict[str, Any]:
-    pending = found["pending"]
-    return {**found, "pending": f"{pending['tier']} ({pending['preset']})" if pending else None}
+    pending, unsettled = found["pending"], found["unsettled"]
+    return {
+        **found,
+        "pending": f"{pending['tier']} ({pending['preset']})" if pending else None,
+        "unsettled": unsettled and unsettled["text"],
+    }
 
 
 def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,6 +199,9 @@ def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
         fields["pending plan"] = pending["plan_hash"]
         fields["pending cost"] = cost(pending["cost"]) if pending["cost"] else None
         fields["approval"] = pending["approval"] and f"{pending['approval']} ({pending['approval_status']})"
+    if wait := found["wait"]:
+        tries, next_ = f"tried {wait['tries']} times", formatting.time(wait["next_try"])
+        fields["wait"] = f"{wait['step'] or wait['kind']}, {tries}, next at {next_}: {wait['reason']}"
     if found["refusal"]:
         fields["refused"] = f"{found['refusal']['code']}: {found['refusal']['reason']}"
     if purge := found["purge"]:

@@ -93,12 +93,10 @@ def show(
         return
     content = dict(shown["content"])
     limit = content.pop("cost_limit")
-    valid_s = content.pop("approval_valid_s")
+    times = {name: formatting.duration(content.pop(f"{name}_s")) for name in ("approval_valid", "change_within")}
     fields = {"policy": f"{content.pop('name')}@{content.pop('version')}", "content_hash": shown["content_hash"]}
     cost_limit = f"{formatting.money(limit['monthly'])}: {limit['handling']}" if limit else None
-    out.record(
-        "policy", {**fields, **content, "cost_limit": cost_limit, "approval_valid": formatting.duration(valid_s)}
-    )
+    out.record("policy", {**fields, **content, "cost_limit": cost_limit, **times})
 
 
 def _checked(out: Output, file: Path) -> "PolicyFile":

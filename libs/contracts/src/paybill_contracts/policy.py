@@ -49,6 +49,7 @@ class Policy(Value):
     clean_up: deletions in an environment that was never ready; deletes, replaces, moves_data: of other ones.
     drift: handling of resources that differ from their record.
     approval_valid_s: time in which a request can be approved, and in which an approval can be used.
+    change_within_s: time in which what a tenant pays for has to be built; a change that takes longer is a problem.
     """
 
     name: Key
@@ -63,6 +64,7 @@ class Policy(Value):
     approval_valid_s: Count
     drift: DriftHandling = DriftHandling.REPORT
     after_failure: AfterFailure = AfterFailure.KEEP
+    change_within_s: Count = 86_400
 
 
 class PolicyReason(Value):

@@ -195,6 +195,19 @@ class BillingState(Value):
     plan_of_built_size: str | None = None
 
 
+class UnsettledState(Value):
+    """Reason why an environment is not as it has to be, and the next safe command.
+
+    is_problem: an operator has to act, or it takes longer than the policy allows.
+    """
+
+    reason: str
+    text: Limited
+    command: str
+    since: Timestamp | None = None
+    is_problem: bool = False
+
+
 class EnvironmentState(Value):
     """The tenant's environment. pending: a change of plan that it has not followed, and the reason.
 
@@ -215,6 +228,7 @@ class EnvironmentState(Value):
     refusal_ends: Limited | None = None
     pending: Limited | None = None
     breach: Limited | None = None
+    unsettled: UnsettledState | None = None
 
 
 class ServicePart(Value):

@@ -31,6 +31,8 @@ _CLOCK_REFUSALS = frozenset({"stale", "future"})
 _FULL = ("no space", "disk full", "disk is full", "storage exceeded", "insufficient storage", "insufficient resources")
 _GENERAL_JOBS = frozenset({"check_invariants", "delete_ended_jobs", "delete_webhook_bodies"})
 """Jobs that change nothing about a tenant."""
+_OF_BUILD = frozenset({"waits", "refused", "failed", "transfer"})
+"""Reasons of environments that are explained by their jobs, their refusal, their failure or their pending change."""
 _CREDIT = 4
 """The invariant about credit."""
 _TAKE_BACK = (
@@ -180,6 +182,10 @@ def _build(case: Case) -> Iterator[Cause]:
         found = f"{environment.failed_resource} could not be built: {environment.failure}"
         yield Cause("build", "provisioner", found, f"paybill tenant retry {case.name}")
         return
+    if environment.failure and environment.status == "purging":
+        found = f"{environment.failed_resource} could not be deleted: {environment.failure}"
+        yield Cause("purge", "provisioner", found, f"paybill environment retry {case.name}")
+        return
     # A retry of the tenant plans again: the failed job of the earlier plan stays in the list of jobs.
     is_built = environment.status not in {"registered", "building"}
     yield from _jobs(part, "build", [job for job in part.jobs if not (is_built and job.state == "failed")])
@@ -189,7 +195,9 @@ def _jobs(part: ServicePart, kind: str, jobs: Sequence[OpenJob]) -> Iterator[Cau
     for job in jobs:
         if job.error and job.kind not in _GENERAL_JOBS and not job.kind.startswith("sync/"):
             found = f"{_label(job)} {_progress(job)}: {job.error}"
-            yield Cause(kind, part.service, found, f"paybill jobs retry {job.id}")
+            is_retried = job.state == "pending" and (job.attempts or job.waits)
+            because = (f"it continues by itself; the next attempt is at {time_text(job.due)}",) if is_retried else ()
+            yield Cause(kind, part.service, found, f"paybill jobs retry {job.id}", because)
 
 
 def _label(job: OpenJob) -> str:
@@ -200,7 +208,8 @@ def _progress(job: OpenJob) -> str:
     if job.state == "failed":
         return "failed"
     # While another system is unavailable, a job waits, and its attempts do not count.
-    return f"failed {job.attempts} times and is retried" if job.attempts else "waits and is retried"
+    waited = f"waits and is retried, {job.waits} times so far" if job.waits else "waits and is retried"
+    return f"failed {job.attempts} times and is retried" if job.attempts else waited
 
 
 def _provider(case: Case) -> Iterator[Cause]:
@@ -278,7 +287,14 @@ def _violations(case: Case) -> Iterator[Cause]:
 
 def _pending_change(case: Case) -> Iterator[Cause]:
     environment = case.environment
-    if environment is not None and environment.pending and case.status not in LEFT:
+    held = environment.unsettled if environment else None
+    if environment is not None and held is not None and held.reason not in _OF_BUILD:
+        why = [f"since {time_text(held.since)}"] if held.since else []
+        if environment.pending and case.status not in LEFT:
+            back = f"to give the change up, return to a plan that has the built size: {_change_back(case)}"
+            why += [environment.pending, back]
+        yield Cause(held.reason, "provisioner", held.text, held.command, tuple(why))
+    elif environment is not None and environment.pending and case.status not in LEFT:
         found = f"the infrastructure has not followed a change of plan: {environment.pending}"
         because = (
             "a move between sizes is not built yet: the change stays pending, and the tenant keeps what is built",

@@ -64,6 +64,7 @@ class _File(_StrictInput):
     cost_limit: _CostLimit | None = None
     approval_valid_hours: Annotated[int, Field(ge=1, le=2160, strict=True)]
     after_failure: AfterFailure = AfterFailure.KEEP
+    change_within_hours: Annotated[int, Field(ge=1, le=2160, strict=True)] = 24
 
 
 def read_policy(text: str, file: str) -> PolicyFile:
@@ -88,6 +89,7 @@ def read_policy(text: str, file: str) -> PolicyFile:
         drift=source.drift,
         approval_valid_s=source.approval_valid_hours * 3600,
         after_failure=source.after_failure,
+        change_within_s=source.change_within_hours * 3600,
     )
     read_file = PolicyFile(content, file, lines)
     if found := read_file.report(errors(content)):

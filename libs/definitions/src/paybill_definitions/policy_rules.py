@@ -33,5 +33,6 @@ def errors(policy: Policy) -> Iterator[PolicyDiagnostic]:
             yield PolicyDiagnostic(("cost_limit", "minor"), "a limit is 0 or more")
         if limit.handling is Handling.UNATTENDED:
             yield PolicyDiagnostic(("cost_limit", "handling"), "a limit needs approval or other_person")
-    if not 0 < policy.approval_valid_s <= MAX_VALID_S:
-        yield PolicyDiagnostic(("approval_valid_hours",), f"write 1 to {MAX_VALID_S // 3600} hours")
+    for name in ("approval_valid", "change_within"):
+        if not 0 < getattr(policy, f"{name}_s") <= MAX_VALID_S:
+            yield PolicyDiagnostic((f"{name}_hours",), f"write 1 to {MAX_VALID_S // 3600} hours")

@@ -183,7 +183,7 @@ class Execution:
         step = self._running.pop(task)
         error = task.exception()
         if isinstance(error, RetryAfter):
-            self._error = self._error or RetryAfter(error.after_s, f"{step.address}: {error}")
+            self._error = self._error or RetryAfter(error.after_s, f"{step.address}: {error}", step.address)
             return
         if isinstance(error, Exception):
             failed = StepError(step.address, error)

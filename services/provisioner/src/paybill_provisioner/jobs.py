@@ -13,7 +13,7 @@ from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import reason as text_of
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
-from paybill_runtime.jobs.kinds import RetryAfter
+from paybill_runtime.jobs.kinds import AttemptFailedError, RetryAfter
 
 from paybill_provisioner.comparisons import COMPARISONS, plan_again
 from paybill_provisioner.domain import access, applying, building, credentials, drift, plans, purging
@@ -114,7 +114,7 @@ async def _apply(
                 yield _outcome(environment.tenant_id, decision, last=is_complete, ends_plan=is_complete)
     except StepError as error:
         if not isinstance(error.cause, Refused) and job.attempt < BUILD_ATTEMPTS:
-            raise error.cause from None
+            raise AttemptFailedError(text_of(error.cause), detail=error.address) from error.cause
         job.log.exception("the step %s failed permanently", error.address, exc_info=error.cause)
         yield _failed(job.event, text_of(error.cause), error.address)
         return

@@ -68,6 +68,18 @@ class PlanRunsRow(Base, table=True):
     __tablename__ = "plan_runs"
 
 
+UNSETTLED = """
+CASE WHEN state->>'status' IN ('retained', 'purged') THEN NULL
+WHEN state->>'refusal' IS NOT NULL OR state->>'failure' IS NOT NULL OR state->>'pending' IS NOT NULL
+OR state->'approval'->>'status' IN ('requested', 'granted') OR state->>'paused' = 'true'
+OR state->>'status' = 'purging' THEN 'held'
+WHEN state->>'status' IN ('building', 'changing', 'compensating') THEN 'planned'
+WHEN state->>'status' IN ('registered', 'failed', 'ready') AND state->'desired'->>'allows_access' = 'true'
+AND state->'desired'->'size' IS DISTINCT FROM state->'built_size' THEN 'held' END
+"""
+"""Environments that may not be as they have to be. planned: they become so by their plan."""
+
+
 class EnvironmentRow(Base, table=True):
     """A tenant's environment.
 
@@ -86,6 +98,7 @@ class EnvironmentRow(Base, table=True):
     approval_status: str | None = generated("state->'approval'->>'status'", index=True)
     approval_expires: str | None = generated(APPROVAL_EXPIRES, index=True)
     refusal_code: str | None = generated("state->'refusal'->>'code'", index=True)
+    unsettled: str | None = generated(UNSETTLED, index=True)
 
 
 class IncidentRow(Base, table=True):

@@ -166,7 +166,7 @@ Index(
 Index("job_order_idx", job.c.queue, job.c.position, postgresql_where=_PENDING)
 Index("job_due_idx", job.c.priority, job.c.due, postgresql_where=_PENDING)
 Index("job_key_idx", job.c.kind, job.c.key, unique=True, postgresql_where=_PENDING & job.c.event_id.is_(None))
-Index("job_waits_idx", job.c.position, postgresql_where=_PENDING & (job.c.waits > 0))
+Index("job_waits_idx", job.c.position, postgresql_where=_PENDING & ((job.c.waits > 0) | (job.c.attempts > 0)))
 Index("job_failed_idx", job.c.position, postgresql_where=job.c.state == "failed")
 Index("job_ended_idx", job.c.ended_at, postgresql_where=job.c.ended_at.is_not(None))
 

@@ -100,7 +100,7 @@ class EffectRunner:
             ):
                 origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", traceparent)
                 job = self._job(claimed, fact, traceparent)
-                failure, outcome = None, "done"
+                failure, part, outcome = None, None, "done"
                 try:
                     await self._record_outcomes(claimed, effect, job, origin)
                 except _WAITS:
@@ -108,10 +108,11 @@ class EffectRunner:
                 except Exception as error:  # noqa: BLE001  # every failure of another system is retried or recorded
                     record_failure(type(error).__qualname__)
                     failure = await self._failed(claimed, effect, job, origin, error)
+                    part = error.detail if isinstance(error, AttemptFailedError) else None
                     outcome = "failed" if failure is None else "retried"
             _measure(claimed, outcome, time.perf_counter() - began)
             if failure is not None:
-                raise AttemptFailedError(failure)
+                raise AttemptFailedError(failure, detail=part)
 
     def _job(self, claimed: ClaimedJob, fact: Fact, traceparent: str) -> Job[Any]:
         logger = logging.getLogger(f"effect.{claimed.kind}")
@@ -128,7 +129,7 @@ class EffectRunner:
     ) -> str | None:
         """Records the permanent failure of an effect; returns the reason when it is tried again."""
         attempts = claimed.attempts + 1
-        detail = single_line(str(error)) if isinstance(error, Refused) else reason(error)
+        detail = single_line(str(error)) if isinstance(error, Refused | AttemptFailedError) else reason(error)
         late = claimed.deadline is not None and clock.now() >= claimed.deadline
         if not isinstance(error, Refused) and attempts < effect.attempts and not late:
             log.warning("the effect %s failed (attempt %d of %d): %s", effect.name, attempts, effect.attempts, detail)

@@ -85,8 +85,8 @@ _QUERIES = {
 }
 
 _WAITING = text(
-    "SELECT DISTINCT ON (queue) job_id, queue, kind, error, waits, due FROM chassis.job "
-    "WHERE state = 'pending' AND waits > 0 AND event_id IS NOT NULL "
+    "SELECT DISTINCT ON (queue) job_id, queue, kind, error, detail, attempts + waits AS tries, due FROM chassis.job "
+    "WHERE state = 'pending' AND (waits > 0 OR attempts > 0) AND event_id IS NOT NULL "
     "AND (CAST(:tenants AS text[]) IS NULL OR queue = ANY(:tenants)) ORDER BY queue, position LIMIT :limit"
 )
 
@@ -105,19 +105,26 @@ async def list_jobs(
 
 @dataclass(frozen=True, slots=True)
 class WaitingJob:
-    """A job of a tenant that waits for a system that is away. waits: how often in a row; due: its next attempt."""
+    """A job of a tenant that could not be done yet, and is tried again at `due`.
+
+    tries: since its beginning or its last retry by an operator. detail: as the job reported it, such as a step.
+    """
 
     id: UUID
     tenant: str
     kind: str
     reason: str
-    waits: int
+    detail: str
+    tries: int
     due: datetime
 
 
 async def waiting_jobs(database: Database, tenants: Sequence[str] | None, limit: int = 500) -> dict[str, WaitingJob]:
-    """Returns the first job of each tenant that waits for a system that is away. tenants: None for all."""
+    """Returns the first job of each tenant that waits for another attempt. tenants: None for all."""
     values = {"tenants": None if tenants is None else list(tenants), "limit": limit}
     async with database.reading() as connection:
         rows = (await connection.execute(_WAITING, values)).all()
-    return {row.queue: WaitingJob(row.job_id, row.queue, row.kind, row.error, row.waits, row.due) for row in rows}
+    return {
+        row.queue: WaitingJob(row.job_id, row.queue, row.kind, row.error or "", row.detail or "", row.tries, row.due)
+        for row in rows
+    }

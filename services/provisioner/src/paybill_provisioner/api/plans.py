@@ -15,7 +15,8 @@ from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.router import Router
 
 from paybill_provisioner.api.callers import Operator, Viewer
-from paybill_provisioner.api.environments import EnvironmentOrTenantId, EnvironmentView, id_from
+from paybill_provisioner.api.environment_views import EnvironmentView
+from paybill_provisioner.api.environments import EnvironmentOrTenantId, id_from
 from paybill_provisioner.api.plan_views import ApprovalView, EnvironmentPlans, ProposedPlanView
 from paybill_provisioner.domain import applying
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, require_published
@@ -28,6 +29,7 @@ from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plans import CellsInForce
 from paybill_provisioner.domain.policy import POLICY_ID
 from paybill_provisioner.domain.price_book import PRICE_BOOK_ID
+from paybill_provisioner.domain.unsettled import unsettled
 from paybill_provisioner.tables import (
     BLUEPRINTS,
     CELL_KEYS,
@@ -102,7 +104,8 @@ def router(context: ServiceContext) -> APIRouter:
                 unit.get(ENVIRONMENTS, id_), environment, plan_hash, blueprints, cells, inputs, at.now
             )
             record(unit, id_, events)
-            return EnvironmentView.full(existing(unit.get(ENVIRONMENTS, id_), environment))
+            after, in_force = existing(unit.get(ENVIRONMENTS, id_), environment), plan_inputs(unit).policy
+            return EnvironmentView.full(after, None, unsettled(after, None, in_force, at.now))
 
         return await context.decide(
             principal.origin,

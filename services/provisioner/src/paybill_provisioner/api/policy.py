@@ -150,7 +150,9 @@ async def _published(context: ServiceContext) -> PublishedPolicy:
 def _rules(content: Policy) -> dict[str, str]:
     """Returns the rules of a policy as texts."""
     limit = content.cost_limit
-    fields = content.model_dump(mode="json", exclude={"name", "version", "cost_limit", "approval_valid_s"})
+    excluded = {"name", "version", "cost_limit", "approval_valid_s", "change_within_s"}
+    fields = content.model_dump(mode="json", exclude=excluded)
     fields["cost_limit"] = f"{limit.monthly.text}: {limit.handling}" if limit else "none"
     fields["approval_valid_hours"] = str(content.approval_valid_s // 3600)
+    fields["change_within_hours"] = str(content.change_within_s // 3600)
     return {rule: str(value) for rule, value in fields.items()}

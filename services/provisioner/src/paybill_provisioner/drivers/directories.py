@@ -1,8 +1,27 @@
 """Private directories that survive a power failure."""
 
+import errno
 import os
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+from paybill_runtime.jobs.kinds import RetryAfter
+
+_TRANSIENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors of a disk that is full, or that the operating system has made read-only."""
+
+
+@asynccontextmanager
+async def waits_for_disk() -> AsyncIterator[None]:
+    """Turns the error of a disk without room into a wait. It is also a decorator of async functions."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _TRANSIENT:
+            raise
+        raise RetryAfter(None, f"the disk of the driver refuses: {error.strerror} ({error.filename})") from error
 
 
 def make_private(base: Path, *names: str) -> Path:

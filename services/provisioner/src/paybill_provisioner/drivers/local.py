@@ -72,6 +72,7 @@ class LocalDriver:
                 raise _unsupported(resource)
         return Done(self._outputs(resource)) if exists else None
 
+    @directories.waits_for_disk()
     async def create(self, resource: Resource, site: Site, token: str) -> Result:  # noqa: ARG002  # the port has it
         """Creates the resource, or what an interrupted call left out. Names are unique, so that no token is needed."""
         match resource.attributes:
@@ -91,6 +92,7 @@ class LocalDriver:
                 raise _unsupported(resource)
         return Done(self._outputs(resource))
 
+    @directories.waits_for_disk()
     async def update(self, before: Resource, after: Resource, site: Site) -> Result:  # noqa: ARG002  # the port has it
         """Changes the resource in place: creation adds what is missing and sets what differs."""
         if isinstance(after.attributes, Role):
@@ -98,6 +100,7 @@ class LocalDriver:
             return Done(self._outputs(after))
         return await self.create(after, site, "")
 
+    @directories.waits_for_disk()
     async def delete(self, resource: Resource, site: Site) -> Result:
         """Deletes the resource, and reads back that it is absent."""
         match resource.attributes:
@@ -173,6 +176,7 @@ class LocalDriver:
         """Returns the guarantees of isolation that do not hold in a shared database."""
         return await self._databases.breaches(isolation, database)
 
+    @directories.waits_for_disk()
     async def make_credentials(self, environment: Environment, secrets: Collection[str]) -> Mapping[str, str]:
         """Makes the secrets with these addresses, and sets the passwords of the logins that use them.
 
@@ -187,6 +191,7 @@ class LocalDriver:
                     await self._databases.set_password(role.name, await self._verifier(made[role.secret]))
         return made
 
+    @directories.waits_for_disk()
     async def export(self, environment: Environment) -> Export:
         """Reads the database as the tenant's role, so that the file cannot contain rows of another tenant."""
         file = ExportFile(self._directory, environment.id)
@@ -198,6 +203,7 @@ class LocalDriver:
                         return await file.write(rows)
         return await file.write(no_rows())
 
+    @directories.waits_for_disk()
     async def delete_export(self, export: Export) -> str:
         """Removes the file, and one that is incomplete."""
         await asyncio.to_thread(remove_export, self._directory, export.location)

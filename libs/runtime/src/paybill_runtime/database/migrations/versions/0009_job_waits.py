@@ -19,7 +19,7 @@ def upgrade() -> None:
         "job",
         ["position"],
         schema="chassis",
-        postgresql_where=sa.text("state = 'pending' AND waits > 0"),
+        postgresql_where=sa.text("state = 'pending' AND (waits > 0 OR attempts > 0)"),
     )
 
 

@@ -1,0 +1,179 @@
+"""What waits for a server or a disk that refuses is shown with its message, and continues by itself."""
+
+import errno
+from types import SimpleNamespace
+from typing import Any
+
+import asyncpg
+import pytest
+from driver_harness import DRIVER
+from paybill_contracts.placement import Preset
+from paybill_provisioner.drivers.local import LocalDriver
+from paybill_provisioner.drivers.server import TenantServer
+from paybill_runtime.jobs.kinds import RetryAfter
+from paybill_runtime.testing.waiting import until
+
+ERRORS = {
+    "53100": asyncpg.DiskFullError,
+    "53200": asyncpg.OutOfMemoryError,
+    "25006": asyncpg.ReadOnlySQLTransactionError,
+    "55P03": asyncpg.LockNotAvailableError,
+    "40P01": asyncpg.DeadlockDetectedError,
+}
+TIMES = 6
+# What a transaction has written is gone after the error; a sequence keeps its value.
+REFUSE = f"""
+CREATE SCHEMA faults;
+SET search_path = faults;
+CREATE TABLE faults (state text, tenant text, raised regclass);
+CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = faults AS $$
+DECLARE
+    fault faults;
+BEGIN
+    SELECT f.* INTO fault FROM pg_event_trigger_ddl_commands() AS c JOIN faults AS f
+    ON position(f.tenant in c.object_identity) > 0 WHERE c.command_tag = 'CREATE SCHEMA';
+    IF FOUND AND nextval(fault.raised) <= {TIMES} THEN
+        RAISE EXCEPTION 'refused by the test' USING ERRCODE = fault.state;
+    END IF;
+END $$;
+CREATE EVENT TRIGGER refuse ON ddl_command_end EXECUTE FUNCTION refuse();
+"""
+
+
+async def script(harness: Any, database: str, statements: str) -> None:
+    """Runs statements as the superuser of the server."""
+    url, password = harness.postgres.url("postgres", database), harness.postgres.password("postgres")
+    connection = await asyncpg.connect(url, password=password)
+    try:
+        await connection.execute(statements)
+    finally:
+        await connection.close()
+
+
+async def shown(provisioner: Any, tenant: SimpleNamespace) -> dict[str, Any]:
+    return dict((await provisioner.client.get(f"/v1/environments/{tenant.tenant}")).json())
+
+
+async def unsettled(provisioner: Any) -> dict[str, Any]:
+    """Returns what doctor reads, by tenant."""
+    page = (await provisioner.client.get("/v1/environments", params={"unsettled": "true"})).json()
+    return {each["tenant_id"]: each["unsettled"] for each in page["environments"]}
+
+
+async def wait_of(provisioner: Any, tenant: SimpleNamespace) -> dict[str, Any]:
+    async def wait() -> Any:
+        return (await shown(provisioner, tenant)).get("wait")  # the tenant is unknown at first
+
+    return dict(await until(wait))
+
+
+async def test_a_server_that_refuses_six_times_is_waited_for_and_shown(
+    provisioner, harness, publish, log, about
+) -> None:
+    """Before, the build failed after its sixth attempt, in 31 s, and each tenant needed a retry by hand."""
+    first = about(Preset.BRIDGE)
+    await publish(first.requested, first.entitled)
+    (ready,) = await log.facts("provisioner.environment_ready")
+    database = ready.event.connections[0].database
+    tenants = {state: about(Preset.BRIDGE) for state in ERRORS}
+    await script(harness, database, REFUSE)
+    for state, tenant in tenants.items():
+        name, number = f"raised_{state.lower()}", tenant.tenant.removeprefix("ten_")
+        await script(
+            harness,
+            database,
+            f"SET search_path = faults; CREATE SEQUENCE {name};"
+            f"INSERT INTO faults VALUES ('{state}', '{number}', '{name}')",
+        )
+        await publish(tenant.requested, tenant.entitled)
+    for state, tenant in tenants.items():
+        wait = await wait_of(provisioner, tenant)
+        why = (await provisioner.client.get(f"/v1/why/{tenant.tenant}")).json()
+        found = (await unsettled(provisioner))[tenant.tenant]
+
+        assert (wait["kind"], wait["step"]) == ("build", "schema.main")
+        assert f"refuses: refused by the test ({state})" in wait["reason"]
+        assert (found["reason"], found["is_problem"]) == ("waits", True)
+        assert found["command"] == f"paybill jobs retry {wait['job']}"
+        assert found["text"].startswith("schema.main waits, tried ")
+        assert wait["tries"] >= 1
+        assert why["environment"]["unsettled"]["reason"] == "waits"
+        assert why["environment"]["status"] == "building"
+
+    built = await log.facts("provisioner.environment_ready", at_least=len(ERRORS) + 1, timeout_s=120)
+    raised = [
+        await harness.as_superuser(database, f"SELECT last_value FROM faults.raised_{state.lower()}")
+        for state in ERRORS
+    ]
+
+    assert {fact.event.tenant_id for fact in built} == {first.tenant, *(each.tenant for each in tenants.values())}
+    assert [row for ((row,),) in raised] == [TIMES + 1] * len(ERRORS)
+    assert await unsettled(provisioner) == {}
+
+
+async def test_a_pool_without_row_level_security_is_repaired_and_built_by_a_retry(
+    provisioner, harness, publish, log, about
+) -> None:
+    first, second = about(), about()
+    await publish(first.requested, first.entitled)
+    (ready,) = await log.facts("provisioner.environment_ready")
+    database = ready.event.connections[0].database
+    await harness.as_driver(database, "ALTER TABLE product.documents DISABLE ROW LEVEL SECURITY")
+    await publish(second.requested, second.entitled)
+    await log.facts("provisioner.environment_failed")
+    failed = (await unsettled(provisioner))[second.tenant]
+    await harness.as_driver(database, "ALTER TABLE product.documents ENABLE ROW LEVEL SECURITY")
+    slug = (await shown(provisioner, second))["slug"]
+    await provisioner.client.post(f"/v1/environments/{second.tenant}/retry")
+    await log.facts("provisioner.environment_ready", at_least=2)
+    counts = (await provisioner.client.get("/v1/operations")).json()
+
+    assert (failed["reason"], failed["is_problem"]) == ("failed", True)
+    assert failed["command"] == f"paybill environment retry {slug}"
+    assert "not isolated in documents" in failed["text"]
+    assert await unsettled(provisioner) == {}
+    assert (counts["effects_failed"], counts["jobs_failing"]) == (0, 0)
+
+
+async def test_a_driver_that_lost_its_rights_is_waited_for_and_continues_when_they_are_back(
+    provisioner, harness, publish, log, about
+) -> None:
+    tenant = about(Preset.SILO)
+    await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver NOCREATEDB NOCREATEROLE")
+    try:
+        await publish(tenant.requested, tenant.entitled)
+        wait = await wait_of(provisioner, tenant)
+        found = (await unsettled(provisioner))[tenant.tenant]
+        environment = await shown(provisioner, tenant)
+    finally:
+        await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver CREATEDB CREATEROLE")
+    await log.facts("provisioner.environment_ready")
+
+    assert environment["status"] == "building"
+    assert "permission denied to create database (42501)" in wait["reason"]
+    assert (found["reason"], found["is_problem"]) == ("waits", True)
+    assert "permission denied" in found["text"]
+    assert await unsettled(provisioner) == {}
+
+
+class FullDisk:
+    """A secret store on a disk without room."""
+
+    async def latest(self, _: str) -> None:
+        """Returns no version."""
+
+    async def put(self, *_: Any) -> str:
+        """Raises the error of the operating system."""
+        raise OSError(errno.ENOSPC, "No space left on device", "/secrets")
+
+
+async def test_a_full_disk_is_waited_for(harness) -> None:
+    environment = harness.planned(Preset.SILO)
+    server = TenantServer(harness.postgres.url(DRIVER, "postgres"), harness.postgres.password(DRIVER))
+    driver = LocalDriver(server, harness.directory, FullDisk())
+    secret = environment.resources["secret.database"]
+
+    with pytest.raises(RetryAfter, match="No space left on device") as waits:
+        await driver.create(secret, SimpleNamespace(), "token")
+
+    assert waits.value.after_s is None
