@@ -196,16 +196,12 @@ class BillingState(Value):
 
 
 class UnsettledState(Value):
-    """Reason why an environment is not as it has to be, and the next safe command.
-
-    is_problem: an operator has to act, or it takes longer than the policy allows.
-    """
+    """Reason why an environment is not as it has to be, and the next safe command."""
 
     reason: str
     text: Limited
     command: str
     since: Timestamp | None = None
-    is_problem: bool = False
 
 
 class EnvironmentState(Value):

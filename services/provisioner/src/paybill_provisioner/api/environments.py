@@ -172,13 +172,7 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
 
 
 def _unsettled(found: Unsettled) -> UnsettledState:
-    return UnsettledState(
-        reason=found.reason,
-        text=found.text[:1000],
-        command=found.command,
-        since=found.since,
-        is_problem=found.is_problem,
-    )
+    return UnsettledState(reason=found.reason, text=found.text[:1000], command=found.command, since=found.since)
 
 
 async def _breach(context: ServiceContext, environment: Environment) -> str | None:
