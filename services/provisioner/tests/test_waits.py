@@ -1,4 +1,4 @@
-"""What waits for a server or a disk that refuses is shown with its message, and continues by itself."""
+"""Waits for a server or a disk that refuses: shown with its message, and continued by itself (faults 12, 16, 17)."""
 
 import errno
 from types import SimpleNamespace

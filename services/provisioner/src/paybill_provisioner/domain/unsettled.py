@@ -17,7 +17,7 @@ _SETTLED = frozenset({Status.REGISTERED, Status.FAILED, Status.READY})
 
 
 class Reason(StrEnum):
-    """What the environment waits for. waits: the provider is away or refuses, and the job continues by itself."""
+    """Kind of the reason. waits: the provider is away or refuses, and the job continues by itself."""
 
     WAITS = "waits"
     LEGAL_HOLD = "legal_hold"
