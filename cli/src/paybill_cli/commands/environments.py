@@ -1,11 +1,10 @@
 """`paybill environment`: lists and shows environments, makes and applies their plans; `paybill tenant retry`."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli import completion, formatting
+from paybill_cli import completion, environment_view
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
@@ -15,13 +14,10 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, Limit, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output
-from paybill_cli.plan_view import cost, plan_lines
+from paybill_cli.plan_view import plan_lines
 
 COLUMNS = ("slug", "id", "status", "access", "tier", "preset", "region", "blueprint", "pending", "unsettled")
 FIELDS = ("tenant", "id", "status", "tier", "preset", "failure")
-SETTLED = {"ready", "failed", "retained", "purged"}
-"""Statuses in which nothing is being built, changed or exported."""
-
 Status = Literal[
     "registered", "building", "failed", "ready", "changing", "retaining", "retained", "restoring", "purging", "purged",
 ]  # fmt: skip
@@ -55,7 +51,7 @@ def list_all(
     query |= {"unsettled": "true" if unsettled else None}
     with Service(stack, "provisioner") as provisioner:
         found, more = provisioner.list_rows("/v1/environments", "environments", query, limit)
-    out.rows("environment.list", found if out.json else [_row(each) for each in found], COLUMNS)
+    out.rows("environment.list", found if out.json else list(map(environment_view.row, found)), COLUMNS)
     if more:
         out.more(limit)
 
@@ -65,7 +61,7 @@ def show(
     stack: Stack,
     tenant: TenantName,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Print every change until nothing is being built or changed.")
+        bool, typer.Option("--watch", help="Print each step and change as it happens, until the environment is stable.")
     ] = False,
     timeout: Timeout = 600,
 ) -> None:
@@ -77,8 +73,11 @@ def show(
     with Service(stack, "provisioner") as provisioner:
         found = provisioner.get(path)
         if watch:
-            found = _watch(out, provisioner, path, found, Deadline(timeout, next=f"paybill environment show {tenant}"))
-    out.record("environment", found if out.json else dict(_fields(found)))
+            found = _watched(
+                out, provisioner, path, found, Deadline(timeout, next=f"paybill environment show {tenant}")
+            )
+    if not (watch and out.json):
+        out.record("environment", found if out.json else environment_view.fields(found))
     if found["refusal"]:
         out.info(found["refusal"]["next"])
     if found["unsettled"] and found["unsettled"]["reason"] != "transfer":
@@ -148,76 +147,17 @@ def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName
     out.info(f"next: paybill why {tenant}")
 
 
-def _watch(out: Output, provisioner: Service, path: str, found: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
-    """Prints the progress until the environment is settled; returns its last state."""
-    with out.progress(_progress(found)) as progress:
-        while found["status"] not in SETTLED or found["access"] != found["access_wanted"]:
-            deadline.pause(f"the environment is {found['status']}")
-            found = provisioner.get(path)
-            progress.update(_progress(found))
-    return found
-
-
-def _progress(found: Mapping[str, Any]) -> str:
-    steps = found["plan"]["steps"] if found["plan"] else []
-    open_ = [each["address"] for each in steps if not each["done"]]
-    text = f"{found['status']}, access {found['access']}"
-    return f"{text}, {len(steps) - len(open_)} of {len(steps)} steps" + (f", next {open_[0]}" if open_ else "")
-
-
-def _row(found: Mapping[str, Any]) -> dict[str, Any]:
-    pending, unsettled = found["pending"], found["unsettled"]
-    return {
-        **found,
-        "pending": f"{pending['tier']} ({pending['preset']})" if pending else None,
-        "unsettled": unsettled and unsettled["text"],
-    }
-
-
-def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
-    desired, planned, pending, failure = (found[each] for each in ("desired", "plan", "pending", "failure"))
-    fields: dict[str, Any] = {
-        "tenant": found["slug"],
-        "id": found["id"],
-        "status": found["status"],
-        "access": found["access"]
-        if found["access"] == found["access_wanted"]
-        else f"{found['access']}, is to become {found['access_wanted']}",
-        "region": found["region"],
-        "epoch": found["epoch"],
-        "desired": f"{desired['tier']} ({desired['preset']})" if desired else None,
-        "planned": f"{found['tier']} ({found['preset']})" if found["tier"] else None,
-        "blueprint": planned["blueprint"] if planned else None,
-        "plan": planned["hash"] if planned else None,
-    }
-    if pending:
-        fields["pending"] = (
-            f"{pending['from_tier']} ({pending['from_preset']}) -> "
-            f"{pending['tier']} ({pending['preset']}) since {formatting.time(pending['since'])}: {pending['reason']}"
-        )
-        fields["waits for"] = pending["waits_for"]
-        fields["pending plan"] = pending["plan_hash"]
-        fields["pending cost"] = cost(pending["cost"]) if pending["cost"] else None
-        fields["approval"] = pending["approval"] and f"{pending['approval']} ({pending['approval_status']})"
-    if wait := found["wait"]:
-        tries, next_ = f"tried {wait['tries']} times", formatting.time(wait["next_try"])
-        fields["wait"] = f"{wait['step'] or wait['kind']}, {tries}, next at {next_}: {wait['reason']}"
-    if found["refusal"]:
-        fields["refused"] = f"{found['refusal']['code']}: {found['refusal']['reason']}"
-    if purge := found["purge"]:
-        fields["purge"] = f"since {formatting.time(purge['since'])}, {len(purge['removed'])} resources deleted"
-        fields["purge held by"] = ", ".join(purge["held_by"]) or None
-    if failure:
-        fields["failed"] = f"{failure['address']}: {failure['reason']}"
-    for each in found["connections"]:
-        secret = each["secret"] or "no password yet"
-        fields[f"connection {each['address']}"] = (
-            f"{each['host']}:{each['port']} database {each['database']} schema {each['schema_name']} "
-            f"user {each['username']} secret {secret}"
-        )
-    for each in found["resources"]:
-        fields[f"resource {each['address']}"] = f"{each['isolation']} {each['attributes']['name']}"
-    return fields
+def _watched(out: Output, provisioner: Service, path: str, found: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    """Prints each change, with --json the whole environment, until it is stable; returns its last state."""
+    before: dict[str, Any] | None = None
+    while True:
+        lines = environment_view.changes(before, found)
+        if lines:
+            out.line("environment", found, *lines)
+        if environment_view.is_stable(found):
+            return found
+        deadline.pause(f"the environment is {found['status']}")
+        before, found = found, provisioner.get(path)
 
 
 def _checked(plan_hash: str, tenant: str) -> str:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli import completion, formatting
+from paybill_cli import completion, environment_view, formatting
+from paybill_cli.client.environments import pending_or_refused
 from paybill_cli.client.filters import explain_no_match
 from paybill_cli.client.http import Service, get_or_none
 from paybill_cli.client.next_steps import next_step
@@ -162,24 +163,9 @@ def show(out: Output, stack: Stack, tenant: TenantName) -> None:
     with Service(stack, "tenant") as tenants:
         found = tenants.get(path)
     why = explained(stack, found["id"])
-    change = _change(stack, found["id"])
-    _show(out, found | {"customer": why.customer, "change": change, "why": why.headline}, SHOWN)
-
-
-def _change(stack: Stack, id_: str) -> str | None:
-    """Returns the change of the environment that is pending or refused; None when the provisioner does not answer."""
-    try:
-        with Service(stack, "provisioner") as provisioner:
-            found = get_or_none(provisioner, f"/v1/environments/{id_}")
-    except CliError:
-        return None
-    pending, refusal = (found["pending"], found["refusal"]) if found else (None, None)
-    if pending:
-        return (
-            f"{pending['from_tier']} ({pending['from_preset']}) -> {pending['tier']} ({pending['preset']}) "
-            f"since {formatting.time(pending['since'])}, waits for {pending['waits_for']}"
-        )
-    return f"refused, {refusal['code']}: {refusal['reason']}" if refusal else None
+    more = {"customer": why.customer, "change": pending_or_refused(stack, found["id"]), "why": why.headline}
+    more |= {} if out.json else environment_view.change_fields(more["change"])
+    _show(out, found | more, (*SHOWN, *(each for each in more if each not in SHOWN)))
 
 
 def suspend(

@@ -1,0 +1,134 @@
+"""Environments for people: their fields, and the changes between two states of one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from paybill_cli import formatting
+from paybill_cli.plan_view import cost
+
+_AT_REST = frozenset({"ready", "failed", "retained", "purged"})
+"""Statuses in which nothing is being built, changed, exported or deleted."""
+_CONTINUES = frozenset({"waits", "slow"})
+"""Reasons that end by themselves."""
+
+
+def is_stable(found: Mapping[str, Any]) -> bool:
+    """Returns True when the environment changes only after somebody has acted."""
+    unsettled = found["unsettled"]
+    if unsettled and unsettled["reason"] in _CONTINUES:
+        return False
+    if found["status"] == "ready":
+        return bool(found["access"] == found["access_wanted"])
+    return unsettled is not None or found["status"] in _AT_REST
+
+
+def changes(before: Mapping[str, Any] | None, found: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each difference between two states; all that is not at rest for the first one."""
+    lines = []
+    if before is None or _state(before) != _state(found):
+        lines.append(_state(found))
+    steps = found["plan"]["steps"] if found["plan"] else []
+    done = [each for each in steps if each["done"]]
+    known = _done(before, found["plan"]["hash"]) if before and found["plan"] else set()
+    for number, step in enumerate(done, 1):
+        if _key(step) not in known and (before is not None or found["status"] not in _AT_REST):
+            lines.append(f"{step['action']} {step['address']} is done, {number} of {len(steps)} steps")
+    if found["wait"] and (before is None or before["wait"] != found["wait"]):
+        lines.append(f"waits: {wait(found['wait'])}")
+    elif found["unsettled"] and (before is None or before["unsettled"] != found["unsettled"]):
+        lines.append(found["unsettled"]["text"])
+    return lines
+
+
+def _state(found: Mapping[str, Any]) -> str:
+    size = f", {found['tier']} ({found['preset']})" if found["tier"] else ""
+    return f"{found['slug']} is {found['status']}, access {_access(found)}{size}"
+
+
+def _done(found: Mapping[str, Any], plan_hash: str) -> set[tuple[str, str]]:
+    plan = found["plan"]
+    return {_key(each) for each in plan["steps"] if each["done"]} if plan and plan["hash"] == plan_hash else set()
+
+
+def _key(step: Mapping[str, Any]) -> tuple[str, str]:
+    return step["action"], step["address"]
+
+
+def wait(found: Mapping[str, Any]) -> str:
+    """Returns the step or job that waits, its tries, and the server's message."""
+    what, next_ = found["step"] or found["kind"].replace("_", " "), formatting.time(found["next_try"])
+    return f"{what}, tried {found['tries']} times, next at {next_}: {found['reason']}"
+
+
+def pending_fields(pending: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a change that is not built."""
+    return {
+        "pending": f"{pending['from_tier']} ({pending['from_preset']}) -> {pending['tier']} ({pending['preset']}) "
+        f"since {formatting.time(pending['since'])}: {pending['reason']}",
+        "waits for": pending["waits_for"],
+        "pending plan": pending["plan_hash"],
+        "pending cost": cost(pending["cost"]) if pending["cost"] else None,
+        "pending approval": pending["approval"] and f"{pending['approval']} ({pending['approval_status']})",
+    }
+
+
+def change_fields(change: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the fields of a tenant's change that is pending or refused."""
+    if change is None:
+        return {}
+    if "code" in change:
+        return {"change": f"refused, {change['code']}: {change['reason']}"}
+    shown = pending_fields(change)
+    return {"change": shown.pop("pending"), **shown}
+
+
+def row(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the row of an environment in a list."""
+    pending, unsettled = found["pending"], found["unsettled"]
+    return {
+        **found,
+        "pending": f"{pending['tier']} ({pending['preset']})" if pending else None,
+        "unsettled": unsettled and unsettled["text"],
+    }
+
+
+def fields(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of one environment: desired, planned and built, and what it waits for."""
+    desired, planned, failure = (found[each] for each in ("desired", "plan", "failure"))
+    shown: dict[str, Any] = {
+        "tenant": found["slug"],
+        "id": found["id"],
+        "status": found["status"],
+        "access": _access(found),
+        "region": found["region"],
+        "epoch": found["epoch"],
+        "desired": f"{desired['tier']} ({desired['preset']})" if desired else None,
+        "planned": f"{found['tier']} ({found['preset']})" if found["tier"] else None,
+        "blueprint": planned["blueprint"] if planned else None,
+        "plan": planned["hash"] if planned else None,
+    }
+    if found["pending"]:
+        shown |= pending_fields(found["pending"])
+    if found["wait"]:
+        shown["wait"] = wait(found["wait"])
+    if found["refusal"]:
+        shown["refused"] = f"{found['refusal']['code']}: {found['refusal']['reason']}"
+    if purge := found["purge"]:
+        shown["purge"] = f"since {formatting.time(purge['since'])}, {len(purge['removed'])} resources deleted"
+        shown["purge held by"] = ", ".join(purge["held_by"]) or None
+    if failure:
+        shown["failed"] = f"{failure['address']}: {failure['reason']}"
+    for each in found["connections"]:
+        secret = each["secret"] or "no password yet"
+        shown[f"connection {each['address']}"] = (
+            f"{each['host']}:{each['port']} database {each['database']} schema {each['schema_name']} "
+            f"user {each['username']} secret {secret}"
+        )
+    for each in found["resources"]:
+        shown[f"resource {each['address']}"] = f"{each['isolation']} {each['attributes']['name']}"
+    return shown
+
+
+def _access(found: Mapping[str, Any]) -> str:
+    access, target = found["access"], found["access_wanted"]
+    return str(access) if access == target else f"{access}, is to become {target}"

@@ -1,0 +1,111 @@
+"""Environments for people: what changes while one is watched, and when it is stable."""
+
+from typing import Any
+
+import pytest
+from paybill_cli.environment_view import change_fields, changes, is_stable
+
+STEPS = [{"action": "create", "address": each, "done": False} for each in ("database.main", "schema.main")]
+WAIT = {
+    "job": "job-1",
+    "kind": "build",
+    "step": "schema.main",
+    "reason": "refuses: disk full (53100)",
+    "tries": 2,
+    "next_try": "2026-11-30T08:00:04Z",
+}
+WAITS = {"reason": "waits", "text": "schema.main waits", "command": "paybill jobs retry job-1"}
+BUILDING: dict[str, Any] = {
+    "slug": "acme",
+    "status": "building",
+    "access": "closed",
+    "access_wanted": "open",
+    "tier": "starter",
+    "preset": "pooled",
+    "plan": {"hash": "ab", "steps": STEPS},
+    "wait": None,
+    "unsettled": None,
+}
+ONE_DONE = BUILDING | {"plan": {"hash": "ab", "steps": [STEPS[0] | {"done": True}, STEPS[1]]}}
+READY = BUILDING | {
+    "status": "ready",
+    "access": "open",
+    "plan": {"hash": "ab", "steps": [each | {"done": True} for each in STEPS]},
+}
+
+
+def test_each_step_and_each_state_is_printed_once() -> None:
+    assert changes(None, BUILDING) == ["acme is building, access closed, is to become open, starter (pooled)"]
+    assert changes(BUILDING, ONE_DONE) == ["create database.main is done, 1 of 2 steps"]
+    assert changes(ONE_DONE, READY) == [
+        "acme is ready, access open, starter (pooled)",
+        "create schema.main is done, 2 of 2 steps",
+    ]
+    assert changes(READY, READY) == []
+    assert changes(None, READY) == ["acme is ready, access open, starter (pooled)"]
+
+
+def test_steps_of_another_plan_are_printed_anew() -> None:
+    next_plan = ONE_DONE | {"status": "changing", "plan": ONE_DONE["plan"] | {"hash": "cd"}}
+
+    assert changes(ONE_DONE, next_plan)[1:] == ["create database.main is done, 1 of 2 steps"]
+
+
+def test_each_try_of_a_step_that_waits_is_printed_with_the_message_of_the_server() -> None:
+    waits = BUILDING | {"wait": WAIT, "unsettled": WAITS}
+    again = waits | {"wait": WAIT | {"tries": 3}}
+
+    assert changes(BUILDING, waits) == [
+        "waits: schema.main, tried 2 times, next at 2026-11-30 08:00:04 UTC: refuses: disk full (53100)"
+    ]
+    assert changes(waits, waits) == []
+    assert "tried 3 times" in changes(waits, again)[0]
+    assert not is_stable(waits)
+
+
+@pytest.mark.parametrize(
+    ("edits", "stable"),
+    [
+        ({}, False),
+        ({"status": "ready", "access": "open"}, True),
+        ({"status": "ready"}, False),
+        ({"status": "ready", "unsettled": {"reason": "approval_requested"}}, False),
+        ({"status": "ready", "access": "open", "unsettled": {"reason": "approval_requested"}}, True),
+        ({"status": "failed"}, True),
+        ({"status": "registered"}, False),
+        ({"status": "registered", "unsettled": {"reason": "refused"}}, True),
+        ({"unsettled": {"reason": "paused"}}, True),
+        ({"unsettled": {"reason": "waits"}}, False),
+        ({"status": "purging", "unsettled": {"reason": "approval_requested"}}, True),
+    ],
+)
+def test_an_environment_is_stable_when_only_a_person_changes_it(edits: dict[str, Any], stable: bool) -> None:
+    assert is_stable(BUILDING | edits) is stable
+
+
+def test_a_tenant_shows_every_field_of_its_pending_change_or_its_refusal() -> None:
+    pending = {
+        "from_tier": "starter",
+        "from_preset": "pooled",
+        "tier": "team",
+        "preset": "bridge",
+        "since": "2026-11-30T08:00:00Z",
+        "reason": "the plan team needs team (bridge)",
+        "waits_for": "the approval apr_1",
+        "plan_hash": "7c",
+        "cost": {"before": {"minor": 1200, "currency": "EUR"}, "after": None, "missing": ["database, local"]},
+        "approval": "apr_1",
+        "approval_status": "requested",
+    }
+
+    assert change_fields(pending) == {
+        "change": "starter (pooled) -> team (bridge) since 2026-11-30 08:00:00 UTC: the plan team needs team (bridge)",
+        "waits for": "the approval apr_1",
+        "pending plan": "7c",
+        "pending cost": "12.00 EUR -> unknown (no price: database, local)",
+        "pending approval": "apr_1 (requested)",
+    }
+    assert change_fields({"code": "tier_unknown", "reason": "no blueprint has it", "next": "publish one"}) == {
+        "change": "refused, tier_unknown: no blueprint has it"
+    }
+    assert change_fields(None) == {}
