@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -50,11 +51,23 @@ _CALLERS = 12
 class Stack:
     """The services, each a process; billing calls the Stripe fake, or the recorded provider inside `recorded`.
 
-    environment: additional variables of billing.
+    blueprints: file of the first blueprint. services: those that run; the fake runs with billing. commands: those that
+    replace the services' own; environment: additional variables. Both by the name of the service.
     """
 
-    def __init__(self, servers: BenchServers, bus: NatsServer, **environment: str) -> None:
-        self._environment_of_billing = environment
+    def __init__(
+        self,
+        servers: BenchServers,
+        bus: NatsServer,
+        *,
+        blueprints: Path | None = None,
+        services: Sequence[str] = SERVICES,
+        commands: Mapping[str, Sequence[str]] | None = None,
+        environment: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        self._services = tuple(services)
+        self._commands = commands or {}
+        self._variables = environment or {}
         self._servers = servers
         self._bus = bus
         self._recorded = False
@@ -64,6 +77,7 @@ class Stack:
             BusAccess(bus.url, bus.data_dir / "credentials"),
             DatabaseAccess("127.0.0.1", servers.postgres.port, servers.postgres.data_dir / "credentials"),
             {name: free_port() for name in (*SERVICES, STRIPE_FAKE)},
+            blueprints=blueprints,
         )
         self._processes: dict[str, Process] = {}
         self._numbers = count(1)
@@ -74,17 +88,18 @@ class Stack:
         """Starts all processes and returns when they are ready."""
         prepare(self._layout)
         self._key = ensure_operator_key(self._layout.api_keys, datetime.now(UTC), replace=True) or ""
-        command = stripe_fake_command(self._layout, self._at)
-        cut = command.index("--webhook-url")  # the benchmark sends the webhooks itself, while the clock runs
-        await self._run(STRIPE_FAKE, command[:cut], inherited_environment())
-        for name in SERVICES:
-            await self._run(name, service_command(name), self._environment(name))
-        for name in (STRIPE_FAKE, *SERVICES):
+        if "billing" in self._services:
+            command = stripe_fake_command(self._layout, self._at)
+            cut = command.index("--webhook-url")  # the benchmark sends the webhooks itself, while the clock runs
+            await self._run(STRIPE_FAKE, command[:cut], inherited_environment())
+        for name in self._services:
+            await self._run(name, self._commands.get(name) or service_command(name), self._environment(name))
+        for name in self._processes:
             await self._ready(name)
 
     async def stop(self) -> None:
         """Stops all processes, services first."""
-        await asyncio.gather(*(self._processes[name].stop(10) for name in SERVICES if name in self._processes))
+        await asyncio.gather(*(self._processes[name].stop(10) for name in self._services if name in self._processes))
         for process in self._processes.values():
             await process.stop(5)
 
@@ -122,6 +137,11 @@ class Stack:
         """Returns the port of the recorded provider, which runs inside `recorded`."""
         return self._provider_port
 
+    def client(self, service: str) -> httpx.AsyncClient:
+        """Returns a client of a service's API with the operator's key."""
+        headers = {"Authorization": f"Bearer {self._key}"}
+        return httpx.AsyncClient(base_url=self._at.url(service), headers=headers, trust_env=False, timeout=60)
+
     @asynccontextmanager
     async def provider(self) -> AsyncIterator[httpx.AsyncClient]:
         """Returns a client of the Stripe fake's API."""
@@ -131,8 +151,7 @@ class Stack:
             yield client
 
     def _environment(self, name: str, **more: str) -> dict[str, str]:
-        billing_variables = self._environment_of_billing if name == "billing" else {}
-        return service_environment(name, self._layout, self._at) | billing_variables | more
+        return service_environment(name, self._layout, self._at) | dict(self._variables.get(name, {})) | more
 
     async def _run(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._processes[name] = Process(name, command, environment, self._layout.log(name))
@@ -225,12 +244,7 @@ class Stack:
         progress = StallDetector()
         async with (
             self.consumer_of(_OPENED) as consumer,
-            httpx.AsyncClient(
-                base_url=self._at.url("tenant"),
-                headers={"Authorization": f"Bearer {self._key}"},
-                trust_env=False,
-                timeout=30,
-            ) as client,
+            self.client("tenant") as client,
         ):
 
             async def call() -> None:
