@@ -191,6 +191,15 @@ def test_resources_after_a_plan_are_those_of_the_target() -> None:
     assert resources_after(existing, diff((), existing)) == tuple(each for each in existing if each.kind == "database")
 
 
+def test_a_resource_that_a_plan_makes_again_is_counted_once() -> None:
+    existing = [each.resource for each in READY.built]
+    repair = diff(existing, existing, missing=["bucket.data"])
+    found = resources_after(existing, repair)
+
+    assert [step.address for step in repair] == ["bucket.data"]
+    assert sorted(each.address for each in found) == sorted(each.address for each in existing)
+
+
 def test_the_hash_of_a_plan_is_that_of_its_canonical_form_and_survives_the_log() -> None:
     (planned,) = planning.on_entitlements_set(
         REGISTERED, entitled(), BLUEPRINT, CELLS, NOW, PlanInputs(price_book=BOOK)

@@ -4,9 +4,9 @@ A kind means the same on every cloud. A driver translates its attributes; a blue
 from tenant, region and placement.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
@@ -226,12 +226,15 @@ LAYERS = {
 """Layer of the placement that each kind belongs to."""
 
 
-def meanings(kind: type[KindAttributes]) -> Iterator[tuple[str, Meaning]]:
-    """Yields each attribute of a kind with its meaning."""
-    for name, field in kind.model_fields.items():
-        for each in field.metadata:
-            if isinstance(each, Meaning):
-                yield name, each
+@cache
+def meanings(kind: type[KindAttributes]) -> tuple[tuple[str, Meaning], ...]:
+    """Returns each attribute of a kind with its meaning."""
+    return tuple(
+        (name, each)
+        for name, field in kind.model_fields.items()
+        for each in field.metadata
+        if isinstance(each, Meaning)
+    )
 
 
 def needs_of(attributes: KindAttributes) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Resources of a tenant's environment: a blueprint's tier with the values of one tenant. Pure."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from paybill_contracts.blueprints import Blueprint, ResourceDefinition, TierBlueprint
 from paybill_contracts.environment_plans import Resource
@@ -53,7 +54,8 @@ class Values:
 
 def render(blueprint: Blueprint, tier: TierBlueprint, values: Values) -> tuple[Resource, ...]:
     """Returns the resources of a tenant, in the order of the blueprint. Raises ResourceError."""
-    return tuple(_resource(blueprint, tier, each, values) for each in tier.resources)
+    links = _Links.of(tier)
+    return tuple(_resource(blueprint, tier, each, values, links) for each in tier.resources)
 
 
 def kind_of(address: str) -> str:
@@ -64,7 +66,33 @@ def kind_of(address: str) -> str:
     return kind
 
 
-def _resource(blueprint: Blueprint, tier: TierBlueprint, definition: ResourceDefinition, values: Values) -> Resource:
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """Links between the resources of a tier: their addresses, secrets of logins, and names in valid expressions."""
+
+    addresses: frozenset[str]
+    passwords: frozenset[object]
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, tier: TierBlueprint) -> Self:
+        """Collects the links of a tier once, for all of its resources."""
+        names: set[str] = set()
+        for value in (value for each in tier.resources for value in each.attributes.values()):
+            with suppress(ExpressionError):  # reported with the resource that has it
+                names.update(all_names(value))
+        return cls(
+            addresses=frozenset(each.address for each in tier.resources),
+            passwords=frozenset(
+                each.attributes.get("secret") for each in tier.resources if each.address.startswith("role.")
+            ),
+            names=frozenset(names),
+        )
+
+
+def _resource(
+    blueprint: Blueprint, tier: TierBlueprint, definition: ResourceDefinition, values: Values, links: _Links
+) -> Resource:
     address = definition.address
     kind = kind_of(address)
     isolation: Isolation = getattr(tier.layers, LAYERS[kind])
@@ -80,21 +108,19 @@ def _resource(blueprint: Blueprint, tier: TierBlueprint, definition: ResourceDef
         given["tables"] = _tables(blueprint, address, given.get("tables", ()))
     derived: dict[str, Any] = {"name": name_of(address, tier, values)}
     if kind == "secret":
-        derived |= {"on_demand": _is_on_demand(tier, address)}
+        derived |= {"on_demand": _is_on_demand(tier, address, links)}
     if kind == "schema":
         derived |= {"database": name_of(str(given.get("in_database")), tier, values), "tenant_column": True}
         derived |= {"cell": values.cells.get(isolation, 1) if isolation is not Isolation.SILO else None}
     attributes = _attributes(address, kind, given | derived)
-    needs = dict.fromkeys((*needs_of(attributes), *_outputs_used(tier, definition)))
+    needs = dict.fromkeys((*needs_of(attributes), *_outputs_used(definition, links)))
     return Resource(address=address, layer=LAYERS[kind], isolation=isolation, attributes=attributes, needs=tuple(needs))
 
 
-def _is_on_demand(tier: TierBlueprint, address: str) -> bool:
+def _is_on_demand(tier: TierBlueprint, address: str, links: _Links) -> bool:
     """Returns True for the password of a login that nothing else uses, unless the tier makes passwords at once."""
-    roles = [each for each in tier.resources if each.address.startswith("role.")]
-    is_password = any(each.attributes.get("secret") == address for each in roles)
-    used = any(f"${{{address}.secret}}" in str(each.attributes) for each in tier.resources)
-    return is_password and not used and not tier.credentials_at_once
+    is_used = f"{address}.secret" in links.names
+    return address in links.passwords and not is_used and not tier.credentials_at_once
 
 
 def _attributes(address: str, kind: str, fields: Mapping[str, Any]) -> Attributes:
@@ -108,7 +134,7 @@ def _attributes(address: str, kind: str, fields: Mapping[str, Any]) -> Attribute
 
 def _resolved(value: object, values: Values) -> object:
     if isinstance(value, str):
-        return resolved(value, values.expressions)
+        return resolved(value, values.expressions) if "$" in value else value
     if isinstance(value, tuple):
         return [_resolved(each, values) for each in value]
     return value
@@ -122,9 +148,8 @@ def _tables(blueprint: Blueprint, address: str, names: Any) -> list[dict[str, An
     return [tables[name].model_dump(mode="json") for name in names]
 
 
-def _outputs_used(tier: TierBlueprint, definition: ResourceDefinition) -> list[str]:
+def _outputs_used(definition: ResourceDefinition, links: _Links) -> list[str]:
     """Returns the addresses whose outputs the definition uses. Raises ResourceError."""
-    addresses = {each.address for each in tier.resources}
     used = []
     for attribute, value in definition.attributes.items():
         try:
@@ -135,7 +160,7 @@ def _outputs_used(tier: TierBlueprint, definition: ResourceDefinition) -> list[s
             if name in {"tenant.slug", "region"} or name.startswith("limits."):
                 continue
             address, _, output = name.rpartition(".")
-            if address not in addresses or output not in KINDS[kind_of(address)].OUTPUTS:
+            if address not in links.addresses or output not in KINDS[kind_of(address)].OUTPUTS:
                 raise ResourceError(
                     definition.address,
                     attribute,

@@ -94,16 +94,21 @@ def estimates(
 
 def resources_after(existing: Iterable[Resource], steps: Iterable[Step]) -> tuple[Resource, ...]:
     """Returns the resources that exist when all steps are done."""
-    found = list(existing)
+    found = {_key(each): each for each in existing}
     for step in steps:
-        if step.after is None:
-            found = [each for each in found if each != step.before]
-        else:
+        if step.before is not None:
+            found.pop(_key(step.before), None)
+        elif step.reason is not None:
             # Of a shared resource that is left, other tenants use the rest.
-            left = step.before is None and step.reason is not None
-            found = [each for each in found if each != step.before and not (left and each.address == step.address)]
-            found.append(step.after)
-    return tuple(found)
+            found = {key: each for key, each in found.items() if each.address != step.address}
+        if step.after is not None:
+            found[_key(step.after)] = step.after
+    return tuple(found.values())
+
+
+def _key(resource: Resource) -> tuple[str, str, str]:
+    """Returns what identifies a resource beside those that it replaced, and that still exist."""
+    return resource.address, resource.kind, resource.identity
 
 
 def monthly_cost(
@@ -189,24 +194,27 @@ def _replaced(steps: Sequence[Step]) -> set[str]:
 
 
 def _writes_pause(steps: Sequence[Step]) -> str:
-    found = [step for step in steps if step.address in _replaced(steps) and step.resource.kind in DATA_KINDS]
+    replaced = _replaced(steps)
+    found = [step for step in steps if step.address in replaced and step.resource.kind in DATA_KINDS]
     return f"writes to {_names(found)} pause while the data is transferred" if found else ""
 
 
 def _data_deleted(steps: Sequence[Step]) -> str:
+    replaced = _replaced(steps)
     found = [
         step
         for step in steps
         if step.action is StepAction.DELETE
         and step.resource.kind in DATA_KINDS
-        and step.address not in _replaced(steps)
+        and step.address not in replaced
         and not is_shared(step.resource)
     ]
     return f"the data in {_names(found)} is deleted and cannot be restored" if found else ""
 
 
 def _interrupted(steps: Sequence[Step]) -> str:
-    found = [step for step in steps if step.address in _replaced(steps) and step.resource.kind not in DATA_KINDS]
+    replaced = _replaced(steps)
+    found = [step for step in steps if step.address in replaced and step.resource.kind not in DATA_KINDS]
     return f"{_names(found)} is not available until the new one exists" if found else ""
 
 

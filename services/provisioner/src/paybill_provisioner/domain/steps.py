@@ -62,13 +62,15 @@ def diff(
         if step.reason is not None:
             new.add(resource.address)
     left = [each for each in replaced if not any(is_same(each, desired) for desired in after.values())]
-    gone = [
-        resource
-        for resource in ordered(before.values())
-        if (resource.address not in after or resource.address in new) and not is_shared(resource)
-    ]
-    deletions = [Step(action=StepAction.DELETE, before=resource, after=None) for resource in reversed([*gone, *left])]
-    return (*steps, *deletions)
+    gone = {
+        address
+        for address, resource in before.items()
+        if (address not in after or address in new) and not is_shared(resource)
+    }
+    # Most plans delete nothing, and then the order of the built resources is not computed.
+    removed = [resource for resource in ordered(before.values()) if resource.address in gone] if gone else []
+    deleted = reversed([*removed, *left])
+    return (*steps, *(Step(action=StepAction.DELETE, before=resource, after=None) for resource in deleted))
 
 
 def is_shared(resource: Resource) -> bool:
@@ -174,7 +176,7 @@ def ordered(resources: Iterable[Resource]) -> tuple[Resource, ...]:
     """Sorts `resources` topologically, and by address where order is free. Raises BrokenGraphError."""
     by_address = _by_address(resources)
     for resource in by_address.values():
-        missing = sorted(set(resource.needs) - by_address.keys())
+        missing = sorted(need for need in resource.needs if need not in by_address)
         if missing:
             raise BrokenGraphError(f"{resource.address} needs {missing[0]}, which does not exist")
     sorter = TopologicalSorter({address: resource.needs for address, resource in by_address.items()})
