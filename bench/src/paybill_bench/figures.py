@@ -17,6 +17,7 @@ BENCHMARKS = {
     "processes": "the hop in two processes, against one",
     "tenants": "the hop with 1,000,000 tenants, against itself with 100",
     "saga": "a webhook until its tenant is active, against DBOS and a bare process that do the same work",
+    "provision": "environments of entitled tenants, against the same SQL alone; plans, drift, reads, growth",
     "webhooks": "webhooks that are durable when acknowledged, against a bare handler on uvicorn with httptools",
     "entitlements": "a check of a tenant's entitlements, in process",
     "replay": "a whole log verified, against only reading and validating it",

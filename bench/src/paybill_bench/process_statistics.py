@@ -16,6 +16,16 @@ def processor_time_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def tree_processor_time_s(pid: int) -> float:
+    """Returns the processor time of a process and its descendants, with those that ended and were waited for."""
+    ticks = 0
+    for each in process_tree(pid):
+        with suppress(*ENDED):
+            fields = Path(f"/proc/{each}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / _TICKS_PER_S
+
+
 def pss_mb(pid: int) -> float:
     """Returns the proportional set size: a page that several processes share is divided among them."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
