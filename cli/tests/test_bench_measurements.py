@@ -8,11 +8,17 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from paybill_bench.grown_stack import grown_stack
+from paybill_bench.growth import costs_ms
 from paybill_bench.idle import ProcessorTimes, idle_cost
 from paybill_bench.memory import memory_use
+from paybill_bench.peers.raw_sql import RawSql
+from paybill_bench.pool_reads import reading_tenant
 from paybill_bench.process_statistics import process_tree, processor_time_s, program, pss_mb
+from paybill_bench.provision import measure_drift, measure_plans, measure_rates, measure_waits
+from paybill_bench.provisioner import SLOW_SILOS, running_provisioner
 from paybill_bench.running_hops import running_hops
-from paybill_bench.servers import BenchServers
+from paybill_bench.servers import BenchServers, started_servers
 from paybill_bench.stack import RunningStack
 from paybill_bench.tenants import FEW, knowing
 
@@ -94,3 +100,54 @@ def test_the_memory_of_a_stack_has_a_part_for_each_program(running) -> None:
 
     assert {"tenant", "billing", "provisioner", "stripe-fake", "supervisor", "nats-server", "postgres"} <= use.keys()
     assert min(use[name] for name in ("tenant", "billing", "provisioner")) > 30
+
+
+def _ignored(_: str) -> None:
+    """Drops the progress of a benchmark."""
+
+
+@pytest.mark.e2e
+async def test_environments_are_built_beside_silos_that_stay_pending() -> None:
+    async with running_provisioner(1) as free, running_provisioner(1, SLOW_SILOS) as loaded:
+        waits = await measure_waits(free, loaded, 3, 1, 2, _ignored)
+        rates = await measure_rates(free, 1, 5, _ignored)
+        drift = await measure_drift(free, _ignored)
+        async with reading_tenant(free, 4, "us-east", 3) as tenant:
+            rows = await tenant.fetch("SELECT tenant_id, id FROM documents ORDER BY id")
+
+    figures = {each.key: each.value for each in (*waits, *rates, *drift)}
+    assert min(figures.values()) > 0
+    assert figures.keys() >= {"provision.pooled_p50_ms", "provision.mixed_wait_p99_x", "provision.vs_raw_sql"}
+    assert [row["id"] for row in rows] == ["d1", "d2", "d3"]
+    assert {row["tenant_id"] for row in rows} <= set(free.connections)
+
+
+async def test_the_sql_alone_makes_logins_that_are_open_and_in_both_groups() -> None:
+    with started_servers() as servers:
+        async with RawSql.opened(servers) as peer:
+            await peer.build_all(3)
+            logins = await peer.logins()
+
+    assert len(logins) == 3
+
+
+async def test_the_repair_of_an_environment_is_planned_in_a_process_of_its_own() -> None:
+    figures = {each.key: each.value for each in await measure_plans(_ignored, (100, 1000))}
+
+    assert figures["plan.growth_10k_100k"] < 50
+
+
+@pytest.mark.e2e
+async def test_a_stack_with_copies_of_tenants_onboards_and_suspends_others() -> None:
+    async with grown_stack(12, 2) as grown:
+        connection = await asyncpg.connect(
+            grown.servers.postgres.url("postgres", "provisioner"), password=grown.servers.postgres.password("postgres")
+        )
+        known = await connection.fetchval("SELECT count(*) FROM environments WHERE status = 'ready'")
+        logins = await connection.fetchval("SELECT count(*) FROM pg_roles WHERE rolname ~ '^t_' AND rolcanlogin")
+        onboarding, suspension = await costs_ms(grown, 3)
+        closed = await connection.fetchval("SELECT count(*) FROM pg_roles WHERE rolname ~ '^t_' AND NOT rolcanlogin")
+        await connection.close()
+
+    assert (known, logins, closed) == (12, 12, 3)
+    assert onboarding > suspension > 0

@@ -26,7 +26,9 @@ INSERT INTO product.documents (tenant_id, id, body)
 SELECT t.id, 'd' || n, jsonb_build_object('text', repeat('x', 200))
 FROM (SELECT $1 AS id UNION ALL SELECT 'ten_' || md5(other::text) FROM generate_series(2, $2) AS other) AS t,
      generate_series(1, $3) AS n
+ORDER BY t.id, n
 """
+"""A tenant's rows are written together, as by an import."""
 
 _BY_KEY = "SELECT * FROM documents WHERE id = $1"
 _ALL = "SELECT * FROM documents"

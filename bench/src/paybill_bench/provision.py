@@ -29,6 +29,7 @@ ROUNDS, TENANTS = 5, 200
 """Tenants of a round against the SQL statements alone."""
 PLANS = (10_000, 100_000)
 PLAN_ROUNDS = 3
+_PLANS_MODULE = "paybill_bench.inside_provisioner.plans"
 _WARM_UP = 20
 _QUICK_CHECKS = {"PAYBILL_DRIFT_CALLS_PER_S": "1000"}
 """The default budget of calls would be the only limit that is measured."""
@@ -41,16 +42,18 @@ async def measure(progress: Progress) -> Sequence[Figure]:
         running_provisioner(CELLS, SLOW_SILOS) as loaded,
     ):
         figures = [
-            *await _waits(free, loaded, progress),
-            *await _rates(free, progress),
-            *await _drift(free, progress),
+            *await measure_waits(free, loaded, SLOW, BLOCKS, WAITS, progress),
+            *await measure_rates(free, ROUNDS, TENANTS, progress),
+            *await measure_drift(free, progress),
             *await measure_reads(free, progress),
         ]
     return [*figures, *await measure_plans(progress), *await measure_growth(progress)]
 
 
-async def _waits(free: RunningProvisioner, loaded: RunningProvisioner, progress: Progress) -> Sequence[Figure]:
-    """Measures waits of pooled tenants alone, and beside slow silos."""
+async def measure_waits(
+    free: RunningProvisioner, loaded: RunningProvisioner, slow: int, blocks: int, amount: int, progress: Progress
+) -> Sequence[Figure]:
+    """Measures waits of pooled tenants alone, and beside `slow` silos: `amount` of each in every block."""
     waits: dict[bool, list[float]] = {False: [], True: []}
     for provisioner in (free, loaded):
         async with (loaded if provisioner is free else free).stack.paused():
@@ -58,11 +61,11 @@ async def _waits(free: RunningProvisioner, loaded: RunningProvisioner, progress:
             await provisioner.build_all(await provisioner.register(CELLS))
             await provisioner.build_all(await provisioner.register(_WARM_UP))
             if provisioner is loaded:
-                await provisioner.begin(await provisioner.register(SLOW), Preset.SILO)
-    for number in range(1, BLOCKS + 1):
+                await provisioner.begin(await provisioner.register(slow), Preset.SILO)
+    for number in range(1, blocks + 1):
         for provisioner, other in ((free, loaded), (loaded, free)):
             async with other.stack.paused():
-                tenants = await provisioner.register(WAITS)
+                tenants = await provisioner.register(amount)
                 waits[provisioner is loaded] += await provisioner.build_one_by_one(tenants)
         progress(f"block {number}: {median(waits[False]):.1f} ms alone, {median(waits[True]):.1f} beside slow silos")
     alone, beside = sorted(waits[False]), sorted(waits[True])
@@ -74,17 +77,19 @@ async def _waits(free: RunningProvisioner, loaded: RunningProvisioner, progress:
     ]
 
 
-async def _rates(provisioner: RunningProvisioner, progress: Progress) -> Sequence[Figure]:
+async def measure_rates(
+    provisioner: RunningProvisioner, rounds: int, amount: int, progress: Progress
+) -> Sequence[Figure]:
     """Measures tenants each second, of the provisioner and of the statements alone, in turn."""
     ours: list[float] = []
     raw: list[float] = []
     async with RawSql.opened(provisioner.servers) as peer:
         await peer.build_all(_WARM_UP)
-        for number in range(1, ROUNDS + 1):
-            tenants = await provisioner.register(TENANTS)
-            ours.append(TENANTS / await provisioner.build_all(tenants))
+        for number in range(1, rounds + 1):
+            tenants = await provisioner.register(amount)
+            ours.append(amount / await provisioner.build_all(tenants))
             async with provisioner.stack.paused():
-                raw.append(TENANTS / await peer.build_all(TENANTS))
+                raw.append(amount / await peer.build_all(amount))
             progress(f"round {number}: {ours[-1]:,.1f} tenants/s, {raw[-1]:,.1f} by the SQL statements alone")
     return [
         Figure("provision.vs_raw_sql", median([one / other for one, other in zip(ours, raw, strict=True)]), "x", 0.25),
@@ -93,7 +98,7 @@ async def _rates(provisioner: RunningProvisioner, progress: Progress) -> Sequenc
     ]
 
 
-async def _drift(provisioner: RunningProvisioner, progress: Progress) -> Sequence[Figure]:
+async def measure_drift(provisioner: RunningProvisioner, progress: Progress) -> Sequence[Figure]:
     """Compares all environments with what exists, in pages."""
     async with provisioner.stack.client("provisioner") as client:
         clock = asyncio.get_running_loop().time
@@ -113,12 +118,12 @@ async def _drift(provisioner: RunningProvisioner, progress: Progress) -> Sequenc
     return [Figure("drift.tenants_per_s", tenants / elapsed, "tenants/s")]
 
 
-async def measure_plans(progress: Progress) -> Sequence[Figure]:
+async def measure_plans(progress: Progress, sizes: tuple[int, int] = PLANS) -> Sequence[Figure]:
     """Plans the repair of environments with many resources, in a process of its own, in turn."""
-    few, many = PLANS
-    amounts = [amount for _ in range(PLAN_ROUNDS) for amount in PLANS]
+    few, many = sizes
+    amounts = [amount for _ in range(PLAN_ROUNDS) for amount in sizes]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "paybill_bench.inside_provisioner.plans", *map(str, (few, *amounts))),
+        *(sys.executable, "-P", "-m", _PLANS_MODULE, *map(str, (few, *amounts))),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
