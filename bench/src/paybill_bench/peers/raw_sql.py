@@ -90,16 +90,16 @@ class RawSql:
         return clock() - begin
 
     async def _build(self, login: str, creator: str) -> None:
-        members, writers = GROUPS
+        reads, writes = GROUPS
         await self._pool.fetchrow(_LOGIN, login, list(GROUPS))
         await self._pool.execute(
             f"SELECT roles.{creator}('CREATE ROLE \"{login}\" NOINHERIT NOLOGIN CONNECTION LIMIT 10');\n"
-            f"SELECT roles.{PREFIX}granter('GRANT {members} TO \"{login}\" WITH INHERIT TRUE, SET FALSE')"
+            f"SELECT roles.{PREFIX}granter('GRANT {reads} TO \"{login}\" WITH INHERIT TRUE, SET FALSE')"
         )
         found = await self._pool.fetchrow(_LOGIN, login, [])
         await self._pool.execute(
             f"SELECT roles.{found['creator']}('ALTER ROLE \"{login}\" LOGIN');\n"
-            f"SELECT roles.{PREFIX}granter('GRANT {members}, {writers} TO \"{login}\" WITH INHERIT TRUE, SET FALSE')"
+            f"SELECT roles.{PREFIX}granter('GRANT {reads}, {writes} TO \"{login}\" WITH INHERIT TRUE, SET FALSE')"
         )
 
     async def _new_creator(self) -> str:
