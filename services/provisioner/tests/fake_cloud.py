@@ -253,14 +253,6 @@ class CloudDriver:
         return Pending(str(thing.number), POLL_S) if thing.polls else Done(_outputs(thing))
 
 
-class CreatesWithoutFind(CloudDriver):
-    """A driver with a planted fault: its search finds nothing, as if nobody had written it."""
-
-    async def find(self, resource: Resource, site: Site) -> Result | None:
-        await self._begin("find", site, resource)
-        return None
-
-
 def _fail(fault: Fault) -> None:
     match fault:
         case Fault.ERROR:

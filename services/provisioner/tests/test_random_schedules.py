@@ -1,0 +1,112 @@
+"""Random schedules of faults and crashes end converged or cleanly failed, without orphans and with nothing built twice.
+
+PAYBILL_TEST_SCHEDULES is their number (default 100), PAYBILL_TEST_SCHEDULES_SEED repeats a run, whose seed is printed.
+"""
+
+import asyncio
+import os
+import secrets
+from random import Random
+
+import pytest
+from fake_cloud import SETTLED_AFTER_S, Cloud, CloudDriver, Fault
+from paybill_contracts.placement import Preset
+from paybill_contracts.policy import AfterFailure
+from paybill_provisioner.domain.environment_state import Status
+from schedules import UNATTENDED, Process, Schedule, faults_of, pause, problems, service_on
+from test_purge_service import purge_of
+
+SCHEDULES = int(os.environ.get("PAYBILL_TEST_SCHEDULES", "100"))
+SEED = int(os.environ.get("PAYBILL_TEST_SCHEDULES_SEED", "0")) or secrets.randbelow(2**32)
+GROUP = 10
+CRASHES = 3
+
+
+async def run(number, driver, begin, publish, about) -> list[str]:
+    """Runs a group of schedules in one process that crashes; returns what is wrong at the end."""
+    random, cloud = Random(f"{SEED}/{number}"), driver.cloud  # a test, repeated by its seed
+    schedules = [
+        Schedule(about(random.choice(list(Preset))), Random(f"{SEED}/{number}/{index}"))  # as above
+        for index in range(GROUP)
+    ]
+    cloud.faults = faults_of(schedules)
+    process: Process = await begin(driver)
+    after_failure = list(AfterFailure)[number % 2]
+    await process.publish_policy(UNATTENDED.model_copy(update={"after_failure": after_failure, "version": number + 2}))
+    for each in schedules:
+        await publish(each.tenant.requested, each.tenant.entitled)
+    for _ in range(random.randint(1, CRASHES)):
+        await pause(random)
+        for each in random.sample(schedules, GROUP // 2):
+            await publish(*each.next_facts(about))
+        await pause(random)
+        await process.crash()
+        await process.begin()
+
+    found: list[str] = []
+    for each in schedules:
+        environment = await process.settled(each.id, Status.READY, Status.FAILED)
+        found += [f"{each.id}: {problem}" for problem in problems(environment, cloud, is_open=each.open)]
+        each.faults = 0
+    for each in schedules:
+        await process.retry(each.id)
+        if not each.open:
+            await publish(each.tenant.reactivated)
+    for each in schedules:
+        environment = await process.settled(each.id, Status.READY)
+        found += [f"{each.id} after its retry: {problem}" for problem in problems(environment, cloud, is_open=True)]
+        each.faults = 3
+        await publish(each.tenant.leaves)
+    for each in schedules:
+        await process.settled(each.id, Status.RETAINED)
+        await publish(purge_of(each.tenant))
+    await pause(random)
+    await process.crash()
+    await process.begin()
+    for each in schedules:
+        await process.settled(each.id, Status.PURGED)
+    await asyncio.sleep(2 * SETTLED_AFTER_S)
+    found += [f"{each.id} has left {left}" for each in schedules if (left := cloud.of(each.id))]
+    await process.crash()
+    return found
+
+
+@pytest.fixture
+async def begin(start, settings, databases):
+    """Returns the process of a driver, on the database of the test."""
+    url = await databases.fresh("provisioner")
+
+    async def begun(driver) -> Process:
+        process = Process(start, service_on(driver), settings, url)
+        await process.begin()
+        return process
+
+    return begun
+
+
+@pytest.mark.e2e
+async def test_random_schedules_end_converged_or_cleanly_failed(begin, publish, about) -> None:
+    print(f"PAYBILL_TEST_SCHEDULES_SEED={SEED} PAYBILL_TEST_SCHEDULES={SCHEDULES}")  # noqa: T201  # the record
+    found: list[str] = []
+    for number in range(max(SCHEDULES // GROUP, 1)):
+        driver = CloudDriver(Cloud())
+        found += await run(number, driver, begin, publish, about)
+
+    assert found == []
+
+
+class CreatesWithoutFind(CloudDriver):
+    """A driver with a planted fault: its search finds nothing, as if nobody had written it."""
+
+    async def find(self, resource, site):
+        await super().find(resource, site)
+
+
+async def test_a_driver_that_creates_without_a_search_is_caught(begin, publish, about) -> None:
+    process = await begin(driver := CreatesWithoutFind(Cloud()))
+    driver.cloud.faults = lambda call: Fault.LOST if (call.method, call.kind) == ("create", "bucket") else Fault.NONE
+    tenant = about()
+    await publish(tenant.requested, tenant.entitled)
+    failed = await process.settled(tenant.tenant, Status.FAILED)
+
+    assert any("exists 6 times" in each for each in problems(failed, driver.cloud, is_open=True))
