@@ -38,6 +38,7 @@ FLOW = (
     ("docs/blueprints.md", 0, "new_blueprint"),
     ("docs/blueprints.md", 1, ""),
     ("docs/environments.md", 3, ""),
+    ("docs/environments.md", 4, ""),
     ("docs/environments.md", 0, "prices"),
     ("docs/catalogue.md", 0, "new_version"),
     ("docs/changes.md", 1, ""),
@@ -195,9 +196,11 @@ class Preparations:
         return {}
 
     def new_blueprint(self):
-        """Adds a version with another limit of connections to the file of the blueprint."""
+        """Adds a version with another limit of connections, and with a tier on two placements, to the file."""
         text = BLUEPRINT.read_text().replace("version: 1", "version: 2")
-        (self._folder / "blueprints.yaml").write_text(text.replace("connection_limit: 25", "connection_limit: 30"))
+        starter = text[text.index("  - tier: starter") : text.index("  - tier: team")].replace("pooled", "silo")
+        text = f"{text.replace('connection_limit: 25', 'connection_limit: 30')}{starter}"
+        (self._folder / "blueprints.yaml").write_text(text)
         return {}
 
     def prices(self):

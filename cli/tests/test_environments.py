@@ -1,5 +1,6 @@
 """`paybill environment`, `approval`, `policy` and `prices`: on files, and on a real stack."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ PLAN = {
     "expected_ms": 40_000,
     "risks": [{"rule": "writes_pause", "text": "writes pause"}],
     "limits": [{"feature": "connections", "before": 10, "after": 50}],
+    "proration": {"minor": 16999, "currency": "EUR"},
     "handling": "other_person",
     "reasons": [{"rule": "replaces", "text": "the plan replaces schema.main"}],
     "transfers_data": False,
@@ -95,6 +97,7 @@ def test_a_plan_shows_everything_before_it_happens() -> None:
         "  ~ role.main  update  silo, connection_limit 10 -> 50",
         "entitlements  connections 10 -> 50",
         "cost a month  12.00 EUR -> unknown (no price: database, local)",
+        "proration  169.99 EUR now",
         "duration  about 40 s",
         "risks  writes pause",
         "as another person than the requester",
@@ -157,6 +160,7 @@ def test_a_change_of_the_placement_is_planned_approved_and_pending(on_stack, cus
     shown_logins = on_stack("environment", "credentials", slug, "--json")
     revealed = on_stack("environment", "credentials", slug, "--reveal", "--json")
     nothing = on_stack("environment", "plan", slug)
+    moves = [on_stack("environment", "move", slug, "--to", to, "--json") for to in ("pooled", "silo")]
     changed = on_stack("subscription", "change", slug, "--plan", "business", "--reason", "growth", "--yes")
     assert changed.code == ExitCode.OK, changed.err
 
@@ -179,9 +183,14 @@ def test_a_change_of_the_placement_is_planned_approved_and_pending(on_stack, cus
     assert len(revealed.data[0]["password"]) > 40  # 256 bits as text
     assert revealed.data[0]["password"] not in environment.out
     assert "no changes" in nothing.out
+    assert [(each.code, each.error["code"]) for each in moves] == [
+        (ExitCode.CONFLICT, "same_placement"),
+        (ExitCode.USAGE, "tier_unknown"),
+    ]
     for text in (shown.out, plan.out):
         assert "± schema.main  replace  pool -> silo" in text
         assert "cost a month  unknown" in text
+        assert re.search(r"^proration  [0-9.]+ EUR now$", text, re.MULTILINE), text
     assert (early.code, early.error["code"]) == (ExitCode.CONFLICT, "approval_required")
     assert "would record: " in dry.out
     assert (done.code, done.data["status"]) == (ExitCode.OK, "granted"), done.err

@@ -55,6 +55,10 @@ ENVIRONMENTS = {
                 "paybill_cli.commands.environments:apply",
                 "Apply a plan that is approved or needs no approval.",
             ),
+            "move": Leaf(
+                "paybill_cli.commands.environments:move",
+                "Plan a move to another placement, and request its approval.",
+            ),
             "certificate": Leaf(
                 "paybill_cli.commands.purges:certificate",
                 "Show what a purge deleted, and how its absence was verified.",

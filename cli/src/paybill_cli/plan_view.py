@@ -27,6 +27,7 @@ def plan_lines(plan: Mapping[str, Any], tenant: str) -> Iterator[Line]:
     limits = [f"{each['feature']} {_or_dash(each['before'])} -> {_or_dash(each['after'])}" for each in plan["limits"]]
     yield "", f"entitlements  {', '.join(limits) or 'unchanged'}"
     yield "", f"cost a month  {cost(plan['cost'])}"
+    yield "", f"proration  {_proration(plan['proration'])}"
     yield "", f"duration  {_duration(plan['expected_ms'])}"
     yield "", f"risks  {'; '.join(each['text'] for each in plan['risks']) or 'none known'}"
     yield "", f"next  {next_command(plan, tenant)}"
@@ -82,6 +83,10 @@ def _step(step: Mapping[str, Any]) -> str:
     ]
     because = f"  because: {step['reason']}" if step["reason"] else ""
     return f"{', '.join(parts)}{because}"
+
+
+def _proration(found: Mapping[str, Any] | None) -> str:
+    return f"{formatting.money(found)} now" if found else "none: it follows no quoted change of the subscription"
 
 
 def _duration(expected_ms: int | None) -> str:

@@ -21,7 +21,7 @@ from paybill_contracts.errors import DomainError
 from paybill_contracts.placement import Preset
 from paybill_contracts.plan_approvals import ApprovalUsed
 from paybill_contracts.policy import Handling
-from paybill_provisioner.domain import applying, approvals, building, planning
+from paybill_provisioner.domain import applying, approvals, building, moves, planning
 from paybill_provisioner.domain.environment_state import Status
 from paybill_provisioner.domain.environments import evolve
 from paybill_provisioner.domain.inputs import PlanInputs
@@ -34,6 +34,7 @@ BLUEPRINTS = (
     BLUEPRINT,
     SMALLER,
     published(blueprint_of(tier_blueprint("starter", Preset.POOLED, 50), *CONTENT.tiers[1:], version=4)),
+    published(blueprint_of(*CONTENT.tiers, tier_blueprint("starter", Preset.SILO), version=5)),
 )
 POLICIES = (None, policy(5000), policy(deletes=Handling.UNATTENDED), policy(deletes=Handling.APPROVAL))
 PRICES = (None, prices(), prices(2000, version=2))
@@ -98,7 +99,10 @@ class World:
                     )
                 )
             case "reject" if approval is not None:
-                self.record(approvals.reject(environment, approval.id, person, "no"))
+                self.record(moves.reject(environment, approval.id, person, "no"))
+            case "move":
+                to, world = list(Preset)[number % 3], (self.blueprints, CELLS, self.inputs, self.now)
+                self.record(moves.move(environment, environment.id, to, person, *world))
             case "apply":
                 self.record(
                     applying.apply(
@@ -136,7 +140,7 @@ class World:
 ACTIONS = st.sampled_from(
     [
         "entitle", "blueprint", "policy", "prices", "make", "approve", "reject", "apply", "begin", "finish", "finish",
-        "fail", "retry", "wait",
+        "fail", "retry", "wait", "move",
     ]
 )  # fmt: skip
 

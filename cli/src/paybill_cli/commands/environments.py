@@ -100,6 +100,30 @@ def plan(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName)
     out.styled("plan", found, list(plan_lines(found, tenant)))
 
 
+def move(
+    out: Output,
+    stack: Stack,
+    options: RequestOptions,
+    tenant: TenantName,
+    preset: Annotated[
+        Literal["pooled", "bridge", "silo"], typer.Option("--to", help="Placement after the move; the tier stays.")
+    ],
+) -> None:
+    """Plan a move to another placement, and request its approval.
+
+    Nothing is applied. You are the requester. The placement that is built withdraws a move that is pending.
+
+    Example: paybill environment move acme --to silo
+    """
+    path = f"/v1/environments/{tenant_id(stack, tenant)}/move"
+    with Service(stack, "provisioner") as provisioner:
+        if options.dry_run:
+            preview(out, provisioner, path, {"to": preset}, options.idempotency_key)
+            return
+        found = post(out, provisioner, path, {"to": preset}, options.idempotency_key)
+    out.styled("plan", found, list(plan_lines(found, tenant)))
+
+
 def apply(out: Output, stack: Stack, options: ConfirmedOptions, tenant: TenantName, plan_hash: PlanHash = None) -> None:
     """Apply a plan that is approved or needs no approval.
 

@@ -34,12 +34,16 @@ class LimitChange(Value):
 
 
 class Estimates(Value):
-    """Estimates of a plan. expected_ms: None while no plan with the same steps has run."""
+    """Estimates of a plan. expected_ms: None while no plan with the same steps has run.
+
+    proration: collected by the change of the subscription that the plan follows, as quoted; None without a quote.
+    """
 
     cost: MonthlyCost = Field(default_factory=MonthlyCost)
     expected_ms: Count | None = None
     risks: tuple[Risk, ...] = ()
     limits: tuple[LimitChange, ...] = ()
+    proration: Money | None = None
 
 
 class PlanRunMeasured(Event, type="provisioner.plan_run_measured", version=1, aggregate="plan_runs", key="plan_runs"):

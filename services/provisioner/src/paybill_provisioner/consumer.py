@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.changes import ChangeDiscarded, ChangeExpired, ChangeQuoted, ChangeRefused
 from paybill_contracts.provisioner import AccessChangeStarted, RestorationStarted
 from paybill_contracts.tenant import (
     HoldsChanged,
@@ -21,7 +22,7 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_provisioner.domain import access, environments, planning, purging
+from paybill_provisioner.domain import access, environments, planning, purging, quotes
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment
@@ -134,6 +135,26 @@ def legal_hold_placed(unit: UnitOfWork, fact: LegalHoldPlaced, _: DecisionContex
 @HANDLERS.fact(LegalHoldReleased, writes=_writes_of_planning, reads=lambda _: PLANNING_READS)
 def legal_hold_released(unit: UnitOfWork, fact: LegalHoldReleased, at: DecisionContext) -> None:
     _record(unit, fact, purging.on_legal_hold_released(_environment(unit, fact), fact, plan_inputs(unit), at.now))
+
+
+@HANDLERS.fact(ChangeQuoted, writes=_writes)
+def change_quoted(unit: UnitOfWork, fact: ChangeQuoted, _: DecisionContext) -> None:
+    _record(unit, fact, quotes.on_change_quoted(_environment(unit, fact), fact))
+
+
+@HANDLERS.fact(ChangeDiscarded, writes=_writes)
+def change_discarded(unit: UnitOfWork, fact: ChangeDiscarded, _: DecisionContext) -> None:
+    _record(unit, fact, quotes.on_change_ended(_environment(unit, fact), fact))
+
+
+@HANDLERS.fact(ChangeExpired, writes=_writes)
+def change_expired(unit: UnitOfWork, fact: ChangeExpired, _: DecisionContext) -> None:
+    _record(unit, fact, quotes.on_change_ended(_environment(unit, fact), fact))
+
+
+@HANDLERS.fact(ChangeRefused, writes=_writes)
+def change_refused(unit: UnitOfWork, fact: ChangeRefused, _: DecisionContext) -> None:
+    _record(unit, fact, quotes.on_change_ended(_environment(unit, fact), fact))
 
 
 @HANDLERS.fact(AccessChangeStarted)

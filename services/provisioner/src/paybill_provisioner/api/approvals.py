@@ -18,7 +18,7 @@ from sqlmodel import col
 
 from paybill_provisioner.api.callers import Approver, Viewer
 from paybill_provisioner.api.plan_views import ApprovalView, ProposedPlanView
-from paybill_provisioner.domain import approvals
+from paybill_provisioner.domain import approvals, moves
 from paybill_provisioner.domain.approvals import ApprovalUnknownError
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
@@ -119,10 +119,13 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/{approval}/reject")
     async def reject(approval: Id, body: RejectBody, principal: Approver) -> ApprovalView:
-        """Rejects the plan; it is requested again when a person makes it again, or when it changes. Idempotent."""
+        """Rejects the plan; it is requested again when a person makes it again, or when it changes. Idempotent.
+
+        A move that the plan is for ends.
+        """
 
         def decision(_unit: UnitOfWork, environment: Environment | None, _now: datetime) -> Sequence[EnvironmentEvent]:
-            return approvals.reject(environment, approval, principal.subject, body.reason)
+            return moves.reject(environment, approval, principal.subject, body.reason)
 
         return await _decide(context, principal, approval, "reject", decision)
 

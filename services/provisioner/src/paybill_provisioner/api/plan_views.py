@@ -5,6 +5,7 @@ from typing import Annotated, Self
 
 from paybill_contracts.approval import Approval
 from paybill_contracts.environment_plans import Plan, Resource, Step, StepAction
+from paybill_contracts.money import Money
 from paybill_contracts.plan_estimates import LimitChange, MonthlyCost, Risk
 from paybill_contracts.policy import Handling, PolicyReason
 from paybill_contracts.values import Digest, EnvironmentId, TenantId
@@ -110,6 +111,10 @@ class ProposedPlanView(BaseModel):
     expected_ms: Annotated[int | None, Field(description="Null while no plan with the same steps has run.")]
     risks: list[Risk]
     limits: list[LimitChange]
+    proration: Annotated[
+        Money | None,
+        Field(description="Of the change of the subscription that it follows, as quoted; null without one."),
+    ]
     handling: Handling
     reasons: list[PolicyReason]
     transfers_data: Annotated[bool, Field(description="It cannot be applied by this version.")]
@@ -152,6 +157,7 @@ class ProposedPlanView(BaseModel):
             expected_ms=plan.estimates.expected_ms,
             risks=list(plan.estimates.risks),
             limits=list(plan.estimates.limits),
+            proration=plan.estimates.proration,
             handling=handling,
             reasons=list(reasons),
             transfers_data=transfers_data,

@@ -1,4 +1,4 @@
-"""HTTP routes of the plans of an environment: made, shown and applied."""
+"""HTTP routes of the plans of an environment: made, shown and applied, and made for a move."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,18 +7,20 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 from paybill_contracts.errors import DomainError
+from paybill_contracts.placement import Preset
 from paybill_contracts.values import Digest
 from paybill_runtime import clock
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.router import Router
+from pydantic import BaseModel, Field
 
 from paybill_provisioner.api.callers import Operator, Viewer
 from paybill_provisioner.api.environment_views import EnvironmentView
 from paybill_provisioner.api.environments import EnvironmentOrTenantId, id_from
 from paybill_provisioner.api.plan_views import ApprovalView, EnvironmentPlans, ProposedPlanView
-from paybill_provisioner.domain import applying
+from paybill_provisioner.domain import applying, moves
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, require_published
 from paybill_provisioner.domain.cells import SHARED
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
@@ -45,6 +47,12 @@ from paybill_provisioner.tables import (
 )
 
 PlanHash = Annotated[Digest, Path(description="Hash of the plan.")]
+
+
+class MoveBody(BaseModel):
+    """A move."""
+
+    to: Annotated[Preset, Field(description="Placement after it; the tier stays.")]
 
 
 def router(context: ServiceContext) -> APIRouter:
@@ -116,6 +124,33 @@ def router(context: ServiceContext) -> APIRouter:
             target=environment,
             idempotency=principal.idempotency,
             response_type=EnvironmentView,
+        )
+
+    @routes.post("/move")
+    async def move(environment: EnvironmentOrTenantId, body: MoveBody, principal: Operator) -> ProposedPlanView:
+        """Plans a move to another placement, and requests its approval; nothing is applied. Idempotent.
+
+        One to the built placement withdraws a move that is pending. Refused with `same_placement`, `change_pending`,
+        `tenant_suspended`, `environment_not_plannable`, `region_full` and `tier_unknown`.
+        """
+        id_ = id_from(environment)
+
+        def decide(unit: UnitOfWork, at: DecisionContext) -> ProposedPlanView:
+            blueprints, cells, inputs = _loaded(unit)
+            state = unit.get(ENVIRONMENTS, id_)
+            events = moves.move(state, environment, body.to, principal.subject, blueprints, cells, inputs, at.now)
+            record(unit, id_, events)
+            return _view(existing(unit.get(ENVIRONMENTS, id_), environment), blueprints, cells, inputs, at.now)
+
+        return await context.decide(
+            principal.origin,
+            decide,
+            writes=[ENVIRONMENTS.key(id_), *CELL_KEYS],
+            reads=PLANNING_READS,
+            verb="move",
+            target=environment,
+            idempotency=principal.idempotency,
+            response_type=ProposedPlanView,
         )
 
     return routes

@@ -171,7 +171,7 @@ def on_return_started(
         tenant_id=environment.tenant_id, environment_id=environment.id, access=_access_under(fact.holds)
     )
     limits = environment.desired.limits if environment.desired else {}
-    desired = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits)
+    desired = environment.moved(Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits))
     after = evolve(environment, started)
     reason = f"the plan {fact.plan} needs {desired.size.text}"
     return [started, *towards(after, desired, blueprints, cells, now, reason, inputs)]

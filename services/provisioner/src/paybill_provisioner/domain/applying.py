@@ -54,11 +54,11 @@ def propose(environment: Environment, blueprints: Blueprints, cells: CellsInForc
     if environment.status is Status.PURGING and (plan := purging.plan_of_purge(environment, inputs)) is not None:
         judged = verdict(inputs.policy, plan, was_ready=environment.epoch > 0)
         return Proposal(plan, hash_of(plan), judged, transfers_data=False)
-    desired = _plannable(environment)
+    desired = plannable(environment)
     cell = cell_for(environment, desired, blueprints, cells)
     plan = plan_of(environment, desired, blueprints, cell, inputs, by_person=True)
     was_ready = environment.epoch > 0
-    judged = verdict(inputs.policy, plan, was_ready=was_ready)
+    judged = verdict(inputs.policy, plan, was_ready=was_ready, is_moving=environment.is_moving)
     return Proposal(plan, hash_of(plan), judged, was_ready and transfers_data(plan))
 
 
@@ -131,7 +131,7 @@ def apply(
             assert_never(approval.status)
     plan = approvals.require_current(environment, approval, blueprints, inputs)
     if not plan.purge:
-        _plannable(environment)
+        plannable(environment)
     if approval.granted is not None:
         approval.granted.check(plan_hash, now)
     if environment.epoch and transfers_data(plan):
@@ -195,7 +195,7 @@ def plan_anew(
     return [event, *towards(after, environment.desired, blueprints, cells, now, reason, inputs)]
 
 
-def _plannable(environment: Environment) -> Desired:
+def plannable(environment: Environment) -> Desired:
     """Returns the desired state. Raises EnvironmentNotPlannableError."""
     desired = environment.desired
     match environment.status:

@@ -13,6 +13,7 @@ from paybill_contracts.environment_plans import (
     StepPending,
     StepsIntended,
 )
+from paybill_contracts.environment_requests import MoveRequested, ProrationNoted
 from paybill_contracts.plan_approvals import (
     ApprovalGranted,
     ApprovalRejected,
@@ -75,6 +76,8 @@ EnvironmentEvent = (
     | PlanResumed
     | CompensationStarted
     | CompensationEnded
+    | MoveRequested
+    | ProrationNoted
 )
 
 KEEP_BASE = (
@@ -99,6 +102,8 @@ KEEP_BASE = (
     EnvironmentDriftAccepted,
     PlanPaused,
     PlanResumed,
+    MoveRequested,
+    ProrationNoted,
 )
 """Events that change nothing that is recorded: a plan that was made before them is still right.
 

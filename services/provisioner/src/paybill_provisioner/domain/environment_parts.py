@@ -1,10 +1,13 @@
-"""Parts of an environment: a built resource, a refusal, a failure and its purge."""
+"""Parts of an environment: a built resource, a refusal, a failure, a move, a quoted change and its purge."""
 
 from dataclasses import dataclass
 
 from paybill_contracts.environment_plans import Resource
+from paybill_contracts.money import Money
 from paybill_contracts.purges import Certificate
 from paybill_contracts.values import Digest, Timestamp
+
+from paybill_provisioner.domain.sizes import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,25 @@ class Failure:
 
     address: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move that a person requested. entitled: the size that it leaves, and that the tenant is entitled to."""
+
+    entitled: Size
+    requester: str
+    since: Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class QuotedChange:
+    """A change of the subscription that billing quoted. entitlements_hash: before it; size: after it."""
+
+    change_id: str
+    due_now: Money
+    size: Size
+    entitlements_hash: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """State of a tenant's environment, and what follows from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from paybill_contracts.values import Timestamp
 from pydantic import Field
 
 from paybill_provisioner.domain.drift_state import Drift
-from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Purge, Refusal
+from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Move, Purge, QuotedChange, Refusal
 from paybill_provisioner.domain.plan_approvals import PlanApproval
 from paybill_provisioner.domain.sizes import PendingChange, Size
 from paybill_provisioner.domain.steps import cells_of
@@ -66,7 +66,8 @@ class Environment:
     built_limits: of the entitlements by which the last complete plan was made; planned_at: time of the plan. paused:
     no other step of the plan begins. approval: the last one of a plan. credentials: references of secrets that were
     made on demand, by address; requested_credentials: to be made. purge: its deletion, once that has begun. drift:
-    differences that checks found; repaired: addresses that the plan has repaired.
+    differences that checks found; repaired: addresses that the plan has repaired. move: of a person, to the desired
+    placement; quoted: the last change of the subscription that may lead to a plan.
     """
 
     id: str
@@ -102,6 +103,8 @@ class Environment:
     purge: Purge | None = None
     drift: tuple[Drift, ...] = ()
     repaired: tuple[str, ...] = ()
+    move: Move | None = None
+    quoted: QuotedChange | None = None
 
     @property
     def planned_size(self) -> Size | None:
@@ -112,6 +115,16 @@ class Environment:
     def desired_size(self) -> Size | None:
         """The size that the tenant is entitled to; None before the first entitlements."""
         return self.desired.size if self.desired else None
+
+    @property
+    def is_moving(self) -> bool:
+        """True while a move that a person requested is not built."""
+        return self.move is not None and self.desired_size != self.built_size
+
+    def moved(self, desired: Desired) -> Desired:
+        """Returns `desired` on the placement of a move, unless the tenant is entitled to another size than before."""
+        is_kept = self.move is not None and self.desired is not None and desired.size == self.move.entitled
+        return replace(desired, size=self.desired.size) if is_kept and self.desired else desired
 
     @property
     def resources(self) -> Mapping[str, Resource]:

@@ -20,8 +20,8 @@ from paybill_contracts.environment_plans import (
     StepsIntended,
     step_key,
 )
+from paybill_contracts.environment_requests import MoveRequested, ProrationNoted
 from paybill_contracts.errors import ConflictError, NotFoundError
-from paybill_contracts.placement import Preset
 from paybill_contracts.plan_approvals import (
     ApprovalGranted,
     ApprovalRejected,
@@ -48,7 +48,7 @@ from paybill_contracts.purges import DeletionEnded, DeletionStarted, DeletionSto
 from paybill_contracts.tenant import TenantRequested
 from paybill_contracts.values import Timestamp
 
-from paybill_provisioner.domain import drift_state, plan_approvals
+from paybill_provisioner.domain import desired_state, drift_state, plan_approvals
 from paybill_provisioner.domain.environment_events import KEEP_BASE, EnvironmentEvent
 from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Purge, Refusal
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status, intent_key
@@ -114,7 +114,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             desired = Desired(
                 Size(event.tier, event.preset), event.entitlements_hash, event.limits, event.allows_access
             )
-            return replace(environment, desired=desired, refusal=None)
+            return replace(desired_state.with_desired(environment, desired), refusal=None)
         case PlanRefused():
             return replace(environment, refusal=Refusal(event.code, event.reason, event.next_step))
         case EnvironmentPlanned():
@@ -147,6 +147,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 access=environment.target_access,
                 built_size=environment.planned_size,
                 built_limits=environment.plan.limits if environment.plan else {},
+                quoted=desired_state.quoted_after(environment),
             )
         case EnvironmentChanged():
             return replace(
@@ -155,6 +156,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 connections=event.connections,
                 built_size=environment.planned_size,
                 built_limits=environment.plan.limits if environment.plan else {},
+                quoted=desired_state.quoted_after(environment),
                 failure=None,
             )
         case AccessChangeStarted():
@@ -184,9 +186,11 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 plan_hash=event.plan_hash,
                 cost=event.cost,
             )
-            return replace(_with_desired_size(environment, event.to_tier, event.to_preset), pending=pending)
+            return replace(
+                desired_state.with_desired_size(environment, event.to_tier, event.to_preset), pending=pending
+            )
         case EnvironmentChangeSettled():
-            return replace(_with_desired_size(environment, event.tier, event.preset), pending=None)
+            return desired_state.with_settled(environment, event)
         case RestorationStarted():
             # One that was never complete has nothing to restore and is planned again.
             return replace(
@@ -235,6 +239,10 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             )
         case CompensationEnded():
             return replace(environment, status=Status.FAILED)
+        case MoveRequested():
+            return desired_state.with_move(environment, event)
+        case ProrationNoted():
+            return desired_state.with_quoted(environment, event)
         case _:
             assert_never(event)
 
@@ -289,12 +297,13 @@ def _with_plan(environment: Environment, event: EnvironmentPlanned) -> Environme
         return replace(environment, plan=plan, plan_hash=event.plan_hash, planned_at=event.planned_at, purge=purge)
     changes = environment.status in {Status.READY, Status.CHANGING}
     return replace(
-        environment,
+        desired_state.with_desired(
+            environment, Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits)
+        ),
         status=Status.CHANGING if changes else Status.BUILDING,
         plan=plan,
         plan_hash=event.plan_hash,
         planned_at=event.planned_at,
-        desired=Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits),
         refusal=None,
         failure=None,
         pending=None,
@@ -369,9 +378,3 @@ def _without_intents(environment: Environment, resources: Iterable[Resource]) ->
 
 def _existing_resources(environment: Environment) -> tuple[Resource, ...]:
     return (*environment.replaced, *(each.resource for each in environment.built))
-
-
-def _with_desired_size(environment: Environment, tier: str, preset: Preset) -> Environment:
-    if environment.desired is None:
-        return environment
-    return replace(environment, desired=replace(environment.desired, size=Size(tier, preset)))

@@ -77,6 +77,7 @@ def estimates(
     limits: tuple[Mapping[str, int], Mapping[str, int]],
     book: PriceBook | None,
     runs: PlanRuns | None,
+    proration: Money | None = None,
 ) -> Estimates:
     """Returns what is known about a plan before it is applied.
 
@@ -89,6 +90,7 @@ def estimates(
         expected_ms=expected_ms(runs, steps, cloud),
         risks=tuple(risks(steps)),
         limits=tuple(limit_changes(*limits)),
+        proration=proration,
     )
 
 

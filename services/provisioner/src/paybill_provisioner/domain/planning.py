@@ -60,7 +60,8 @@ def on_entitlements_set(
     """Records what the tenant is entitled to, in every status, and plans it. Raises EnvironmentUnknownError."""
     environment = existing(environment, fact.tenant_id)
     limits = {each.key: each.limit for each in fact.features if isinstance(each, LimitFeature)}
-    desired = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits, fact.allows_access)
+    entitled = Desired(Size(fact.tier, fact.placement), fact.entitlements_hash, limits, fact.allows_access)
+    desired = environment.moved(entitled)
     if desired == environment.desired and environment.status is not Status.FAILED:
         return []
     reason = f"the plan {fact.plan.plan} needs {desired.size.text}"
@@ -150,10 +151,11 @@ def towards(
     except CANNOT_BE_PLANNED as error:
         return [*events, *_refused(environment, desired, error)]
     was_ready = after.epoch > 0
-    judged = verdict(inputs.policy, plan, was_ready=was_ready)
+    judged = verdict(inputs.policy, plan, was_ready=was_ready, is_moving=after.is_moving)
     if judged.handling is Handling.UNATTENDED and not (was_ready and transfers_data(plan)):
         return planned(after, events, plan, plan_hash, now)
-    return [*events, *held(after, plan, plan_hash, judged, inputs, now, reason)]
+    requester = after.move.requester if after.move and after.is_moving else approvals.SERVICE
+    return [*events, *held(after, plan, plan_hash, judged, inputs, now, reason, requester)]
 
 
 def held(

@@ -7,6 +7,7 @@ from paybill_contracts.envelope import MAX_PAYLOAD_BYTES
 from paybill_contracts.environment_plans import BlueprintRef, EnvironmentPlanned, Plan
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import canonical, digest
+from paybill_contracts.money import Money
 from paybill_contracts.placement import Isolation
 from paybill_definitions.resources import ResourceError, Values, render
 
@@ -115,8 +116,17 @@ def plan_of(
             (environment.built_limits, desired.limits),
             book.content if book else None,
             inputs.runs,
+            _proration(environment, desired),
         ),
     )
+
+
+def _proration(environment: Environment, desired: Desired) -> Money | None:
+    """Returns the proration of the quoted change that led to the desired state; None for another desired state."""
+    quoted = environment.quoted
+    if quoted is None or quoted.size != desired.size or quoted.entitlements_hash == desired.entitlements_hash:
+        return None
+    return quoted.due_now
 
 
 def hash_of(plan: Plan) -> str:

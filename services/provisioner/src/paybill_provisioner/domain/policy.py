@@ -103,9 +103,16 @@ def evolve(current: PublishedPolicy | None, event: PolicyPublished) -> Published
     return PublishedPolicy(event.policy, event.content, event.content_hash, earlier)
 
 
-def verdict(policy: Policy, plan: Plan, *, was_ready: bool) -> Verdict:
-    """Returns the strictest handling of all that the plan does. was_ready: a tenant may have data in it."""
+def verdict(policy: Policy, plan: Plan, *, was_ready: bool, is_moving: bool = False) -> Verdict:
+    """Returns the strictest handling of all that the plan does.
+
+    was_ready: a tenant may have data in it. is_moving: it follows a person's request, which another look confirms.
+    """
     found = list(_found(policy, plan, was_ready=was_ready))
+    if is_moving:
+        found.append(
+            (Handling.APPROVAL, PolicyReason(rule="move", text=f"a person requested the move to {plan.preset}"))
+        )
     handling = min((each for each, _ in found), key=_STRICTEST.index, default=Handling.UNATTENDED)
     reasons = tuple(reason for each, reason in found if each is not Handling.UNATTENDED)
     return Verdict(handling, reasons)
