@@ -69,6 +69,9 @@ ALLOWED = {
     "a setting, PAYBILL_MANUAL_OFFER_URL": "manual_offer_url",
     "a price book, the word of the field": "price_books",
     "a rule of the policy, published in a schema": "moves_data",
+    "a tenant on another placement, the word of the published command": """
+        Move MoveBody MoveRequested is_moving move moves with_move
+    """,
     "a class of drift, published in a schema": "MOVED",
     "a column of a table": "look",
     "a migration that was published": "0001_tenants_and_offerings 0002_leases_of_members 0003_insist",

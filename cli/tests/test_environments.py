@@ -160,7 +160,7 @@ def test_a_change_of_the_placement_is_planned_approved_and_pending(on_stack, cus
     shown_logins = on_stack("environment", "credentials", slug, "--json")
     revealed = on_stack("environment", "credentials", slug, "--reveal", "--json")
     nothing = on_stack("environment", "plan", slug)
-    moves = [on_stack("environment", "move", slug, "--to", to, "--json") for to in ("pooled", "silo")]
+    refused = [on_stack("environment", "move", slug, "--to", to, "--json") for to in ("pooled", "silo")]
     changed = on_stack("subscription", "change", slug, "--plan", "business", "--reason", "growth", "--yes")
     assert changed.code == ExitCode.OK, changed.err
 
@@ -183,7 +183,7 @@ def test_a_change_of_the_placement_is_planned_approved_and_pending(on_stack, cus
     assert len(revealed.data[0]["password"]) > 40  # 256 bits as text
     assert revealed.data[0]["password"] not in environment.out
     assert "no changes" in nothing.out
-    assert [(each.code, each.error["code"]) for each in moves] == [
+    assert [(each.code, each.error["code"]) for each in refused] == [
         (ExitCode.CONFLICT, "same_placement"),
         (ExitCode.USAGE, "tier_unknown"),
     ]

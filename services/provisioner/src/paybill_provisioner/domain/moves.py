@@ -77,10 +77,10 @@ def move(
         requester=requester,
         requested_at=now,
     )
-    moving = evolve(environment, requested)
-    found = propose(moving, blueprints, cells, inputs)
+    after = evolve(environment, requested)
+    found = propose(after, blueprints, cells, inputs)
     reason = f"{requester} requested the move from {built.preset} to {preset}"
-    return [requested, *held(moving, found.plan, found.plan_hash, found.judged, inputs, now, reason, requester)]
+    return [requested, *held(after, found.plan, found.plan_hash, found.judged, inputs, now, reason, requester)]
 
 
 def reject(environment: Environment | None, approval_id: str, rejected_by: str, reason: str) -> list[EnvironmentEvent]:

@@ -32,7 +32,7 @@ async def moved(provisioner: Any, harness: Any, log: Any, publish: Any, about: A
     return tenant
 
 
-async def test_a_move_is_planned_shown_and_rejected(moved, provisioner, log) -> None:
+async def test_a_requested_placement_is_planned_shown_and_rejected(moved, provisioner, log) -> None:
     path = f"/v1/environments/{moved.tenant}"
     status, _, plan = await moved.move("silo")
     shown = (await provisioner.client.get(path)).json()
@@ -60,7 +60,9 @@ async def test_a_move_is_planned_shown_and_rejected(moved, provisioner, log) -> 
     assert len(await log.facts("provisioner.move_requested")) == 1
 
 
-async def test_a_move_that_cannot_be_made_is_refused_with_its_code(moved, provisioner, log, harness, publish) -> None:
+async def test_a_placement_that_cannot_be_had_is_refused_with_its_code(
+    moved, provisioner, log, harness, publish
+) -> None:
     same = await moved.move("pooled")
     unknown = await moved.move("silo", f"ten_{'0' * 32}")
     wrong = await moved.move("cloud")

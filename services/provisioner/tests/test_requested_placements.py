@@ -57,16 +57,16 @@ def entitle(environment: Environment, **fields: Any) -> Environment:
     return after(environment, planning.on_entitlements_set(environment, fact, BLUEPRINTS, CELLS, NOW))
 
 
-MOVING = after(HERE, moved(HERE))
+WAITING = after(HERE, moved(HERE))
 
 
-def test_a_move_is_a_pending_change_with_plan_price_and_approval() -> None:
+def test_a_requested_placement_is_a_pending_change_with_plan_price_and_approval() -> None:
     events = moved(HERE, inputs=PlanInputs(price_book=prices()))
-    moving = after(HERE, events)
-    approval, pending = open_approval(moving), moving.pending
+    waiting = after(HERE, events)
+    approval, pending = open_approval(waiting), waiting.pending
 
     assert [type(each) for each in events] == [MoveRequested, ApprovalRequested, EnvironmentChangePending]
-    assert (moving.desired_size, moving.built_size) == (SILO, POOLED)
+    assert (waiting.desired_size, waiting.built_size) == (SILO, POOLED)
     assert pending is not None
     assert pending.cost == MonthlyCost(
         before=Money(minor=1200, currency="EUR"), after=Money(minor=6000, currency="EUR")
@@ -77,37 +77,37 @@ def test_a_move_is_a_pending_change_with_plan_price_and_approval() -> None:
     assert {each.rule for each in approval.reasons} == {"replaces", "moves_data", "move"}
 
 
-def test_a_move_is_only_planned() -> None:
-    granted = approved(MOVING, BLUEPRINTS, approver=BO)
+def test_a_requested_placement_is_only_planned() -> None:
+    granted = approved(WAITING, BLUEPRINTS, approver=BO)
 
     with pytest.raises(TransferUnavailableError):
         applied(granted, BLUEPRINTS)
 
 
-def test_a_move_waits_for_an_approval_whatever_policy_allows() -> None:
+def test_a_requested_placement_waits_for_an_approval_whatever_policy_allows() -> None:
     rules = dict.fromkeys(("deletes", "replaces", "moves_data"), Handling.UNATTENDED)
     inputs = PlanInputs(published_policy=policy(**rules))
-    moving = after(HERE, moved(HERE, inputs=inputs))
+    waiting = after(HERE, moved(HERE, inputs=inputs))
 
-    assert [each.rule for each in open_approval(moving).reasons] == ["move"]
-    assert planning.compare(moving, BLUEPRINTS, CELLS, NOW, inputs) == []
+    assert [each.rule for each in open_approval(waiting).reasons] == ["move"]
+    assert planning.compare(waiting, BLUEPRINTS, CELLS, NOW, inputs) == []
 
 
 def test_a_repeated_request_and_equal_entitlements_change_nothing() -> None:
-    assert moved(MOVING, who=BO) == []
-    assert planning.on_entitlements_set(MOVING, entitled(), BLUEPRINTS, CELLS, NOW) == []
+    assert moved(WAITING, who=BO) == []
+    assert planning.on_entitlements_set(WAITING, entitled(), BLUEPRINTS, CELLS, NOW) == []
 
 
 def test_a_changed_input_requests_the_approval_anew_for_the_same_person() -> None:
-    changed = entitle(MOVING, entitlements_hash="cd" * 32)
+    changed = entitle(WAITING, entitlements_hash="cd" * 32)
 
     assert changed.desired_size == SILO
-    assert open_approval(changed).id != open_approval(MOVING).id
+    assert open_approval(changed).id != open_approval(WAITING).id
     assert open_approval(changed).requester == ADA
 
 
-def test_another_entitled_size_ends_the_move() -> None:
-    changed = entitle(MOVING, tier="team", placement=Preset.BRIDGE)
+def test_another_entitled_size_ends_the_request() -> None:
+    changed = entitle(WAITING, tier="team", placement=Preset.BRIDGE)
     back = entitle(changed)
 
     assert (changed.desired_size, changed.move) == (Size("team", Preset.BRIDGE), None)
@@ -115,8 +115,8 @@ def test_another_entitled_size_ends_the_move() -> None:
 
 
 @pytest.mark.parametrize("blueprints", [BLUEPRINTS, published(blueprint_of(CONTENT.tiers[0], version=3))])
-def test_the_built_placement_withdraws_the_move_also_when_it_cannot_be_planned_any_more(blueprints: Any) -> None:
-    waiting = compared(MOVING, blueprints)
+def test_the_built_placement_withdraws_the_request_even_if_it_cannot_be_planned_any_more(blueprints: Any) -> None:
+    waiting = compared(WAITING, blueprints)
     events = moved(waiting, Preset.POOLED, blueprints=blueprints)
     ended = after(waiting, events)
 
@@ -126,9 +126,9 @@ def test_the_built_placement_withdraws_the_move_also_when_it_cannot_be_planned_a
     assert compared(ended, blueprints).pending is None
 
 
-def test_a_rejected_move_ends() -> None:
-    events = moves.reject(MOVING, open_approval(MOVING).id, BO, "not before the audit")
-    ended = after(MOVING, events)
+def test_a_rejected_request_ends() -> None:
+    events = moves.reject(WAITING, open_approval(WAITING).id, BO, "not before the audit")
+    ended = after(WAITING, events)
 
     assert [type(each) for each in events] == [ApprovalRejected, EnvironmentChangeSettled]
     assert events[1].reason == "the move ends: it was rejected: not before the audit"
@@ -144,9 +144,9 @@ def test_a_rejected_plan_of_entitlements_stays_pending() -> None:
     assert after(waiting, events).desired_size == SILO
 
 
-def test_a_tenant_that_leaves_is_not_moved() -> None:
-    events = planning.on_leaving(MOVING)
-    left = after(MOVING, [*events, *access.on_tenant_left(after(MOVING, events), LEAVES)])
+def test_a_tenant_that_leaves_keeps_its_placement() -> None:
+    events = planning.on_leaving(WAITING)
+    left = after(WAITING, [*events, *access.on_tenant_left(after(WAITING, events), LEAVES)])
 
     assert ApprovalVoid in {type(each) for each in events}
     assert (left.move, left.desired_size) == (None, POOLED)
@@ -160,7 +160,7 @@ PENDING = entitle(HERE, tier="team", placement=Preset.BRIDGE)
     [
         (HERE, Preset.POOLED, SamePlacementError),
         (PENDING, Preset.SILO, ChangePendingError),
-        (MOVING, Preset.BRIDGE, ChangePendingError),
+        (WAITING, Preset.BRIDGE, ChangePendingError),
         (BUILDING, Preset.SILO, EnvironmentNotPlannableError),
         (REGISTERED, Preset.SILO, EnvironmentNotPlannableError),
         (RETAINED, Preset.SILO, EnvironmentNotPlannableError),
@@ -168,14 +168,14 @@ PENDING = entitle(HERE, tier="team", placement=Preset.BRIDGE)
         (CLOSED, Preset.SILO, TenantSuspendedError),
     ],
 )
-def test_a_move_is_refused_before_anything_is_recorded(
+def test_a_placement_is_refused_before_anything_is_recorded(
     environment: Environment, to: Preset, refused: type[Exception]
 ) -> None:
     with pytest.raises(refused):
         moved(environment, to)
 
 
-def test_a_move_to_a_placement_that_no_blueprint_has_is_refused() -> None:
+def test_a_placement_on_which_no_blueprint_has_the_tier_is_refused() -> None:
     with pytest.raises(UnknownTierError):
         moved(HERE, blueprints=published(blueprint_of(CONTENT.tiers[0], version=2)))
 
@@ -205,12 +205,12 @@ def test_an_open_approval_of_another_plan_is_another_change_until_it_expires() -
     assert after(waiting, moved(waiting, blueprints=published(smaller), now=NOW + timedelta(hours=73))).is_moving
 
 
-def test_a_tenant_that_was_moved_can_be_moved_back() -> None:
-    plan = open_approval(MOVING).plan
+def test_a_tenant_can_return_to_the_placement_of_its_subscription() -> None:
+    plan = open_approval(WAITING).plan
     assert plan is not None
     replaced = [each.before for each in plan.steps if each.after is None and each.before is not None]
-    events = planning.planned(MOVING, [], plan, open_approval(MOVING).plan_hash, NOW)
-    built = after(MOVING, events)
+    events = planning.planned(WAITING, [], plan, open_approval(WAITING).plan_hash, NOW)
+    built = after(WAITING, events)
     built = after(built, completed(built, removed=replaced))
     assert (built.built_size, built.is_moving) == (SILO, False)
     assert planning.on_entitlements_set(built, entitled(), BLUEPRINTS, CELLS, NOW) == []
