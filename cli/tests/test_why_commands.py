@@ -18,6 +18,7 @@ from paybill_contracts.why import (
     OpenIncident,
     OpenViolation,
     Unanswered,
+    UnsettledState,
 )
 from paybill_contracts.why_causes import explain
 from paybill_tenant.domain.tenants import LEFT as LEFT_STATUS
@@ -46,6 +47,16 @@ SUBSCRIPTIONS = (
 )
 
 
+UNSETTLED = {
+    "approval_requested": f"paybill approval show apr_{'1' * 32}",
+    "approval_granted": "paybill environment apply {slug}",
+    "approval_rejected": "paybill environment plan {slug}",
+    "paused": "paybill tenant show {slug}",
+    "slow": "paybill environment show {slug}",
+}
+"""Commands of the provisioner's reasons, as `paybill_provisioner.domain.unsettled` has them."""
+
+
 def is_sold(at: Situation) -> bool:
     account = at.account
     is_free = account.status == "open" and not account.leaving and not account.is_customer_deleted
@@ -65,6 +76,10 @@ def _is_held(at: Situation) -> bool:
     return any(hold.origin == "operator" for hold in at.tenant.holds)
 
 
+def _reason(at: Situation) -> str | None:
+    return at.environment.unsettled.reason if at.environment.unsettled else None
+
+
 ALLOWED: dict[str, Callable[[Situation], bool]] = {
     "manual offer": lambda at: at.account.provider == "manual" and is_sold(at),
     "subscription change": lambda at: any(each.access in ENTITLING for each in at.account.subscriptions),
@@ -73,10 +88,13 @@ ALLOWED: dict[str, Callable[[Situation], bool]] = {
     "tenant offboard": lambda at: at.tenant.status not in LEFT,
     "tenant portal": lambda at: at.account.customer is not None and at.account.provider != "manual",
     "tenant resume": lambda at: at.tenant.status not in LEFT and _is_held(at),
+    "environment apply": lambda at: _reason(at) == "approval_granted",
+    "environment plan": lambda at: _reason(at) == "approval_rejected" and at.tenant.status not in LEFT,
+    "environment retry": lambda at: at.environment.failure is not None and at.environment.status == "purging",
     "tenant retry": lambda at: at.environment.failure is not None and at.tenant.status not in LEFT,
 }
 """Commands that a service refuses in some states, each with the states in which it is accepted."""
-CONFIRMED = {"manual offer", "subscription change", "subscription resume", "tenant offboard"}
+CONFIRMED = {"environment apply", "manual offer", "subscription change", "subscription resume", "tenant offboard"}
 """Commands whose effect costs money or cannot be taken back: they ask for a confirmation."""
 
 
@@ -128,9 +146,17 @@ def _change_tenant(at: Situation, random: Random) -> None:
     status = random.choice(choices).value
     until = random.choice([None, NOW + timedelta(minutes=15)])
     at.tenant = at.tenant.model_copy(update={"status": status, "holds": tuple(holds), "waits_until": until})
-    environment = {"status": random.choice(["registered", "building", "ready", "failed"]), "access": "open"}
+    environment: dict[str, object] = {
+        "status": random.choice(["registered", "building", "ready", "failed"]),
+        "access": "open",
+    }
     if environment["status"] == "failed":
         environment |= {"failed_resource": "role.main", "failure": "permission denied"}
+    if status == "purging":
+        environment |= {"status": "purging", "failed_resource": "role.main", "failure": "it still exists"}
+    if status not in LEFT and (reason := random.choice([None, None, *UNSETTLED])):
+        command = UNSETTLED[reason].format(slug=at.tenant.slug)
+        environment["unsettled"] = UnsettledState(reason=reason, text="the plan waits", command=command, since=NOW)
     pending = random.choice([None, "the placement changes"])
     target = random.choice(["open", "closed"])
     environment["breach"] = random.choice([None, None, None, "the policy of table documents is another"])

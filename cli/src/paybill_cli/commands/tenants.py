@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from paybill_cli import completion, environment_view, formatting
-from paybill_cli.client.environments import pending_or_refused
 from paybill_cli.client.filters import explain_no_match
 from paybill_cli.client.http import Service, get_or_none
 from paybill_cli.client.next_steps import next_step
@@ -163,9 +162,19 @@ def show(out: Output, stack: Stack, tenant: TenantName) -> None:
     with Service(stack, "tenant") as tenants:
         found = tenants.get(path)
     why = explained(stack, found["id"])
-    more = {"customer": why.customer, "change": pending_or_refused(stack, found["id"]), "why": why.headline}
+    more = {"customer": why.customer, "change": _pending_or_refused(stack, found["id"]), "why": why.headline}
     more |= {} if out.json else environment_view.change_fields(more["change"])
     _show(out, found | more, (*SHOWN, *(each for each in more if each not in SHOWN)))
+
+
+def _pending_or_refused(stack: Stack, id_: str) -> Any:
+    """Returns the change of the environment that is pending, or its refusal; None when the provisioner is away, too."""
+    try:
+        with Service(stack, "provisioner") as provisioner:
+            found = get_or_none(provisioner, f"/v1/environments/{id_}")
+    except CliError:
+        return None
+    return found and (found["pending"] or found["refusal"])
 
 
 def suspend(
