@@ -157,3 +157,16 @@ def test_both_nouns_retry_by_one_action(on_stack, customers) -> None:
     assert isinstance(environment, Branch)
     assert tenant.commands["retry"] == environment.commands["retry"]
     assert [(each.code, each.error["code"]) for each in refusals] == [(ExitCode.CONFLICT, "environment_not_failed")] * 2
+
+
+def test_a_quarantine_is_the_cause_until_its_own_end(on_stack, customers) -> None:
+    slug = active(on_stack, customers)
+    done = on_stack("tenant", "quarantine", slug, "--reason", "leaked password", "--yes")
+    assert done.code == ExitCode.OK, done.err
+    held = on_stack("why", slug, "--json")
+    on_stack("tenant", "end-quarantine", slug)
+    until(lambda: on_stack("why", slug, "--json").code == ExitCode.OK)
+
+    assert held.data["causes"][0]["kind"] == "quarantine"
+    assert held.data["causes"][0]["summary"] == "it is quarantined: leaked password"
+    assert held.data["causes"][0]["because"][0].endswith(f"paybill tenant end-quarantine {slug}")

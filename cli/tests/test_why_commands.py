@@ -32,6 +32,7 @@ HOLDS = (
     HoldState(origin="operator", mode="read_only", reason="audit"),
     HoldState(origin="billing", mode="blocked", reason="the subscription ended"),
     HoldState(origin="legal", mode="data", reason="2026-17"),
+    HoldState(origin="quarantine", mode="blocked", reason="leaked password"),
 )
 SUBSCRIPTIONS = (
     ("pending", "incomplete", None),

@@ -26,7 +26,7 @@ def test_the_shipped_policy_lets_nobody_destroy_data_alone() -> None:
 
     assert {content.deletes, content.replaces, content.moves_data} == {Handling.OTHER_PERSON}
     assert {content.creates, content.updates, content.clean_up} == {Handling.UNATTENDED}
-    assert (content.cost_limit, content.approval_valid_s) == (None, 72 * 3600)
+    assert (content.cost_limit, content.approval_valid_s, content.change_within_s) == (None, 72 * 3600, 24 * 3600)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,11 @@ def test_the_shipped_policy_lets_nobody_destroy_data_alone() -> None:
         ("minor: 5000", "minor: -1", "p.yaml:9: cost_limit.minor: write 0 or more"),
         ("handling: approval", "handling: unattended", "p.yaml:9: a limit needs approval or other_person"),
         ("approval_valid_hours: 72", "approval_valid_hours: 0", "p.yaml:10: approval_valid_hours: write 1 or more"),
+        (
+            "approval_valid_hours: 72",
+            "approval_valid_hours: 72\nchange_within_hours: 0",
+            "p.yaml:11: change_within_hours: write 1 or more",
+        ),
         ("moves_data: other_person\n", "", "p.yaml:1: moves_data: it is required"),
     ],
 )

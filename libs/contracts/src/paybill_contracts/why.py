@@ -113,7 +113,7 @@ class OpenViolation(Value):
 
 
 class HoldState(Value):
-    """A reason why the tenant is suspended."""
+    """A reason why the tenant is suspended. origin: that of the hold, `legal` or `quarantine`."""
 
     origin: str
     mode: str

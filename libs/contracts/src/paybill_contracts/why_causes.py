@@ -158,6 +158,10 @@ def _holds(case: Case) -> Iterator[Cause]:
     for hold in tenant.holds:
         if hold.origin == "legal":
             yield Cause("legal_hold", "tenant", f"a legal hold: {hold.reason}", f"paybill tenant show {tenant.slug}")
+        elif hold.origin == "quarantine":
+            because = (f"its end gives the tenant access again: paybill tenant end-quarantine {tenant.slug}",)
+            found = f"it is quarantined: {hold.reason}"
+            yield Cause("quarantine", "tenant", found, f"paybill tenant show {tenant.slug}", because)
         elif hold.origin != "billing":
             found = f"an operator's hold ({hold.mode.replace('_', ' ')}): {hold.reason}"
             yield Cause("hold", "tenant", found, f"paybill tenant resume {tenant.slug}")

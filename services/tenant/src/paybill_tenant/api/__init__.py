@@ -217,7 +217,9 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
     tenant = await load_state(context, TENANTS, tenant_id)
     if tenant is None:
         return OwnState()
-    holds = [HoldState(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.all_holds]
+    holds = [HoldState(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.holds]
+    if tenant.quarantine is not None:
+        holds.append(HoldState(origin="quarantine", mode=tenant.quarantine.mode, reason=tenant.quarantine.reason))
     if tenant.scheduled is not None or tenant.status is Status.PURGING:
         holds += [HoldState(origin="legal", mode="data", reason=case) for case in tenant.legal_holds]
     wait = waiting(tenant)
