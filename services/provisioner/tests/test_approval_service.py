@@ -199,10 +199,17 @@ async def test_the_shipped_policy_is_published_once_and_replaced_by_a_newer_vers
     assert (await provisioner.client.get("/v1/policies/other")).json()["code"] == "policy_not_published"
 
 
-async def test_who_may_not_approve_alone_may_not_change_the_policy(people, provisioner) -> None:
+async def test_who_may_not_approve_alone_may_change_neither_the_policy_nor_the_prices(
+    people, provisioner, harness
+) -> None:
     for who in ("operator", "ada"):
-        answer = await provisioner.client.post("/v1/policies", content=POLICY, headers=YAML | people[who])
-        assert (answer.status_code, answer.json()["code"]) == (403, "wrong_scope")
+        for path, text in (("/v1/policies", POLICY), ("/v1/price-books", PRICES.format(version=1))):
+            answer = await provisioner.client.post(path, content=text, headers=YAML | people[who])
+            assert (answer.status_code, answer.json()["code"]) == (403, "wrong_scope")
+    blueprint = blueprint_text(harness.region, 2)
+    answer = await provisioner.client.post("/v1/blueprints", content=blueprint, headers=YAML | people["operator"])
+
+    assert answer.status_code == 200
 
 
 async def test_an_unknown_approval_is_not_found(http, provisioner) -> None:

@@ -14,7 +14,7 @@ from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
-from paybill_provisioner.api.callers import Operator, Viewer
+from paybill_provisioner.api.callers import Admin, Viewer
 from paybill_provisioner.api.definition_files import YAML_BODY, DryRun, FileName, text_of
 from paybill_provisioner.domain import price_book
 from paybill_provisioner.domain.price_book import (
@@ -103,9 +103,11 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/price-books", openapi_extra=YAML_BODY)
     async def publish(
-        request: Request, principal: Operator, *, file: FileName = "prices.yaml", dry_run: DryRun = False
+        request: Request, principal: Admin, *, file: FileName = "prices.yaml", dry_run: DryRun = False
     ) -> PriceBookPublication:
         """Publishes the prices.yaml in the body; plans are estimated by it from now on. Idempotent.
+
+        It needs the role admin: prices decide whether the policy's cost limit holds a plan.
 
         Refused with `invalid_price_book`, one line for each problem, and with `price_book_version_conflict` when a
         version that is not newer has another content.
