@@ -163,7 +163,14 @@ class Running:
             service.timers, service.name, self.database, self.group_commit, self.leases, self.context.jobs_requested
         )
         effects = EffectRunner(
-            service.name, service.jobs, self.effects, self.database, self.group_commit, self.jobs, self.data_keys
+            service.name,
+            service.jobs,
+            self.effects,
+            self.database,
+            self.group_commit,
+            self.jobs,
+            self.data_keys,
+            self.processor.handled,
         )
         retention = timedelta(days=settings.job_retention_days)
         kinds = [*effects.kinds(), *self.timers.kinds(), self.retry_queue.kind(), self.jobs.cleanup(retention)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from paybill_contracts.errors import DomainError
@@ -43,6 +44,10 @@ def column_time(at: datetime) -> str:
     return at.replace(tzinfo=None).isoformat()
 
 
+LOADED = 64
+"""States of a kind that are kept in memory after they were loaded, the last ones."""
+
+
 class Stored(Generic[S]):
     """Persistence of one kind of aggregate: its table, its JSON form and its `evolve`.
 
@@ -68,6 +73,8 @@ class Stored(Generic[S]):
         self.conflicts = dict(conflicts or {})
         self.format = format
         self._adapter: TypeAdapter[S] = TypeAdapter(state)
+        # A job and the decisions that follow it load the same revision; states are frozen, so that they share it.
+        self._load = lru_cache(LOADED)(self._adapter.validate_json)
 
     def key(self, id_: str) -> Key:
         """Returns the key of one of these aggregates."""
@@ -83,7 +90,7 @@ class Stored(Generic[S]):
 
     def load(self, document: str | bytes) -> S:
         """Returns the state from its JSON."""
-        return self._adapter.validate_json(document)
+        return self._load(document)
 
     def fold(self, state: S | None, event: Event) -> S:
         """Returns the state after `event`."""

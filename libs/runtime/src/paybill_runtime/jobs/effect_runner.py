@@ -18,6 +18,7 @@ from paybill_runtime.decisions.job_rows import change_job
 from paybill_runtime.decisions.outbox_headers import complete
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, reason, single_line
 from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refused
+from paybill_runtime.jobs.handled_signals import HandledSignals
 from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
 from paybill_runtime.jobs.queue import JobQueue, ended
 from paybill_runtime.security.data_keys import DataKeys
@@ -53,6 +54,7 @@ class EffectRunner:
         group_commit: GroupCommit,
         queue: JobQueue,
         keys: DataKeys,
+        handled: HandledSignals,
     ) -> None:
         self._service = service
         self._jobs = jobs
@@ -61,6 +63,7 @@ class EffectRunner:
         self._group_commit = group_commit
         self._queue = queue
         self._keys = keys
+        self._handled = handled
 
     def kinds(self) -> Sequence[Kind]:
         """Returns a kind for each effect."""
@@ -117,7 +120,8 @@ class EffectRunner:
     def _job(self, claimed: ClaimedJob, fact: Fact, traceparent: str) -> Job[Any]:
         logger = logging.getLogger(f"effect.{claimed.kind}")
         tenant, attempt = fact.event.tenant or "", claimed.attempts + 1
-        return Job(fact.event, fact.id, attempt, tenant, traceparent, logger, self._keys, self._database)
+        resources = self._keys, self._database
+        return Job(fact.event, fact.id, attempt, tenant, traceparent, logger, *resources, _handled=self._handled)
 
     async def _record_outcomes(self, claimed: ClaimedJob, effect: Effect, job: Job[Any], origin: Origin) -> None:
         async with aclosing(cast("AsyncGenerator[Outcome]", effect.run(job, self._effects))) as outcomes:

@@ -1,8 +1,6 @@
 """Declarations of a service's jobs: effects (calls to other systems that a fact requires) and timers."""
 
-import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -19,6 +17,7 @@ from paybill_runtime.decisions.aggregates import Key, Stored
 from paybill_runtime.decisions.group_commit import Decide
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority, RequiredJob
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.jobs.handled_signals import HandledSignals
 from paybill_runtime.jobs.kinds import Limit, RetryAfter
 from paybill_runtime.security.data_keys import DataKeys
 
@@ -31,7 +30,6 @@ _HANDLED = (
     "WHERE o.event_id = $1::text::uuid) AS f WHERE NOT EXISTS (SELECT FROM chassis.parked AS k "
     "WHERE k.partition = $2 AND k.tenant = $3 AND k.sequence <= f.sequence))"
 )
-_FIRST_PAUSE_S = 0.002
 _ORDER_PAUSE_S = 0.05
 E = TypeVar("E", bound=Event)
 S = TypeVar("S")
@@ -69,6 +67,7 @@ class Job(Generic[E]):
     log: logging.Logger
     _keys: DataKeys = field(repr=False)
     _database: Database = field(repr=False)
+    _handled: HandledSignals = field(default_factory=HandledSignals, repr=False, kw_only=True)
 
     def now(self) -> datetime:
         """Returns the current time."""
@@ -84,16 +83,17 @@ class Job(Generic[E]):
         For a fact to which its own service subscribes: what precedes it in the log is in the state then. Raises
         RetryAfter after `within_s`, so that no slot is kept while NATS is away.
         """
-        pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + within_s
-        values = (self.id, partition_of(self.tenant), self.tenant)
-        while True:
-            async with self._database.direct() as connection:
-                if await connection.fetchval(_HANDLED, *values):
-                    return
-            if time.monotonic() + pause_s > deadline:
-                raise RetryAfter(_ORDER_PAUSE_S, "earlier facts of the tenant are not handled yet")
-            await asyncio.sleep(pause_s)
-            pause_s *= 1.5
+        with self._handled.signal(self.id) as signal:
+            if await self._is_handled():
+                return
+            await clock.wait_for_event(signal, within_s)
+            if await self._is_handled():
+                return
+        raise RetryAfter(_ORDER_PAUSE_S, "earlier facts of the tenant are not handled yet")
+
+    async def _is_handled(self) -> bool:
+        async with self._database.direct() as connection:
+            return bool(await connection.fetchval(_HANDLED, self.id, partition_of(self.tenant), self.tenant))
 
     async def state(self, stored: Stored[S], id_: str) -> S | None:
         """Returns the committed state of an aggregate, without a lock."""

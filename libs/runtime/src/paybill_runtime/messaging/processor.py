@@ -18,6 +18,7 @@ from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork, decision_context
 from paybill_runtime.errors import is_infrastructure_error, single_line
+from paybill_runtime.jobs.handled_signals import HandledSignals
 from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.inbox import HandledBatch, Lookup, Queue
 from paybill_runtime.messaging.message import IncomingMessage
@@ -54,6 +55,7 @@ class MessageProcessor:
         self._group_commit = group_commit
         self.restore_guard = restore_guard
         self.on_commit: OnCommit = _ignore_commit
+        self.handled = HandledSignals()
 
     async def process(
         self, items: Sequence[IncomingMessage], held: Mapping[str, int], positions: dict[int, int]
@@ -124,6 +126,7 @@ class MessageProcessor:
                 requires_jobs = await self._store.write(connection, unit, held.items(), [batch.record])
         positions.update(dict.fromkeys(behind, last.sequence))
         self.on_commit(requires_jobs=requires_jobs)
+        self.handled.announce(item.id for item in new)
         for outcome, count in (("failed", len(failed)), ("waiting", len(waiting))):
             _HANDLED.add(count, {OUTCOME: outcome})
         _HANDLED.add(len(new) - len(failed) - len(waiting), {OUTCOME: "handled"})

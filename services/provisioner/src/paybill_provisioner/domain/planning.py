@@ -25,6 +25,7 @@ from paybill_provisioner.domain.plans import (
     PlanTooLargeError,
     cell_for,
     hash_of,
+    is_current,
     plan_of,
 )
 from paybill_provisioner.domain.policy import Verdict, transfers_data, verdict
@@ -81,6 +82,8 @@ def compare(
     """
     if environment.status is Status.PURGING:
         return [] if environment.failure is not None else purging.delete_all(environment, inputs, now)
+    if is_current(environment, blueprints):
+        return []
     plan, hashes = environment.plan, {each.content_hash for each in blueprints.in_force}
     unchanged = plan is not None and plan.blueprint.content_hash in hashes
     if environment.desired is None or (environment.failure is not None and unchanged):

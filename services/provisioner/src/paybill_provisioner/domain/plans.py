@@ -14,10 +14,11 @@ from paybill_definitions.resources import ResourceError, Values, render
 from paybill_provisioner.domain.blueprints import Blueprints, UnknownRegionError, UnknownTierError, definition_of
 from paybill_provisioner.domain.cells import Cells, RegionFullError, emptiest
 from paybill_provisioner.domain.drift import repairs_of
-from paybill_provisioner.domain.environment_state import Desired, Environment
+from paybill_provisioner.domain.environment_state import Desired, Environment, Status
 from paybill_provisioner.domain.environments import PlanMismatchError
 from paybill_provisioner.domain.estimates import estimates
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
+from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedError, cells_of, diff
 
 CellsInForce = Mapping[Isolation, Cells | None]
@@ -138,6 +139,26 @@ def hash_of(plan: Plan) -> str:
             f"a fact has at most {MAX_PAYLOAD_BYTES - ENVELOPE_BYTES} bytes for it"
         )
     return sha256(content).hexdigest()
+
+
+def is_current(environment: Environment, blueprints: Blueprints) -> bool:
+    """Returns True when nothing differs between desired, planned and built, so that another plan has no steps.
+
+    False does not mean that one has: only what is cheap to see is compared.
+    """
+    plan, desired, approval = environment.plan, environment.desired, environment.approval
+    if plan is None or desired is None or environment.status is not Status.READY:
+        return False
+    unsettled = (environment.failure, environment.refusal, environment.pending, environment.replaced, environment.drift)
+    if any(unsettled) or environment.remaining or (approval is not None and approval.is_open):
+        return False
+    if desired != Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits, desired.allows_access):
+        return False
+    try:
+        in_force, _ = definition_of(blueprints, plan.tier, plan.preset, environment.region)
+    except CANNOT_BE_PLANNED:
+        return False
+    return in_force.content_hash == plan.blueprint.content_hash
 
 
 def changed_since(environment: Environment, plan: Plan, blueprints: Blueprints, inputs: PlanInputs) -> tuple[str, ...]:
