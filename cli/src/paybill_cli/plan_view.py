@@ -8,8 +8,15 @@ from paybill_cli import formatting
 Line = tuple[str, str]
 """Style and text of a line; the style is empty for plain text."""
 
-_SIGNS = {"create": "+", "adopt": "=", "update": "~", "replace": "±", "delete": "-"}
-_STYLES = {"create": "green", "adopt": "cyan", "update": "yellow", "replace": "magenta", "delete": "red"}
+_SIGNS = {"create": "+", "adopt": "=", "update": "~", "rebuild": "*", "replace": "±", "delete": "-"}
+_STYLES = {
+    "create": "green",
+    "adopt": "cyan",
+    "update": "yellow",
+    "rebuild": "magenta",
+    "replace": "magenta",
+    "delete": "red",
+}
 _MS = 1000
 
 
@@ -77,7 +84,7 @@ def _step(step: Mapping[str, Any]) -> str:
     parts = [f"{before} -> {after}" if before and after and before != after else after or before]
     parts += [
         f"{each['attribute']} {_or_dash(each['before'])} -> {_or_dash(each['after'])}"
-        if step["action"] in {"update", "replace"}
+        if step["action"] in {"update", "rebuild", "replace"}
         else f"{each['attribute']} {each['after'] or each['before']}"
         for each in step["changes"]
     ]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from paybill_contracts.placement import Isolation, Preset
 from paybill_provisioner.drivers.namespaces import POLICY_EXPRESSION
+from table_samples import shape_of
 
 TENANTS, ROWS = 400, 500
 OLD = "tenant_id = ('ten_' || substr(CURRENT_USER::text, 3, 32))"
@@ -85,19 +86,7 @@ async def test_an_insert_without_a_column_list_has_the_same_result_in_every_plac
     """Fault 14: `tenant_id` existed in a pool only, so that the same statement failed or worked."""
     environment = await harness.ready(preset)
     async with harness.connect(environment) as connection:
-        await connection.execute(f"INSERT INTO documents VALUES ('{environment.tenant_id}', 'a', '{{\"n\": 1}}')")
-        rows = [tuple(row) for row in await connection.fetch("SELECT * FROM documents")]
-        columns = [
-            row[0]
-            for row in await connection.fetch(
-                "SELECT column_name FROM information_schema.columns WHERE table_name = 'documents'"
-                " ORDER BY ordinal_position"
-            )
-        ]
-        key = await connection.fetchval(
-            "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
-            " WHERE conrelid = 'documents'::regclass AND contype = 'p'"
-        )
+        rows, columns, key = await shape_of(connection, environment)
 
     assert rows == [(environment.tenant_id, "a", '{"n": 1}')]
     assert columns == ["tenant_id", "id", "body"]

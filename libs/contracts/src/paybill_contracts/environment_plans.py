@@ -49,12 +49,14 @@ class EnvironmentFact(Event):
 class StepAction(StrEnum):
     """Action of a plan on a resource.
 
-    adopt: it exists and becomes recorded. replace: another resource takes its place.
+    adopt: it exists and becomes recorded. rebuild: it stays, and its content is written anew, which locks it. replace:
+    another resource takes its place.
     """
 
     CREATE = "create"
     ADOPT = "adopt"
     UPDATE = "update"
+    REBUILD = "rebuild"
     REPLACE = "replace"
     DELETE = "delete"
 
@@ -75,6 +77,11 @@ class Step(Value):
     def address(self) -> str:
         """Address of the resource."""
         return self.resource.address
+
+    @property
+    def keeps_record(self) -> bool:
+        """True when the record of the resource does not show that the step is done."""
+        return self.repairs or self.before == self.after
 
     @property
     def key(self) -> str:

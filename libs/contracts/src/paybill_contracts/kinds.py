@@ -30,9 +30,10 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"
 
 
 class Change(StrEnum):
-    """Meaning of a changed attribute for the existing resource."""
+    """Meaning of a changed attribute for the existing resource. rebuild: it stays, and its content is written anew."""
 
     IN_PLACE = "in_place"
+    REBUILD = "rebuild"
     REPLACE = "replace"
     REFUSE = "refuse"
 
@@ -142,7 +143,7 @@ class Schema(KindAttributes):
     in_database: Annotated[Address, NEEDED]
     database: Annotated[Name, IDENTITY]
     tables: Annotated[tuple[Table, ...], IN_PLACE]
-    tenant_column: Annotated[bool, Meaning(Change.IN_PLACE, derived=True)] = True
+    tenant_column: Annotated[bool, Meaning(Change.REBUILD, derived=True)] = True
     cell: Annotated[Count | None, Meaning(Change.IN_PLACE, derived=True)] = None
 
 

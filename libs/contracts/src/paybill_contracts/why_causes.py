@@ -178,7 +178,9 @@ def _build(case: Case) -> Iterator[Cause]:
     if environment is None or part is None:
         return
     if environment.refusal and case.status not in LEFT:
-        command = "paybill cell list" if environment.refusal_code == "region_full" else "paybill blueprint list"
+        retry = f"paybill environment retry {case.name}"
+        commands = {"region_full": "paybill cell list", "tables_have_foreign_objects": retry}
+        command = commands.get(environment.refusal_code or "", "paybill blueprint list")
         found = f"the environment cannot be planned: {environment.refusal}"
         because = (environment.refusal_ends,) if environment.refusal_ends else ()
         yield Cause("plan_refused", "provisioner", found, command, because)

@@ -167,7 +167,7 @@ class Execution:
             if left_s := self._settles_in_s(step):
                 return _Unsettled(left_s)
             return await self._driver.delete(step.resource, site)
-        if step.action is StepAction.UPDATE and step.before is not None:
+        if step.action in {StepAction.UPDATE, StepAction.REBUILD} and step.before is not None:
             return await self._driver.update(step.before, step.after, site)
         unique = step.after.kind in self._driver.unique_names
         if not unique or step.action is StepAction.ADOPT:

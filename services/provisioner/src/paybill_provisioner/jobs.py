@@ -9,6 +9,7 @@ from paybill_contracts.environment_plans import EnvironmentChanged, EnvironmentP
 from paybill_contracts.plan_execution import CompensationStarted, PlanResumed
 from paybill_contracts.provisioner import Access, AccessChangeStarted, RestorationStarted, RetentionStarted
 from paybill_contracts.purges import Absence, DeletionEnded, RemovedExport
+from paybill_contracts.table_rebuilds import TablesInspectionRequested
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import reason as text_of
@@ -16,7 +17,17 @@ from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.kinds import AttemptFailedError, RetryAfter
 
 from paybill_provisioner.comparisons import COMPARISONS, plan_again
-from paybill_provisioner.domain import access, applying, building, credentials, drift, plans, purging
+from paybill_provisioner.domain import (
+    access,
+    applying,
+    building,
+    credentials,
+    drift,
+    planning,
+    plans,
+    purging,
+    rebuilding,
+)
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
@@ -217,6 +228,22 @@ async def restore(job: Job[RestorationStarted], drivers: Drivers) -> AsyncIterat
     yield _outcome(environment.tenant_id, lambda state: access.restored(state, target), last=True)
 
 
+@JOBS.effect(TablesInspectionRequested, attempts=UNLIMITED_ATTEMPTS)
+async def inspect_tables(job: Job[TablesInspectionRequested], drivers: Drivers) -> AsyncIterator[Outcome]:
+    """Inspects the tables that the next plan rebuilds, and plans the environment."""
+    environment = await _current(job, job.event.tenant_id)
+    earlier = rebuilding.earlier_schemas(environment)
+    driver = _driver(drivers, environment)
+    found = [await driver.inspect_tables(environment.resources[address]) for address in earlier]
+
+    def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+        state = existing(unit.get(ENVIRONMENTS, environment.id), environment.tenant_id)
+        blueprints, cells = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID)), cells_in_force(unit)
+        record(unit, environment.id, planning.inspected(state, found, blueprints, cells, at.now, plan_inputs(unit)))
+
+    yield Outcome(decide, writes=[ENVIRONMENTS.key(environment.id), *CELL_KEYS], reads=PLANNING_READS, last=True)
+
+
 def verification_failed(job: Job[DeletionEnded], reason: str) -> Outcome:
     """Records that something still exists; an operator removes it and retries."""
     return _outcome(job.event.tenant_id, lambda state: purging.verification_failed(state, reason))
@@ -276,6 +303,7 @@ async def _current(
     | Job[CompensationStarted]
     | Job[AccessChangeStarted]
     | Job[CredentialsRequested]
+    | Job[TablesInspectionRequested]
     | Job[RetentionStarted]
     | Job[RestorationStarted]
     | Job[DeletionEnded],

@@ -36,6 +36,7 @@ from paybill_contracts.provisioner import (
     RetentionStarted,
 )
 from paybill_contracts.purges import DeletionEnded, DeletionStarted, DeletionStopped, EnvironmentPurged
+from paybill_contracts.table_rebuilds import TablesInspected, TablesInspectionRequested
 
 EnvironmentEvent = (
     EnvironmentRegistered
@@ -78,6 +79,8 @@ EnvironmentEvent = (
     | CompensationEnded
     | MoveRequested
     | ProrationNoted
+    | TablesInspectionRequested
+    | TablesInspected
 )
 
 KEEP_BASE = (
@@ -104,6 +107,8 @@ KEEP_BASE = (
     PlanResumed,
     MoveRequested,
     ProrationNoted,
+    TablesInspectionRequested,
+    TablesInspected,
 )
 """Events that change nothing that is recorded: a plan that was made before them is still right.
 

@@ -9,6 +9,7 @@ from paybill_contracts.environment_plans import Connection, Plan, Resource, Step
 from paybill_contracts.event import digest
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export
+from paybill_contracts.table_rebuilds import InspectedTables
 from paybill_contracts.values import Timestamp
 from pydantic import Field
 
@@ -66,8 +67,9 @@ class Environment:
     built_limits: of the entitlements by which the last complete plan was made; planned_at: time of the plan. paused:
     no other step of the plan begins. approval: the last one of a plan. credentials: references of secrets that were
     made on demand, by address; requested_credentials: to be made. purge: its deletion, once that has begun. drift:
-    differences that checks found; repaired: addresses that the plan has repaired. move: of a person, to the desired
-    placement; quoted: the last change of the subscription that may lead to a plan.
+    differences that checks found; repaired: addresses of steps of the plan that are done and left the record as it was.
+    move: of a person, to the desired placement; quoted: the last change of the subscription that may lead to a plan.
+    inspected: tables before they are rebuilt, by the address of their schema.
     """
 
     id: str
@@ -105,6 +107,7 @@ class Environment:
     repaired: tuple[str, ...] = ()
     move: Move | None = None
     quoted: QuotedChange | None = None
+    inspected: Mapping[str, InspectedTables] = field(default_factory=dict)
 
     @property
     def planned_size(self) -> Size | None:
@@ -187,6 +190,6 @@ class Environment:
             if (
                 step.before in existing_resources
                 if step.action is StepAction.DELETE
-                else built.get(step.address) != step.after or (step.repairs and step.address not in self.repaired)
+                else built.get(step.address) != step.after or (step.keeps_record and step.address not in self.repaired)
             )
         )

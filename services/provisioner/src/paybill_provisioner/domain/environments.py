@@ -45,10 +45,11 @@ from paybill_contracts.provisioner import (
     RetentionStarted,
 )
 from paybill_contracts.purges import DeletionEnded, DeletionStarted, DeletionStopped, EnvironmentPurged
+from paybill_contracts.table_rebuilds import TablesInspected, TablesInspectionRequested
 from paybill_contracts.tenant import TenantRequested
 from paybill_contracts.values import Timestamp
 
-from paybill_provisioner.domain import desired_state, drift_state, plan_approvals
+from paybill_provisioner.domain import desired_state, drift_state, plan_approvals, rebuilding
 from paybill_provisioner.domain.environment_events import KEEP_BASE, EnvironmentEvent
 from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Purge, Refusal
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status, intent_key
@@ -130,14 +131,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             operations = dict(environment.operations) | {key: event.reference}
             return replace(environment, operations=operations)
         case EnvironmentFailed():
-            failure = Failure(address=event.address, reason=event.reason)
-            # A failed operation is not polled again: the next attempt finds what it has left.
-            return replace(
-                _with_unfinished(environment),
-                status=_AFTER_FAILURE.get(environment.status, Status.FAILED),
-                failure=failure,
-                operations={},
-            )
+            return _with_failure(environment, event)
         case EnvironmentReady():
             return replace(
                 environment,
@@ -237,6 +231,8 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 plan_hash=event.plan_hash,
                 planned_at=event.planned_at,
             )
+        case TablesInspectionRequested() | TablesInspected():
+            return rebuilding.evolve(environment, event)
         case CompensationEnded():
             return replace(environment, status=Status.FAILED)
         case MoveRequested():
@@ -245,6 +241,19 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return desired_state.with_quoted(environment, event)
         case _:
             assert_never(event)
+
+
+def _with_failure(environment: Environment, event: EnvironmentFailed) -> Environment:
+    """Ends the plan. What it rebuilds is inspected again before the next one."""
+    failure = Failure(address=event.address, reason=event.reason)
+    # A failed operation is not polled again: the next attempt finds what it has left.
+    return replace(
+        _with_unfinished(environment),
+        status=_AFTER_FAILURE.get(environment.status, Status.FAILED),
+        failure=failure,
+        operations={},
+        inspected={},
+    )
 
 
 def _with_deletion(environment: Environment, event: DeletionStarted) -> Environment:
@@ -327,10 +336,14 @@ def _with_built(environment: Environment, event: ResourceBuilt) -> Environment:
             replaced.append(before.resource)
         built[done.address] = BuiltResource(resource=after, outputs=done.outputs)
     ended = {each.address for each in event.resources}
-    repaired = {step.address for step in steps if step.repairs and step.address in ended}
+    applied = [step for step in steps if step.address in ended]
+    repaired = {step.address for step in applied if step.repairs}
+    unchanged = {step.address for step in applied if step.keeps_record}
+    rebuilt = {step.address for step in applied if step.action is StepAction.REBUILD}
     return replace(
         environment,
-        repaired=tuple(sorted({*environment.repaired, *repaired})),
+        repaired=tuple(sorted({*environment.repaired, *unchanged})),
+        inspected={key: each for key, each in environment.inspected.items() if key not in rebuilt},
         drift=drift_state.repaired(environment.drift, repaired),
         credentials={key: each for key, each in environment.credentials.items() if key not in repaired},
         built=tuple(built.values()),

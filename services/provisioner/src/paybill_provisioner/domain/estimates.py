@@ -10,7 +10,9 @@ from paybill_contracts.kinds import Role
 from paybill_contracts.money import MAX_MINOR, Money
 from paybill_contracts.plan_estimates import Estimates, LimitChange, MonthlyCost, PlanRunMeasured, Risk
 from paybill_contracts.price_book import PriceBook, ResourcePrice
+from paybill_contracts.table_rebuilds import InspectedTables
 
+from paybill_provisioner.domain.rebuilding import rebuilt, risk_of
 from paybill_provisioner.domain.steps import is_shared
 
 PLAN_RUNS_ID = "main"
@@ -78,17 +80,19 @@ def estimates(
     book: PriceBook | None,
     runs: PlanRuns | None,
     proration: Money | None = None,
+    inspected: Mapping[str, InspectedTables] | None = None,
 ) -> Estimates:
     """Returns what is known about a plan before it is applied.
 
-    existing: resources before it; site: cloud and region; limits: of the entitlements before and after.
+    existing: resources before it; site: cloud and region; limits: of the entitlements before and after. inspected:
+    tables that it rebuilds, by the address of their schema.
     """
     before = tuple(existing)
     cloud, region = site
     return Estimates(
         cost=monthly_cost(before, resources_after(before, steps), cloud, region, book),
         expected_ms=expected_ms(runs, steps, cloud),
-        risks=tuple(risks(steps)),
+        risks=(*risks(steps), *_rebuilds(steps, inspected or {})),
         limits=tuple(limit_changes(*limits)),
         proration=proration,
     )
@@ -184,6 +188,12 @@ def risks(steps: Sequence[Step]) -> Iterator[Risk]:
     for rule, found in RISKS.items():
         if text := found(steps):
             yield Risk(rule=rule, text=text[:500])
+
+
+def _rebuilds(steps: Iterable[Step], inspected: Mapping[str, InspectedTables]) -> Iterator[Risk]:
+    for address in rebuilt(steps):
+        if address in inspected:
+            yield Risk(rule="rebuild_locks", text=risk_of(address, inspected[address])[:500])
 
 
 def _names(steps: Iterable[Step]) -> str:

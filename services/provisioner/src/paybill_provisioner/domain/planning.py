@@ -1,5 +1,6 @@
 """Planning: desired states are planned, held for an approval, refused with a reason, or pending."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import assert_never
 
@@ -9,8 +10,9 @@ from paybill_contracts.environment_plans import EnvironmentDesired, EnvironmentP
 from paybill_contracts.errors import ConflictError, DomainError
 from paybill_contracts.policy import Handling
 from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
+from paybill_contracts.table_rebuilds import InspectedTables
 
-from paybill_provisioner.domain import approvals, purging
+from paybill_provisioner.domain import approvals, purging, rebuilding
 from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.building import ended
 from paybill_provisioner.domain.cells import RegionFullError
@@ -29,6 +31,7 @@ from paybill_provisioner.domain.plans import (
     plan_of,
 )
 from paybill_provisioner.domain.policy import Verdict, transfers_data, verdict
+from paybill_provisioner.domain.rebuilding import ForeignObjectsError, TablesNotInspectedError
 from paybill_provisioner.domain.sizes import Size
 
 PUBLISH = "publish a blueprint that has it; the environment is then planned by itself"
@@ -39,6 +42,14 @@ MAKE_ROOM = "publish a blueprint with more cells, or reopen a drained cell; the 
 
 SPLIT = "publish a blueprint whose tier has fewer resources or tables"
 """What ends the refusal of a plan that is too large."""
+
+NEXT_STEPS: dict[type[DomainError], str] = {
+    RegionFullError: MAKE_ROOM,
+    PlanTooLargeError: SPLIT,
+    TablesNotInspectedError: "they are being inspected; the environment is then planned by itself",
+    ForeignObjectsError: "remove it from the tables, then `paybill environment retry TENANT`",
+}
+"""What ends the refusals that another blueprint does not end."""
 
 PLANNED_AGAIN = "the environment is planned again"
 TRANSFER = "the transfer of its data, which this version of the provisioner does not do"
@@ -101,6 +112,8 @@ def retry(
 ) -> list[EnvironmentEvent]:
     """Plans again what is desired now, after a failure or a refusal; built resources stay.
 
+    Tables that the plan would rebuild are inspected before.
+
     Raises EnvironmentUnknownError, EnvironmentNotFailedError.
     """
     environment = existing(environment, id_)
@@ -108,11 +121,29 @@ def retry(
         return []
     if environment.status is Status.PURGING and environment.failure is not None:
         return purging.retry(environment, inputs, now)
+    if environment.status is Status.READY and rebuilding.earlier_schemas(environment):
+        return [rebuilding.inspection_requested(environment)]
     if environment.desired is None or (environment.failure is None and environment.refusal is None):
         raise EnvironmentNotFailedError(
             f"the environment is {environment.status}; only a plan that failed or was refused can be retried"
         )
     return towards(environment, environment.desired, blueprints, cells, now, inputs=inputs)
+
+
+def inspected(
+    environment: Environment,
+    schemas: Sequence[InspectedTables],
+    blueprints: Blueprints,
+    cells: CellsInForce,
+    now: datetime,
+    inputs: PlanInputs = NO_INPUTS,
+) -> list[EnvironmentEvent]:
+    """Records the inspection of tables, and plans what is desired now by it."""
+    events: list[EnvironmentEvent] = [*rebuilding.inspected(environment, schemas)]
+    after = _after(environment, events)
+    if not events or after.desired is None:
+        return events
+    return [*events, *towards(after, after.desired, blueprints, cells, now, inputs=inputs)]
 
 
 def towards(
@@ -152,7 +183,9 @@ def towards(
         plan = plan_of(after, desired, blueprints, cell, inputs)
         plan_hash = hash_of(plan)
     except CANNOT_BE_PLANNED as error:
-        return [*events, *_refused(environment, desired, error)]
+        refused = _refused(environment, desired, error)
+        needs_inspection = isinstance(error, TablesNotInspectedError) and refused
+        return [*events, *refused, *([rebuilding.inspection_requested(after)] if needs_inspection else [])]
     was_ready = after.epoch > 0
     judged = verdict(inputs.policy, plan, was_ready=was_ready, is_moving=after.is_moving)
     if judged.handling is Handling.UNATTENDED and not (was_ready and transfers_data(plan)):
@@ -234,7 +267,7 @@ def _desired(environment: Environment, desired: Desired) -> EnvironmentDesired:
 
 def _refused(environment: Environment, desired: Desired, error: DomainError) -> list[EnvironmentEvent]:
     """Returns the refusal, unless it is recorded already."""
-    next_step = {RegionFullError: MAKE_ROOM, PlanTooLargeError: SPLIT}.get(type(error), PUBLISH)
+    next_step = NEXT_STEPS.get(type(error), PUBLISH)
     refusal = Refusal(error.code, str(error)[:500], next_step)
     if refusal == environment.refusal and desired == environment.desired:
         return []

@@ -18,6 +18,7 @@ from paybill_provisioner.domain.environment_state import Desired, Environment, S
 from paybill_provisioner.domain.environments import PlanMismatchError
 from paybill_provisioner.domain.estimates import estimates
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
+from paybill_provisioner.domain.rebuilding import ForeignObjectsError, TablesNotInspectedError, require_inspected
 from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedError, cells_of, diff
 
@@ -42,6 +43,8 @@ CANNOT_BE_PLANNED = (
     ResourceError,
     BrokenGraphError,
     ChangeRefusedError,
+    TablesNotInspectedError,
+    ForeignObjectsError,
 )
 
 
@@ -82,7 +85,8 @@ def plan_of(
     """Returns the plan from the existing resources to those of `desired`, in the cell with this number.
 
     by_person: it repairs drift whatever policy says.
-    Raises UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError.
+    Raises UnknownTierError, UnknownRegionError, ResourceError, BrokenGraphError, ChangeRefusedError,
+    TablesNotInspectedError, ForeignObjectsError.
     """
     size = desired.size
     blueprint, tier = definition_of(blueprints, size.tier, size.preset, environment.region)
@@ -92,6 +96,7 @@ def plan_of(
     repairs = repairs_of(environment, None if by_person else inputs.policy.drift)
     target = render(blueprint.content, tier, values)
     steps = diff(target, built, environment.replaced, missing=repairs.missing, changed=repairs.changed)
+    require_inspected(steps, environment.inspected)
     book = inputs.price_book
     return Plan(
         environment_id=environment.id,
@@ -118,6 +123,7 @@ def plan_of(
             book.content if book else None,
             inputs.runs,
             _proration(environment, desired),
+            environment.inspected,
         ),
     )
 

@@ -126,9 +126,11 @@ def _found(policy: Policy, plan: Plan, *, was_ready: bool) -> Iterator[tuple[Han
     data = [step for step in replaced if step.resource.kind in DATA_KINDS]
     created = [step for step in plan.steps if step.action in {StepAction.CREATE, StepAction.ADOPT}]
     updated = [step for step in plan.steps if step.action is StepAction.UPDATE]
+    rebuilt = [step for step in plan.steps if step.action is StepAction.REBUILD]
     rules: list[tuple[str, Handling, str, list[Step]]] = [
         ("creates", policy.creates, "creates", created),
         ("updates", policy.updates, "changes", updated),
+        ("replaces", policy.replaces, "rebuilds the tables of", rebuilt),
     ]
     if was_ready:
         rules += [

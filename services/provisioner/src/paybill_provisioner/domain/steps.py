@@ -42,7 +42,7 @@ def diff(
     before, after = _by_address(built), _by_address(target)
     steps: list[Step] = []
     new: set[str] = set()
-    secrets: set[str] = set()
+    parts: set[str] = set()
     repaired: set[str] = set()
     for resource in ordered(after.values()):
         old = before.get(resource.address)
@@ -50,15 +50,15 @@ def diff(
             steps.append(Step(action=StepAction.CREATE, before=None, after=_at_once(resource), repairs=True))
             repaired.add(resource.address)
             continue
-        step = _step(old, resource, new, secrets)
+        step = _step(old, resource, new, parts)
         if step is None and (resource.address in changed or repaired.intersection(resource.needs)):
             steps.append(Step(action=StepAction.UPDATE, before=old, after=resource, repairs=True))
             continue
         if step is None:
             continue
         steps.append(step)
-        if resource.kind == "secret":
-            secrets.add(resource.address)
+        if resource.kind in {"secret", "schema"}:
+            parts.add(resource.address)
         if step.reason is not None:
             new.add(resource.address)
     left = [each for each in replaced if not any(is_same(each, desired) for desired in after.values())]
@@ -92,8 +92,11 @@ def is_same(resource: Resource, other: Resource) -> bool:
     return (resource.kind, resource.identity) == (other.kind, other.identity)
 
 
-def _step(before: Resource | None, after: Resource, replaced: set[str], secrets: set[str]) -> Step | None:
-    """Returns the step of one resource; None when it is as desired. secrets: those with a step, used by logins."""
+def _step(before: Resource | None, after: Resource, replaced: set[str], parts: set[str]) -> Step | None:
+    """Returns the step of one resource; None when it is as desired. parts: secrets and schemas with a step, of logins.
+
+    A login gets its password again, and its privileges on new tables.
+    """
     if before is None:
         return Step(action=StepAction.CREATE, before=None, after=after)
     reason = _replacement(before, after, replaced)
@@ -101,9 +104,18 @@ def _step(before: Resource | None, after: Resource, replaced: set[str], secrets:
         if is_shared(before):
             return Step(action=StepAction.CREATE, before=None, after=after, reason=reason)
         return Step(action=StepAction.REPLACE, before=before, after=after, reason=reason)
-    if _is_as_desired(before, after) and not (replaced | secrets).intersection(after.needs):
+    if _is_as_desired(before, after) and not (replaced | parts).intersection(after.needs):
         return None
-    return Step(action=StepAction.UPDATE, before=before, after=after)
+    action = StepAction.REBUILD if _is_rebuilt(before, after) else StepAction.UPDATE
+    return Step(action=action, before=before, after=after)
+
+
+def _is_rebuilt(before: Resource, after: Resource) -> bool:
+    """Returns True when an attribute changed for which the content of the resource is written anew."""
+    return any(
+        meaning.change is Change.REBUILD and getattr(before.attributes, name) != getattr(after.attributes, name)
+        for name, meaning in meanings(type(after.attributes))
+    )
 
 
 def _at_once(resource: Resource) -> Resource:

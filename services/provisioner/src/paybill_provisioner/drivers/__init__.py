@@ -8,6 +8,7 @@ from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import Resource
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export
+from paybill_contracts.table_rebuilds import InspectedTables
 
 from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_state import Environment
@@ -88,7 +89,10 @@ class Driver(Protocol):
         """
 
     async def update(self, before: Resource, after: Resource, site: Site) -> Result:
-        """Changes the attributes that can change in place."""
+        """Changes the attributes that can change in place, or rebuilds the content when one of those changed."""
+
+    async def inspect_tables(self, schema: Resource) -> InspectedTables:
+        """Returns the size of a schema's tables, and what a rebuild would lose because Paybill did not make it."""
 
     async def delete(self, resource: Resource, site: Site) -> Result:
         """Deletes the resource, and is done when it is absent."""

@@ -11,10 +11,11 @@ from paybill_contracts.environment_plans import Resource
 from paybill_contracts.kinds import Role
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access
+from paybill_contracts.table_rebuilds import InspectedTables
 from paybill_runtime.jobs.effects import Refused
 
 from paybill_provisioner.drivers import isolation as isolation_checks
-from paybill_provisioner.drivers import namespaces
+from paybill_provisioner.drivers import namespaces, rebuilding
 from paybill_provisioner.drivers.inspection import Login, Tables, has_role, is_ready, tables_of
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
 from paybill_provisioner.drivers.roles import TenantRoles
@@ -142,6 +143,20 @@ class TenantDatabases:
             if found.slow:
                 await connection.execute(namespaces.use_index(namespace, found.slow))
             return await tables_of(connection, namespace)
+
+    async def inspect_tables(self, schema: Resource) -> InspectedTables:
+        """Returns the size of the schema's tables, and what Paybill did not make."""
+        namespace = DatabaseNamespace.of(schema)
+        try:
+            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+                return await rebuilding.inspect(connection, schema.address, namespace)
+        except DATABASE_MISSING:
+            return InspectedTables(address=schema.address, size_bytes=0)
+
+    async def rebuild_tables(self, namespace: DatabaseNamespace, tenant_id: str) -> None:
+        """Gives the tables of a tenant's own schema the tenant's column. Idempotent."""
+        async with self._server.connection(namespace.database, pooled=False) as connection:
+            await rebuilding.rebuild(connection, namespace, tenant_id)
 
     async def delete_tables(self, namespace: DatabaseNamespace, role: str) -> None:
         """Deletes the tenant's rows in a pool, and elsewhere its schema; the login loses its memberships there."""

@@ -11,6 +11,7 @@ from paybill_contracts.environment_plans import Resource
 from paybill_contracts.kinds import Bucket, Database, Role, Schema, Secret
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export
+from paybill_contracts.table_rebuilds import InspectedTables
 from paybill_runtime.jobs.effects import Refused
 from paybill_runtime.security.secrets import Secrets
 
@@ -93,12 +94,18 @@ class LocalDriver:
         return Done(self._outputs(resource))
 
     @directories.waits_for_disk()
-    async def update(self, before: Resource, after: Resource, site: Site) -> Result:  # noqa: ARG002  # the port has it
+    async def update(self, before: Resource, after: Resource, site: Site) -> Result:
         """Changes the resource in place: creation adds what is missing and sets what differs."""
+        if isinstance(before.attributes, Schema) and not before.attributes.tenant_column:
+            await self._databases.rebuild_tables(DatabaseNamespace.of(before), site.environment.tenant_id)
         if isinstance(after.attributes, Role):
             await self._create_role(after.attributes, site, closed=False)
             return Done(self._outputs(after))
         return await self.create(after, site, "")
+
+    async def inspect_tables(self, schema: Resource) -> InspectedTables:
+        """Reads the catalogues of the schema's database; nothing exists without one."""
+        return await self._databases.inspect_tables(schema)
 
     @directories.waits_for_disk()
     async def delete(self, resource: Resource, site: Site) -> Result:

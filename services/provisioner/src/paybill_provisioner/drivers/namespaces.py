@@ -1,7 +1,7 @@
 """Namespace of a tenant's rows in PostgreSQL, and the statements that create, open or close it. No I/O."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from paybill_contracts.environment_plans import Resource
@@ -65,6 +65,11 @@ class DatabaseNamespace:
     def write_group(self) -> str:
         """Group of the tenants that may write in a pool."""
         return f"{self.database}_writers"
+
+
+def with_tenant_column(namespace: DatabaseNamespace) -> DatabaseNamespace:
+    """Returns the namespace whose tables and keys begin with the tenant's id."""
+    return replace(namespace, tenant_column=True)
 
 
 def connect_group(database: str) -> str:
@@ -145,14 +150,14 @@ def create_schema(namespace: DatabaseNamespace, tables: dict[str, set[str]]) -> 
     for table in namespace.tables:
         name = f"{schema}.{ident(table.name)}"
         if table.name not in tables:
-            parts += _create_table(namespace, table, name)
+            parts += create_table(namespace, table, name)
             continue
         missing = [column for column in table.columns if column.name not in tables[table.name]]
         parts += [f"ALTER TABLE {name} ADD COLUMN {_column(column.name, column.type)}" for column in missing]
     return ";\n".join(parts)
 
 
-def _create_table(namespace: DatabaseNamespace, table: Table, name: str) -> list[str]:
+def create_table(namespace: DatabaseNamespace, table: Table, name: str) -> list[str]:
     """Creates a table with the same columns and the same key in every placement."""
     key = [ident(table.columns[0].name)]
     columns = [_column(column.name, column.type) for column in table.columns]
