@@ -39,10 +39,12 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.usage import Usage
 from paybill_provisioner import app as provisioner_app
-from paybill_provisioner.domain import blueprints
+from paybill_provisioner.domain import blueprints, policy
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
+from paybill_provisioner.domain.policy import POLICY_ID
 from paybill_provisioner.drivers import Done
 from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, record_cells
+from paybill_provisioner.tables import POLICY as PLAN_POLICY
 from paybill_runtime.jobs.effects import DueJob
 from paybill_tenant import app as tenant_app
 from paybill_tenant.domain import policies
@@ -156,7 +158,8 @@ class MemoryDriver:
         return EXPORT
 
 
-def _publish_blueprint(unit: Any, _: Any) -> None:
+def _publish_first(unit: Any, _: Any) -> None:
+    unit.record(PLAN_POLICY, POLICY_ID, policy.publish_first(None, provisioner_app.Settings.model_construct().policy()))
     unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish_first(None, CONTENT))
     record_cells(unit)
 
@@ -211,7 +214,7 @@ class World:
             lambda unit, _: unit.record(PUBLISHERS, publishers.PUBLISHERS, publishers.allow(None, grants)),
             [PUBLISHERS.key(publishers.PUBLISHERS)],
         )
-        self.provisioner.decide(_publish_blueprint, [BLUEPRINTS.key(BLUEPRINT_ID), *CELL_KEYS])
+        self.provisioner.decide(_publish_first, [PLAN_POLICY.key(POLICY_ID), BLUEPRINTS.key(BLUEPRINT_ID), *CELL_KEYS])
         policy = policies.configure(None, offboarding_delay_s=15 * 60, signup_valid_s=30 * DAY_S)
         self.tenant.decide(lambda unit, _: unit.record(POLICIES, POLICY, policy), [POLICIES.key(POLICY)])
         await self.run_for(60)

@@ -149,7 +149,7 @@ class BillingContext:
         self._claimed[id_] = key
         nothing = {"detail": None, "deadline": None, "event_id": None, "fact": None}
         return ClaimedJob(
-            id_, kind, key, "", (), Priority.INTERACTIVE, leases={}, attempts=attempts, requests=1, **nothing
+            id_, kind, key, "", (), Priority.INTERACTIVE, leases={}, attempts=attempts, requests=1, waits=0, **nothing
         )
 
     async def rows(self, statement: Any, values: Mapping[str, Any] | None = None) -> list[Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
+from operator import attrgetter
 from typing import Any
 
 from paybill_contracts.envelope import Fact
@@ -18,8 +19,11 @@ from paybill_runtime.jobs.effects import Effect, Job, Outcome, Refused, Timer
 from paybill_runtime.jobs.kinds import RetryAfter
 
 EMAIL = "ada.lovelace@acme.example"
-_ATTRIBUTES = {"look": "next_sync"}
-"""Attributes of states whose names differ from those of their columns."""
+_DUE: dict[str, Callable[[Any], datetime | None]] = {
+    "look": lambda state: state.next_sync,
+    "approval_expires": lambda state: state.approval.expires_at if state.approval and state.approval.is_open else None,
+}
+"""Times of timers that no attribute has by the name of their column."""
 
 
 @dataclass
@@ -163,9 +167,9 @@ class MemoryService:
     def _first_timer(self) -> tuple[datetime, Any, Key] | None:
         found = None
         for timer in self.service.timers:
-            attribute = _ATTRIBUTES.get(timer.column, timer.column)
+            due_of = _DUE.get(timer.column, attrgetter(timer.column))
             for key, (state, _) in self.states.items():
-                if key.kind != timer.stored.kind or (due := getattr(state, attribute)) is None:
+                if key.kind != timer.stored.kind or (due := due_of(state)) is None:
                     continue
                 due = max(due, self._paused.get((timer.column, key), due))
                 if found is None or due < found[0]:

@@ -178,7 +178,7 @@ class Journey:
             case RetentionStarted():
                 self._after_driver(partial(access.retained, export=EXPORT))
             case RestorationStarted():
-                self._after_driver(access.restored)
+                self._after_driver(lambda state: access.restored(state, state.target_access))
             case _:
                 return
 

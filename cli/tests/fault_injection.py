@@ -23,7 +23,7 @@ from paybill_embedded.ports import LOOPBACK, free_port
 from paybill_embedded.postgres import SUPERUSER
 from paybill_stripe_fake.client import FakeControl
 
-FOUND_WITHIN_S = 60
+FOUND_WITHIN_S = 120
 HTTP = httpx.Client(timeout=10)
 WRONG_CLOCK = Path(__file__).parents[2] / "tests-e2e" / "faults" / "wrong_clock.py"
 

@@ -17,19 +17,29 @@ from paybill_embedded.databases import DRIVER_ROLE
 SERVICES = ("tenant", "billing", "provisioner")
 WEBHOOK_ENDPOINT = "we_commandline"
 HALF_AN_HOUR_S = 1800
+_ALTER = """
+DO $$
+DECLARE name text;
+BEGIN
+    FOR name IN SELECT rolname FROM pg_roles WHERE rolname LIKE '{roles}' LOOP
+        EXECUTE format('ALTER ROLE %I {change}', name);
+    END LOOP;
+END $$
+"""
 
 
 @contextmanager
 def driver_without_rights(bed: Bed) -> Iterator[Injected]:
-    """The login of the driver may create no roles, or no databases."""
+    """The login of the driver may create no databases, or its roles may create no logins."""
     plan, right = bed.random.choice([("starter", "CREATEROLE"), ("business", "CREATEROLE"), ("business", "CREATEDB")])
     tenant = bed.sign_up(plan)
-    bed.sql("postgres", f"ALTER ROLE {DRIVER_ROLE} NO{right}")
+    roles = DRIVER_ROLE if right == "CREATEDB" else f"{DRIVER_ROLE}%"
+    bed.sql("postgres", _ALTER.format(roles=roles, change=f"NO{right}"))
     try:
         bed.pay(tenant)
         yield Injected(tenant["slug"])
     finally:
-        bed.sql("postgres", f"ALTER ROLE {DRIVER_ROLE} {right}")
+        bed.sql("postgres", _ALTER.format(roles=roles, change=right))
 
 
 @contextmanager

@@ -95,15 +95,13 @@ def provider_refuses(bed: Bed) -> Iterator[Injected]:
 
 @contextmanager
 def isolation_switched_off(bed: Bed) -> Iterator[Injected]:
-    """Row-level security of a pool is switched off, or no longer forced, when a tenant is to be built in it."""
-    first = _sign_up_in_pool(bed)
-    bed.pay(first)
-    bed.wait(lambda: bed.run("tenant", "show", first["slug"], "--json").data["status"] == "active", first)
+    """Row-level security of a tenant's pool is switched off, or no longer forced."""
     tenant = _sign_up_in_pool(bed)
+    bed.pay(tenant)
+    bed.wait(lambda: bed.run("tenant", "show", tenant["slug"], "--json").data["status"] == "active", tenant)
     database = f"pool_{POOL_OF_FAULTS.replace('-', '_')}"
     off = bed.random.choice(["DISABLE", "NO FORCE"])
     bed.sql(database, f"ALTER TABLE product.documents {off} ROW LEVEL SECURITY")
-    bed.pay(tenant)
     yield Injected(tenant["slug"], repair_first=True)
     bed.sql(
         database,
@@ -227,7 +225,7 @@ FAULTS = (
     Fault(expired_checkout, "checkout_expired", "tenant checkout"),
     Fault(debt, "debt", "tenant portal"),
     Fault(unknown_tier, "plan_refused", "blueprint list"),
-    Fault(isolation_switched_off, "build", "tenant retry"),
+    Fault(isolation_switched_off, "isolation", "cell list"),
     Fault(provider_refuses, "provider", "jobs retry"),
 )
 """Faults that are in effect at the same time, each of its own tenant."""

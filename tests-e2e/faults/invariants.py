@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from faults.snapshots import OutboxRow, ServiceSnapshot, StreamFact
 
-WITHOUT_OUTCOME = {"cancel", "destroy_replaced"}
-"""Effects without an own outcome: the provider's messages follow, or there was nothing to do."""
+WITHOUT_OUTCOME = {"cancel", "destroy_replaced", "plan_by_policy", "plan_by_prices", "plan_environments"}
+"""Effects without an own outcome: the provider's messages follow, or there may be nothing to do."""
 
 
 def always(log: Sequence[StreamFact], upto: int, snapshot: ServiceSnapshot) -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import re
 import stat
 from base64 import b64decode
 from dataclasses import replace
@@ -176,6 +177,7 @@ async def test_a_build_interrupted_at_any_statement_is_finished_by_the_next(harn
         found = json.dumps(await harness.privileges(environment))
         for own in (environment.tenant_id.removeprefix("ten_"), harness.region.replace("-", "_")):
             found = found.replace(own, "")
+        found = re.sub(r"creator_\d+", "creator", found)  # a full one is followed by another
         reference = reference or found
         assert found == reference
         if not proxy.cut:

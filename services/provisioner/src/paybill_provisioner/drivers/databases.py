@@ -297,7 +297,7 @@ class TenantDatabases:
             since: datetime = await connection.fetchval("SELECT clock_timestamp()")
             idle_rounds = 0
             for _ in range(_TERMINATE_ATTEMPTS):
-                async with as_role(connection, role, membership):
+                async with as_role(connection, role, f"{membership};"):
                     ended = await connection.fetchval(_TERMINATE_SESSIONS, role, since, _TERMINATE_TIMEOUT_MS)
                 idle_rounds = 0 if ended else idle_rounds + 1
                 if idle_rounds > 1:

@@ -174,13 +174,13 @@ def _require_version(connection: Connection) -> None:
 async def as_role(connection: Connection, role: str, membership: str = "") -> AsyncIterator[None]:
     """Runs a repeatable-read transaction as the tenant's role, and rolls it back at the end.
 
-    membership: statement by which the driver becomes a member of the role, inside this transaction. Rows that the
-    tenant cannot read, such as another tenant's, cannot be read here either.
+    membership: statement with its semicolon, by which the driver becomes a member of the role, inside this transaction.
+    Rows that the tenant cannot read, such as another tenant's, cannot be read here either.
     """
     transaction = connection.transaction(isolation="repeatable_read")
     await transaction.start()
     try:
-        await connection.execute(f"{membership};SET LOCAL ROLE {ident(role)}")
+        await connection.execute(f"{membership}SET LOCAL ROLE {ident(role)}")
         yield
     finally:
         await transaction.rollback()
