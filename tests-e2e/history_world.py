@@ -145,6 +145,7 @@ class MemoryDriver:
     """A cloud on which everything succeeds."""
 
     unique_names = frozenset(address.partition(".")[0] for address in OUTPUTS)
+    settled_after_s = 0.0
 
     async def create(self, resource: Any, _site: Any, _token: str) -> Done:
         """Creates the resource at once."""

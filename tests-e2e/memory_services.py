@@ -57,6 +57,11 @@ class MemoryJob(Job[Any]):
         found = sorted(key.id for key in self.service.states if key.kind == kind and key.id > after)
         return found[:limit]
 
+    async def in_log_order(self, within_s: float = 0.0) -> None:
+        """Raises RetryAfter until the service has handled the fact of the job."""
+        if not any(each is self.event for each in reversed(self.service.handled)):
+            raise RetryAfter(max(within_s, 1.0), "earlier facts of the tenant are not handled yet")
+
     async def state(self, stored: Any, id_: str) -> Any:
         """Returns the state."""
         return self.service.state(stored, id_)
@@ -79,6 +84,8 @@ class MemoryService:
         self._timer: tuple[datetime, Any, Key] | None = None
         self._is_timer_known = False
         self.changes = 0
+        self.handled: list[Event] = []
+        """Facts that the service has handled."""
 
     def state(self, stored: Any, id_: str) -> Any:
         """Returns a state; None when it does not exist."""
@@ -129,6 +136,7 @@ class MemoryService:
                 list(handler.writes(event)),
                 list(handler.reads(event)),
             )
+            self.handled.append(event)
 
     def is_blocked(self, job: EffectJob) -> bool:
         """Returns True while an earlier effect holds one of the locks of this one."""
@@ -144,7 +152,7 @@ class MemoryService:
             async for outcome in job.effect.run(claimed, systems):
                 self._commit(outcome)
         except RetryAfter as wait:
-            return max(wait.after_s, 0.1)
+            return max(wait.after_s or 1.0, 0.1)
         except Exception as error:  # noqa: BLE001  # as the runtime does
             job.attempts += 1
             job.error = str(error)
