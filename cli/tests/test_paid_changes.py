@@ -105,7 +105,10 @@ def test_a_paid_change_that_is_not_built_is_shown_everywhere(on_stack, customers
     assert (why.code, why.data["causes"][0]["kind"]) == (ExitCode.FAILED, "approval_requested")
     assert why.data["next"] == f"paybill approval show {found['approval']}"
     assert (code, noted["state"], noted["fix"]) == (ExitCode.OK, "noted", f"paybill approval show {found['approval']}")
-    assert noted["found"].startswith(f"{slug}: the plan {found['plan_hash'][:12]}… waits for the approval")
+    assert noted["found"].startswith(
+        f"{slug}: starter (pooled) is built, and team (bridge) is entitled: "
+        f"the plan {found['plan_hash'][:12]}… waits for the approval {found['approval']} by another person"
+    )
 
 
 def test_a_driver_without_rights_is_named_and_the_build_continues_when_they_are_back(

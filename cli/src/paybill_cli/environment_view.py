@@ -10,6 +10,8 @@ _AT_REST = frozenset({"ready", "failed", "retained", "purged"})
 """Statuses in which nothing is being built, changed, exported or deleted."""
 _CONTINUES = frozenset({"waits", "slow"})
 """Reasons that end by themselves."""
+_OTHERWISE_SHOWN = frozenset({"waits", "failed", "refused", "transfer", "legal_hold"})
+"""Reasons with fields of their own."""
 
 
 def is_stable(found: Mapping[str, Any]) -> bool:
@@ -30,8 +32,9 @@ def changes(before: Mapping[str, Any] | None, found: Mapping[str, Any]) -> list[
     steps = found["plan"]["steps"] if found["plan"] else []
     done = [each for each in steps if each["done"]]
     known = _done(before, found["plan"]["hash"]) if before and found["plan"] else set()
-    for number, step in enumerate(done, 1):
-        if _key(step) not in known and (before is not None or found["status"] not in _AT_REST):
+    new = [each for each in done if _key(each) not in known]
+    for number, step in enumerate(new, 1 + len(done) - len(new)):
+        if before is not None or found["status"] not in _AT_REST:
             lines.append(f"{step['action']} {step['address']} is done, {number} of {len(steps)} steps")
     if found["wait"] and (before is None or before["wait"] != found["wait"]):
         lines.append(f"waits: {wait(found['wait'])}")
@@ -118,6 +121,9 @@ def fields(found: Mapping[str, Any]) -> dict[str, Any]:
         shown["purge held by"] = ", ".join(purge["held_by"]) or None
     if failure:
         shown["failed"] = f"{failure['address']}: {failure['reason']}"
+    unsettled = found["unsettled"]
+    if unsettled and not found["pending"] and unsettled["reason"] not in _OTHERWISE_SHOWN:
+        shown["unsettled"] = unsettled["text"]
     for each in found["connections"]:
         secret = each["secret"] or "no password yet"
         shown[f"connection {each['address']}"] = (

@@ -1,6 +1,7 @@
 """Waits for a server or a disk that refuses: shown with its message, and continued by itself (faults 12, 16, 17)."""
 
 import errno
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +9,12 @@ import asyncpg
 import pytest
 from driver_harness import DRIVER
 from paybill_contracts.placement import Preset
+from paybill_provisioner.api.waits import may_be_unsettled
+from paybill_provisioner.domain.policy import SAFE
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
+from paybill_provisioner.tables import ENVIRONMENTS
+from paybill_runtime.http.listing import load_page
 from paybill_runtime.jobs.kinds import RetryAfter
 from paybill_runtime.testing.waiting import until
 
@@ -145,11 +150,17 @@ async def test_a_driver_that_lost_its_rights_is_waited_for_and_continues_when_th
         wait = await wait_of(provisioner, tenant)
         found = (await unsettled(provisioner))[tenant.tenant]
         environment = await shown(provisioner, tenant)
+        now, late = datetime.now(UTC), datetime.now(UTC) + timedelta(seconds=SAFE.change_within_s)
+        context = provisioner.running.context
+        by_time = [
+            await load_page(context, ENVIRONMENTS, None, 9, may_be_unsettled({}, SAFE, at)) for at in (now, late)
+        ]
     finally:
         await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver CREATEDB CREATEROLE")
     await log.facts("provisioner.environment_ready")
 
     assert environment["status"] == "building"
+    assert [[each.tenant_id for each in page] for page, _ in by_time] == [[], [tenant.tenant]]
     assert "permission denied to create database (42501)" in wait["reason"]
     assert (found["reason"], found["is_problem"]) == ("waits", True)
     assert "permission denied" in found["text"]

@@ -96,11 +96,20 @@ def _held(environment: Environment, now: datetime) -> Unsettled | None:
     approval, pending = environment.approval, environment.pending
     since = pending.since if pending else approval.requested_at if approval else None
     if approval is not None and (approval.is_open or (pending and approval.id == pending.approval_id)):
-        return replace(_of_approval(environment, approval, now), since=since)
+        found = _of_approval(environment, approval, now)
+        return replace(found, text=f"{_difference(environment)}{found.text}", since=since)
     if pending is not None:
-        text = f"{pending.reason}; it waits for {pending.waits_for}"
+        text = f"{_difference(environment)}{pending.reason}; it waits for {pending.waits_for}"
         return Unsettled(Reason.TRANSFER, text, f"paybill environment show {environment.slug}", since)
     return None
+
+
+def _difference(environment: Environment) -> str:
+    """Returns the begin of a text about a change of the size; empty for another change."""
+    built, desired = environment.built_size, environment.desired_size
+    if built is None or desired is None or built == desired:
+        return ""
+    return f"{built.text} is built, and {desired.text} is entitled: "
 
 
 def _of_approval(environment: Environment, approval: PlanApproval, now: datetime) -> Unsettled:
