@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from paybill_cli.environment_view import change_fields, changes, is_stable
+from paybill_cli.commands.environments import COLUMNS
+from paybill_cli.environment_view import change_fields, changes, fields, is_stable, row
 
 STEPS = [{"action": "create", "address": each, "done": False} for each in ("database.main", "schema.main")]
 WAIT = {
@@ -109,3 +110,39 @@ def test_a_tenant_shows_every_field_of_its_pending_change_or_its_refusal() -> No
         "change": "refused, tier_unknown: no blueprint has it"
     }
     assert change_fields(None) == {}
+
+
+def test_an_environment_shows_its_connections_and_its_isolation() -> None:
+    login = {
+        "address": "role.main",
+        "host": "127.0.0.1",
+        "port": 5432,
+        "database": "pool_eu_central",
+        "schema_name": "product",
+        "username": "t_1",
+        "secret": None,
+    }
+    shown = READY | {
+        "id": "env_1",
+        "region": "eu-central",
+        "epoch": 1,
+        "blueprint": "standard@4",
+        "desired": {"tier": "starter", "preset": "silo", "moved_from": "pooled"},
+        "plan": {"hash": "7c", "blueprint": "standard@4", "steps": []},
+        "placement": {"compute": "pool", "data": "pool"},
+        "cells": ["pool-eu-central-1"],
+        "connections": [login, login | {"address": "role.second", "secret": "secret://x/database?v=1"}],
+        "resources": [{"address": "bucket.data", "isolation": "pool", "attributes": {"name": "eu-central/t_1"}}],
+        **dict.fromkeys(("pending", "refusal", "purge", "failure")),
+    }
+    found = fields(shown)
+
+    assert found["connection role.main"] == (
+        "127.0.0.1:5432 database pool_eu_central schema product user t_1 secret no password yet"
+    )
+    assert found["connection role.second"].endswith("user t_1 secret secret://x/database?v=1")
+    assert (found["isolation"], found["cells"]) == ("compute pool, data pool", "pool-eu-central-1")
+    assert found["resource bucket.data"] == "pool eu-central/t_1"
+    assert found["desired"] == "starter (silo), moved from pooled"
+    assert (found["blueprint"], row(shown)["blueprint"]) == ("standard@4", "standard@4")
+    assert "blueprint" in COLUMNS

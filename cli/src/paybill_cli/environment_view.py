@@ -105,10 +105,12 @@ def fields(found: Mapping[str, Any]) -> dict[str, Any]:
         "access": _access(found),
         "region": found["region"],
         "epoch": found["epoch"],
-        "desired": f"{desired['tier']} ({desired['preset']})" if desired else None,
+        "desired": _desired(desired) if desired else None,
         "planned": f"{found['tier']} ({found['preset']})" if found["tier"] else None,
         "blueprint": planned["blueprint"] if planned else None,
         "plan": planned["hash"] if planned else None,
+        "isolation": ", ".join(f"{layer} {level}" for layer, level in (found["placement"] or {}).items()) or None,
+        "cells": ", ".join(found["cells"]) or None,
     }
     if found["pending"]:
         shown |= pending_fields(found["pending"])
@@ -133,6 +135,11 @@ def fields(found: Mapping[str, Any]) -> dict[str, Any]:
     for each in found["resources"]:
         shown[f"resource {each['address']}"] = f"{each['isolation']} {each['attributes']['name']}"
     return shown
+
+
+def _desired(desired: Mapping[str, Any]) -> str:
+    moved = f", moved from {desired['moved_from']}" if desired["moved_from"] else ""
+    return f"{desired['tier']} ({desired['preset']}){moved}"
 
 
 def _access(found: Mapping[str, Any]) -> str:

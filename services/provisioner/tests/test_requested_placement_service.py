@@ -53,6 +53,7 @@ async def test_a_requested_placement_is_planned_shown_and_rejected(moved, provis
     assert (shown["pending"]["from_preset"], shown["pending"]["preset"]) == ("pooled", "silo")
     assert shown["pending"]["approval"] == plan["approval"]["id"]
     assert shown["preset"] == "pooled"
+    assert (shown["desired"]["preset"], shown["desired"]["moved_from"]) == ("silo", "pooled")
     assert (again[0], again[2]["hash"]) == (200, plan["hash"])
     assert other[:2] == (409, "change_pending")
     assert rejected.status_code == 200

@@ -25,6 +25,9 @@ class DesiredView(BaseModel):
     tier: str
     preset: Preset
     entitlements_hash: str
+    moved_from: Annotated[
+        Preset | None, Field(description="Placement of the entitlements, when a person moved the tenant from it.")
+    ]
 
 
 class RefusalView(BaseModel):
@@ -273,7 +276,12 @@ def _desired(environment: Environment) -> DesiredView | None:
     desired = environment.desired
     if desired is None:
         return None
-    return DesiredView(tier=desired.size.tier, preset=desired.size.preset, entitlements_hash=desired.entitlements_hash)
+    return DesiredView(
+        tier=desired.size.tier,
+        preset=desired.size.preset,
+        entitlements_hash=desired.entitlements_hash,
+        moved_from=environment.move.entitled.preset if environment.move else None,
+    )
 
 
 def _plan(environment: Environment) -> PlanView | None:
