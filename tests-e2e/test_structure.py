@@ -70,7 +70,7 @@ ALLOWED = {
     "a price book, the word of the field": "price_books",
     "a rule of the policy, published in a schema": "moves_data",
     "a tenant on another placement, the word of the published command": """
-        Move MoveBody MoveRequested is_moving move moves with_move
+        Move MoveBody MoveRequested is_moving move moved_from moves with_move
     """,
     "a class of drift, published in a schema": "MOVED",
     "a column of a table": "look",
