@@ -4,6 +4,7 @@ PAYBILL_TEST_SCHEDULES is their number (default 100), PAYBILL_TEST_SCHEDULES_SEE
 """
 
 import asyncio
+import faulthandler
 import os
 import secrets
 from random import Random
@@ -18,6 +19,7 @@ from test_purge_service import purge_of
 
 SCHEDULES = int(os.environ.get("PAYBILL_TEST_SCHEDULES", "100"))
 SEED = int(os.environ.get("PAYBILL_TEST_SCHEDULES_SEED", "0")) or secrets.randbelow(2**32)
+MANY = 100
 GROUP = 10
 CRASHES = 3
 
@@ -86,6 +88,8 @@ async def begin(start, settings, databases):
 
 @pytest.mark.e2e
 async def test_random_schedules_end_converged_or_cleanly_failed(begin, publish, about) -> None:
+    if SCHEDULES > MANY:
+        faulthandler.cancel_dump_traceback_later()  # the watch of a test that hangs
     print(f"PAYBILL_TEST_SCHEDULES_SEED={SEED} PAYBILL_TEST_SCHEDULES={SCHEDULES}")  # noqa: T201  # the record
     found: list[str] = []
     for number in range(max(SCHEDULES // GROUP, 1)):
