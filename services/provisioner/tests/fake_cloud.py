@@ -26,8 +26,6 @@ from paybill_runtime.jobs.effects import Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
 SETTLED_AFTER_S = 0.2
-POLL_S = 0.02
-POLLS = 3
 FINDS = 2
 """Searches that do not show a hidden thing yet."""
 
@@ -76,11 +74,16 @@ class Call:
 
 @dataclass
 class Cloud:
-    """State of the provider: it outlives the processes that call it. built: creations by kind and name, ever."""
+    """State of the provider: it outlives the processes that call it.
+
+    built: creations by kind and name, ever; polls: checks of an operation until it ends, with poll_s between them.
+    """
 
     faults: Callable[[Call], Fault] = lambda _: Fault.NONE
     things: list[Thing] = field(default_factory=list)
     built: Counter[tuple[str, str]] = field(default_factory=Counter)
+    polls: int = 3
+    poll_s: float = 0.02
     _late: list[tuple[float, Thing]] = field(default_factory=list)
     _numbers: int = 0
 
@@ -143,7 +146,7 @@ class CloudDriver:
         if not found:
             return None
         thing = found[0]
-        return Pending(str(thing.number), POLL_S) if thing.polls else Done(_outputs(thing))
+        return Pending(str(thing.number), self.cloud.poll_s) if thing.polls else Done(_outputs(thing))
 
     async def create(self, resource: Resource, site: Site, token: str) -> Result:
         began = time.monotonic()
@@ -157,7 +160,7 @@ class CloudDriver:
         if not known:
             thing.finds = FINDS if fault is Fault.HIDDEN else 0
             thing.visible_at = began + SETTLED_AFTER_S * 0.9 if thing.finds else 0.0
-            thing.polls = POLLS if fault is Fault.PENDING else 0
+            thing.polls = self.cloud.polls if fault is Fault.PENDING else 0
             self.cloud.add(thing)
         return await self._answer(thing, fault)
 
@@ -167,7 +170,7 @@ class CloudDriver:
         if not found:
             raise Refused(f"there is no {after.kind} {after.identity}")
         found[0].resource = after
-        found[0].polls = POLLS if fault is Fault.PENDING else 0
+        found[0].polls = self.cloud.polls if fault is Fault.PENDING else 0
         return await self._answer(found[0], fault)
 
     async def delete(self, resource: Resource, site: Site) -> Result:
@@ -176,7 +179,7 @@ class CloudDriver:
         if any(each.polls for each in found):
             for each in found:
                 each.polls = max(each.polls - 1, 0)
-            raise RetryAfter(POLL_S, "it is being created")
+            raise RetryAfter(self.cloud.poll_s, "it is being created")
         if needs := [each for each in self.cloud.things if each.tenant and _needs(each, resource, site)]:
             raise Refused(f"{resource.identity} is needed by {needs[0].resource.identity}")
         self.cloud.cancel(resource, site.environment.tenant_id)
@@ -198,7 +201,7 @@ class CloudDriver:
         if not found:
             raise Refused(f"there is no operation {reference}")
         found[0].polls = max(found[0].polls - 1, 0)
-        return Pending(reference, POLL_S) if found[0].polls else Done(_outputs(found[0]))
+        return Pending(reference, self.cloud.poll_s) if found[0].polls else Done(_outputs(found[0]))
 
     async def observe(self, scope: Scope) -> AsyncIterator[Sequence[Observed]]:
         self.cloud.settle()
@@ -250,7 +253,7 @@ class CloudDriver:
         await asyncio.sleep(0)
         if fault is Fault.LOST or (fault is Fault.HIDDEN and thing.finds):
             raise TimeoutError("the answer is lost")
-        return Pending(str(thing.number), POLL_S) if thing.polls else Done(_outputs(thing))
+        return Pending(str(thing.number), self.cloud.poll_s) if thing.polls else Done(_outputs(thing))
 
 
 def _fail(fault: Fault) -> None:
@@ -258,7 +261,7 @@ def _fail(fault: Fault) -> None:
         case Fault.ERROR:
             raise ConnectionResetError("the connection was reset")
         case Fault.THROTTLED:
-            raise RetryAfter(POLL_S, "the provider throttles")
+            raise RetryAfter(0.02, "the provider throttles")
         case Fault.REFUSED:
             raise Refused("the provider does not accept it")
         case _:

@@ -120,9 +120,9 @@ async def test_a_killed_process_leaves_no_orphan_and_builds_nothing_twice(
     with (tmp_path / "provisioner.log").open("w") as log_file:
         for _ in range(KILLS):
             async with killed(process.served.running.settings, log_file):
-                seen = await facts()
+                before = await facts()
                 await tenants.act()
-                await until(partial(_more, facts, seen))
+                await until(partial(_more, facts, before))
                 await asyncio.sleep(random.uniform(0, 0.5))
     await process.begin()
     suite, found = LocalSuiteHarness(harness), []
@@ -144,5 +144,5 @@ async def test_a_killed_process_leaves_no_orphan_and_builds_nothing_twice(
     assert report.equal
 
 
-async def _more(facts, seen: int) -> bool:
-    return await facts() > seen
+async def _more(facts, before: int) -> bool:
+    return await facts() > before
