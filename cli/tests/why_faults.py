@@ -21,6 +21,7 @@ from paybill_contracts.why import (
     SubscriptionState,
     TenantState,
     Unanswered,
+    UnsettledState,
 )
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -215,7 +216,8 @@ def region_full(at: Situation) -> None:
     """No cell of the region takes another tenant."""
     at.paid()
     reason = f"every pool cell of eu-central is full or drained; free places are in: us-east ({at.number()})"
-    changes = {"status": "registered", "refusal": reason, "refusal_code": "region_full", "refusal_ends": "more cells"}
+    changes: dict[str, object] = {"status": "registered", "refusal": reason, "refusal_ends": "more cells"}
+    changes["unsettled"] = UnsettledState(reason="refused", text=reason, command="paybill cell list")
     at.environment = at.environment.model_copy(update=changes)
 
 

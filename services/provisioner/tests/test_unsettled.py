@@ -21,9 +21,10 @@ from environment_samples import (
 )
 from paybill_contracts.placement import Preset
 from paybill_provisioner.domain import access, approvals, planning
-from paybill_provisioner.domain.environment_parts import Purge
+from paybill_provisioner.domain.environment_parts import Move, Purge, Refusal
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.policy import SAFE
+from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.domain.unsettled import Reason, Unsettled, Wait, unsettled
 
 DAY = timedelta(seconds=SAFE.change_within_s)
@@ -158,3 +159,27 @@ def test_a_plan_of_a_suspended_tenant_is_paused_and_a_legal_hold_stops_a_purge()
     assert (paused.reason, paused.command, paused.is_problem) == (Reason.PAUSED, "paybill tenant show acme", False)
     assert (held.reason, held.is_problem) == (Reason.LEGAL_HOLD, False)
     assert held.text == "legal holds stop its purge: 2026-17"
+
+
+@pytest.mark.parametrize(
+    ("code", "command"),
+    [
+        ("region_full", "paybill cell list"),
+        ("tables_have_foreign_objects", "paybill environment retry acme"),
+        ("tables_not_inspected", "paybill environment show acme"),
+        ("tier_unknown", "paybill blueprint list"),
+    ],
+)
+def test_each_refusal_has_the_command_that_ends_it(code: str, command: str) -> None:
+    result = found(replace(READY, refusal=Refusal(code, "a reason", "a next step")))
+
+    assert (result.reason, result.command) == (Reason.REFUSED, command)
+    assert result.is_problem is (code != "tables_not_inspected")  # the inspection runs by itself
+
+
+def test_another_placement_for_a_person_is_no_paid_change_and_a_compensation_no_failure() -> None:
+    by_person = replace(PENDING, move=Move(Size("business", Preset.SILO), BO, NOW))
+
+    assert (found(PENDING, LATER).is_problem, found(by_person, LATER).is_problem) == (True, False)
+    assert "is entitled" not in found(by_person).text
+    assert unsettled(replace(FAILED, status=Status.COMPENSATING), None, SAFE, SHORTLY) is None

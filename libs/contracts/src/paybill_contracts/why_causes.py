@@ -178,9 +178,8 @@ def _build(case: Case) -> Iterator[Cause]:
     if environment is None or part is None:
         return
     if environment.refusal and case.status not in LEFT:
-        retry = f"paybill environment retry {case.name}"
-        commands = {"region_full": "paybill cell list", "tables_have_foreign_objects": retry}
-        command = commands.get(environment.refusal_code or "", "paybill blueprint list")
+        held = environment.unsettled
+        command = held.command if held is not None and held.reason == "refused" else "paybill blueprint list"
         found = f"the environment cannot be planned: {environment.refusal}"
         because = (environment.refusal_ends,) if environment.refusal_ends else ()
         yield Cause("plan_refused", "provisioner", found, command, because)

@@ -6,12 +6,20 @@ from enum import StrEnum
 
 from paybill_contracts.policy import Policy
 
+from paybill_provisioner.domain.cells import RegionFullError
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus, PlanApproval
 from paybill_provisioner.domain.policy import transfers_data
+from paybill_provisioner.domain.rebuilding import ForeignObjectsError, TablesNotInspectedError
 
 _BY_PLAN = frozenset({Status.BUILDING, Status.CHANGING, Status.COMPENSATING})
 """Statuses that end with the plan."""
+_AFTER_REFUSAL = {
+    RegionFullError.code: "paybill cell list",
+    ForeignObjectsError.code: "paybill environment retry {slug}",
+    TablesNotInspectedError.code: "paybill environment show {slug}",
+}
+"""Commands after refusals that another blueprint does not end."""
 _SETTLED = frozenset({Status.REGISTERED, Status.FAILED, Status.READY})
 """Statuses in which nothing is done."""
 
@@ -80,14 +88,14 @@ def _stopped(environment: Environment) -> Unsettled | None:
     if environment.purge is not None and environment.purge.held_by:
         text = f"legal holds stop its purge: {', '.join(environment.purge.held_by)}"
         return Unsettled(Reason.LEGAL_HOLD, text, f"paybill tenant show {slug}", environment.purge.since)
-    if failure is not None:
+    if failure is not None and environment.status is not Status.COMPENSATING:
         what = "verified as deleted" if environment.status is Status.PURGING else "built"
         text = f"{failure.address} could not be {what}: {failure.reason}"
         return Unsettled(Reason.FAILED, text, f"paybill environment retry {slug}", is_problem=True)
     if refusal is not None:
-        command = "paybill cell list" if refusal.code == "region_full" else "paybill blueprint list"
+        command = _AFTER_REFUSAL.get(refusal.code, "paybill blueprint list").format(slug=slug)
         text = f"it cannot be planned ({refusal.code}): {refusal.reason}"
-        return Unsettled(Reason.REFUSED, text, command, is_problem=True)
+        return Unsettled(Reason.REFUSED, text, command, is_problem=refusal.code != TablesNotInspectedError.code)
     return None
 
 
@@ -107,7 +115,7 @@ def _held(environment: Environment, now: datetime) -> Unsettled | None:
 def _difference(environment: Environment) -> str:
     """Returns the begin of a text about a change of the size; empty for another change."""
     built, desired = environment.built_size, environment.desired_size
-    if built is None or desired is None or built == desired:
+    if built is None or desired is None or built == desired or environment.is_moving:
         return ""
     return f"{built.text} is built, and {desired.text} is entitled: "
 
@@ -154,9 +162,9 @@ def _open(environment: Environment, policy: Policy, now: datetime) -> Unsettled 
 
 
 def _is_paid_change(environment: Environment) -> bool:
-    """Returns True when what the tenant pays for is not what is built; a repair or a purge is none."""
+    """Returns True when what the tenant pays for is not what is built; a repair, a purge or a move is none."""
     desired = environment.desired
-    if desired is None or not desired.allows_access or environment.purge is not None:
+    if desired is None or not desired.allows_access or environment.purge is not None or environment.is_moving:
         return False
     built = (environment.built_size, dict(environment.built_limits))
     return (desired.size, dict(desired.limits)) != built
