@@ -101,6 +101,7 @@ async def retained(harness: Any, publish: Any, log: Any, tenant: Any) -> SimpleN
 async def test_nothing_of_a_purged_tenant_is_left_and_its_neighbour_has_everything(
     provisioner, harness, publish, log, about, preset
 ) -> None:
+    """django-tenants/django-tenants#845: residue after a deletion."""
     await publish_policy(provisioner, "unattended")
     tenant, neighbour = about(preset), about(preset)
     environment = await retained(harness, publish, log, tenant)

@@ -117,6 +117,7 @@ async def test_an_unknown_tier_is_refused_with_its_reason_and_blocks_no_other_te
 async def test_a_failed_environment_reports_its_reason_and_is_built_by_a_retry(
     provisioner, harness, publish, log, about
 ) -> None:
+    """awslabs/aws-saas-boost#86, #215: the reason of a failed onboarding is not shown."""
     first, second = about(), about()
     await publish(first.requested, first.entitled)
     (ready,) = await log.facts("provisioner.environment_ready")
