@@ -19,6 +19,7 @@ from paybill_runtime.settings import read_secret
 from paybill_provisioner.api import read_state, router
 from paybill_provisioner.checks.drift import DriftChecks
 from paybill_provisioner.checks.isolation import IsolationChecks
+from paybill_provisioner.checks.upgrades import Upgrades
 from paybill_provisioner.consumer import HANDLERS
 from paybill_provisioner.domain import approvals, blueprints, policy, size_invariant
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
@@ -95,7 +96,7 @@ def service() -> Service:
         """Returns the kinds of the scheduled checks, with the driver of this process."""
         found: Drivers = {"local": opened[-1]}
         drift_checks[id(context)] = DriftChecks(context, found)
-        return [IsolationChecks(context, found).kind(), drift_checks[id(context)].kind()]
+        return [IsolationChecks(context, found).kind(), drift_checks[id(context)].kind(), Upgrades(found).kind()]
 
     def routes(context: ServiceContext) -> APIRouter:
         """Returns the routes, with the checks of this process; a context without jobs is only documented."""

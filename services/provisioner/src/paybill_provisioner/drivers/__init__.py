@@ -109,6 +109,9 @@ class Driver(Protocol):
         Each page is a call that counts against the budget of the provider.
         """
 
+    async def upgrade(self) -> bool:
+        """Brings some of what earlier versions made to the form of this one; True while there may be more."""
+
     async def check(self) -> str | None:
         """Returns why the driver cannot work, such as a missing right; None when it can. Raises RetryAfter."""
 

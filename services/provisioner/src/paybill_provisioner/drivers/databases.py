@@ -46,6 +46,10 @@ class TenantDatabases:
         self._trusted_s = trusted_s
         self._checked: dict[str, dict[Hashable, float]] = {}
 
+    async def upgrade(self) -> bool:
+        """Brings some logins of earlier versions to the form of this one; True while there may be more."""
+        return await self._roles.upgrade()
+
     async def has_database(self, resource: Resource) -> bool:
         """Returns True when the database exists and is set up."""
         name, isolation = resource.attributes.name, resource.isolation

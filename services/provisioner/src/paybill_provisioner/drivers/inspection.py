@@ -36,10 +36,13 @@ _LOGIN = """
 SELECT rolsuper AS superuser,
        rolbypassrls OR rolreplication OR rolcreaterole OR rolcreatedb OR EXISTS (
            SELECT FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
-           WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)) AS privileged,
+           WHERE m.member = r.oid AND (regexp_replace(g.rolname::text, '_[0-9]+$', '') <> ALL($2::text[])
+                                       OR m.set_option OR m.admin_option)) AS privileged,
        (SELECT c.rolname::text FROM pg_auth_members AS m JOIN pg_roles AS c ON c.oid = m.member
         WHERE m.roleid = r.oid AND m.admin_option AND starts_with(c.rolname::text, current_user || '_creator_')
         LIMIT 1) AS creator,
+       ARRAY(SELECT g.rolname::text FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
+             WHERE m.member = r.oid ORDER BY 1) AS groups,
        ARRAY(SELECT g.rolname::text FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
              WHERE m.member = r.oid AND m.grantor = current_user::regrole ORDER BY 1) AS earlier_groups
 FROM pg_roles AS r WHERE rolname = $1
@@ -52,13 +55,14 @@ class Login:
     """An existing login. privileged: it has an attribute, such as BYPASSRLS, or a membership that we do not give.
 
     creator: the role that may change it; None for a login of an earlier version, which the driver created.
-    earlier_groups: memberships that the driver granted.
+    groups: its memberships; earlier_groups: those that the driver granted.
     """
 
     superuser: bool
     privileged: bool
     creator: str | None
     earlier_groups: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,9 @@ async def login_of(connection: Connection, role: str, own_groups: Iterable[str])
     row = await connection.fetchrow(_LOGIN, role, list(own_groups))
     if row is None:
         return None
-    return Login(row["superuser"], row["privileged"], row["creator"], tuple(row["earlier_groups"]))
+    return Login(
+        row["superuser"], row["privileged"], row["creator"], tuple(row["earlier_groups"]), tuple(row["groups"])
+    )
 
 
 async def tables_of(connection: Connection, namespace: DatabaseNamespace) -> Tables:

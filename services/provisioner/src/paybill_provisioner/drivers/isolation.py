@@ -96,7 +96,9 @@ AND NOT starts_with(r.rolname::text, current_user || '_creator_') AND (
         SELECT FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
         WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)))
 """
-_ALL_GROUPS = "SELECT ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname ~ '^(pool|bridge)_.*_(members|writers)$')"
+_ALL_GROUPS = (
+    "SELECT ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname ~ '^(pool|bridge)_.*_(members|writers)(_[0-9]+)?$')"
+)
 
 _PRIVILEGED = {
     "superuser": "SUPERUSER",

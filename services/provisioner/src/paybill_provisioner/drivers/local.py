@@ -172,6 +172,10 @@ class LocalDriver:
         names = await self._secrets.names(SECRETS)
         yield [each for each in map(_secret, names) if each.tenant_id is not None and scope.includes(each.tenant_id)]
 
+    async def upgrade(self) -> bool:
+        """Gives logins of earlier versions a creator and bounded groups."""
+        return await self._databases.upgrade()
+
     async def check(self) -> str | None:
         """Returns why the driver cannot work: a right that its role lacks, or a directory that cannot be written."""
         await asyncio.to_thread(directories.make_private, self._directory, TENANTS)

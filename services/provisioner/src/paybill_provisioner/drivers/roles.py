@@ -7,8 +7,11 @@ SET ROLE would read the memberships of every role that the driver could become.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import hashlib
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -19,6 +22,12 @@ from paybill_provisioner.drivers.server import Connection, TenantServer
 
 PER_CREATOR = 100
 """Logins of a creator: to change one of 1,000 takes PostgreSQL 4 ms, one of 100 takes 0.5 ms."""
+
+PER_GROUP = 1000
+"""Members of a group: `REVOKE` reads all of them."""
+
+UPGRADE_PAGE = 50
+"""Logins of an earlier version that are changed together."""
 
 _LOCK = 4_281_773_102
 """Advisory lock on what this module creates. Tenants cannot connect to the databases in which it is taken."""
@@ -40,13 +49,78 @@ SELECT g.rolname::text AS name, EXISTS (
 FROM pg_roles AS g WHERE g.rolname = ANY($1::text[])
 """
 
+_LOGIN = "r.rolname ~ '^t_[0-9a-f]{32}'"
+# The driver is an administrator of what it created itself.
+_EARLIER = f"""
+SELECT r.rolname::text AS name FROM pg_roles AS r WHERE {_LOGIN} AND (
+    EXISTS (SELECT FROM pg_auth_members AS m WHERE m.member = r.oid AND m.grantor = current_user::regrole)
+    OR EXISTS (SELECT FROM pg_auth_members AS m WHERE m.roleid = r.oid AND m.member = current_user::regrole
+               AND m.admin_option) AND NOT EXISTS (
+        SELECT FROM pg_auth_members AS m JOIN pg_roles AS c ON c.oid = m.member WHERE m.roleid = r.oid
+        AND m.admin_option AND starts_with(c.rolname::text, current_user || '_creator_')))
+ORDER BY 1 LIMIT $1
+"""  # noqa: S608  # constants
+_LARGE = f"""
+SELECT g.rolname::text AS name FROM pg_roles AS g JOIN pg_auth_members AS m ON m.roleid = g.oid
+JOIN pg_roles AS r ON r.oid = m.member WHERE g.rolname ~ '_members$' AND {_LOGIN} AND EXISTS (
+    SELECT FROM pg_auth_members AS a JOIN pg_roles AS w ON w.oid = a.member
+    WHERE a.roleid = g.oid AND a.admin_option AND w.rolname = $1)
+GROUP BY 1 HAVING count(*) > $2 ORDER BY 1 LIMIT 1
+"""  # noqa: S608  # constants
+_ABOVE = f"""
+SELECT r.rolname::text AS name FROM pg_roles AS g JOIN pg_auth_members AS m ON m.roleid = g.oid
+JOIN pg_roles AS r ON r.oid = m.member WHERE g.rolname = $1 AND {_LOGIN} ORDER BY 1 OFFSET $2 LIMIT $3
+"""  # noqa: S608  # constants
+_COUNT = f"""
+SELECT count(*) FROM pg_roles AS g JOIN pg_auth_members AS m ON m.roleid = g.oid
+JOIN pg_roles AS r ON r.oid = m.member WHERE g.rolname = $1 AND {_LOGIN}
+"""  # noqa: S608  # constants
+_KINDS = ("members", "writers")
+_PART = re.compile(r"(?P<group>(?P<database>.+)_(?:members|writers))(?:_(?P<number>[0-9]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Memberships:
+    """Change of a login's groups: those that it joins and leaves, and the part of the groups of one database."""
+
+    join: frozenset[str] = frozenset()
+    leave: frozenset[str] = frozenset()
+    part: tuple[str, int] | None = None
+
+    def of(self, groups: Iterable[str]) -> frozenset[str]:
+        """Returns the groups afterwards. A login is in the same part of all groups of a database."""
+        known = [found for each in groups if (found := _PART.fullmatch(each))]
+        parts = {found["database"]: int(found["number"] or 1) for found in known}
+        if self.part is not None:
+            parts[self.part[0]] = self.part[1]
+        named = ({found["group"] for found in known} | self.join) - self.leave
+        others = {each for each in groups if not _PART.fullmatch(each)}
+        return frozenset(others | {_part(each, parts.get(_database(each), 1)) for each in named})
+
+
+def _database(group: str) -> str:
+    found = _PART.fullmatch(group)
+    return found["database"] if found else group
+
+
+def _part(group: str, number: int) -> str:
+    return group if number == 1 else f"{group}_{number}"
+
+
+def _lock_of(role: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"login/{role}".encode()).digest()[:8], "big", signed=True)
+
 
 class TenantRoles:
-    """The logins of tenants in `server`, and their groups. per_creator: logins that one creator has at most."""
+    """The logins of tenants in `server`, and their groups.
 
-    def __init__(self, server: TenantServer, per_creator: int = PER_CREATOR) -> None:
+    per_creator: logins that one creator has at most; per_group: members of a group.
+    """
+
+    def __init__(self, server: TenantServer, per_creator: int = PER_CREATOR, per_group: int = PER_GROUP) -> None:
         self._server = server
         self._per_creator = per_creator
+        self._per_group = per_group
         self._driver = ""
         self._preparing = asyncio.Lock()
         self._groups: set[str] = set()
@@ -91,28 +165,99 @@ class TenantRoles:
         login: None creates it. A login of an earlier version, which the driver created, gets a creator.
         """
         joined, left = list(join), list(leave)
-        await self.ensure_groups([*joined, *left])
-        parts = []
+        await self.ensure_groups([*joined, *left, *(login.earlier_groups if login is not None else ())])
         creator = login.creator if login is not None and login.creator else await self._creator_with_room()
-        if login is not None and login.creator is None:
-            parts.append(_administered(role, creator))
-        if login is not None and login.earlier_groups:
-            # Only the grantor can revoke a membership; the granter grants it again in the same transaction.
-            await self.ensure_groups(login.earlier_groups)
-            parts.append(f"REVOKE {', '.join(map(ident, login.earlier_groups))} FROM {ident(role)}")
-            joined += [name for name in login.earlier_groups if name not in {*joined, *left}]
-            left = [name for name in left if name not in login.earlier_groups]
-        if attributes:
-            parts.append(self._as(creator, f"{'ALTER' if login else 'CREATE'} ROLE {ident(role)} {attributes}"))
-        if left:
-            parts.append(self._as(self._granter, f"REVOKE {', '.join(map(ident, left))} FROM {ident(role)}"))
-        if joined:
-            groups = ", ".join(map(ident, joined))
-            grant = f"GRANT {groups} TO {ident(role)} WITH INHERIT TRUE, SET FALSE"
-            parts.append(self._as(self._granter, grant))
-        if parts:
-            await self._execute(";\n".join(parts))
+        if login is not None:
+            await self._change(role, creator, attributes, _Memberships(frozenset(joined), frozenset(left)))
+        else:
+            grant = [self._granted(role, joined)] if joined else []
+            await self._execute(";\n".join([self._as(creator, f"CREATE ROLE {ident(role)} {attributes}"), *grant]))
         return Login(superuser=False, privileged=False, creator=creator, earlier_groups=())
+
+    async def upgrade(self, page: int = UPGRADE_PAGE) -> bool:
+        """Brings some logins of earlier versions to the form of this one; returns True while there may be more.
+
+        They get a creator, and their memberships the granter; those above the limit of a group another part of it.
+        """
+        async with self.connection() as connection:
+            earlier = [row["name"] for row in await connection.fetch(_EARLIER, page)]
+            large = await connection.fetchrow(_LARGE, self._granter, self._per_group)
+        for role in earlier:
+            login = await self.login(role)
+            if login is not None:
+                await self.change(role, login)
+        if earlier or large is None:
+            return bool(earlier)
+        number, room = await self._part_with_room(large["name"])
+        async with self.connection() as connection:
+            found = await connection.fetch(_ABOVE, large["name"], self._per_group, min(page, room))
+        for row in found:
+            login = await self.login(row["name"])
+            if login is not None and login.creator is not None:
+                memberships = _Memberships(part=(_database(large["name"]), number))
+                await self._change(row["name"], login.creator, "", memberships)
+        return True
+
+    async def _change(self, role: str, creator: str, attributes: str, memberships: "_Memberships") -> None:
+        """Changes a login in one transaction, in turn with other changes of it: the lock covers what is read."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self.connection() as connection, connection.transaction():
+                    await connection.execute("SELECT pg_advisory_xact_lock($1)", _lock_of(role))
+                    login = await login_of(connection, role, ())
+                    if login is not None:
+                        statements = self._statements(role, login, creator, attributes, memberships)
+                        await connection.execute(";\n".join(["SELECT 1", *statements]))
+            except asyncpg.InternalServerError as error:
+                if attempt == _ATTEMPTS - 1 or _CONFLICT not in str(error):
+                    raise
+                await asyncio.sleep(0)
+            else:
+                return
+
+    def _statements(
+        self, role: str, login: Login, creator: str, attributes: str, memberships: "_Memberships"
+    ) -> Iterator[str]:
+        """Yields the statements that change a login. Only the grantor can revoke a membership."""
+        if login.creator is None:
+            yield _administered(role, creator)
+        before, target = frozenset(login.groups), memberships.of(login.groups)
+        if login.earlier_groups:
+            yield f"REVOKE {', '.join(map(ident, login.earlier_groups))} FROM {ident(role)}"
+        if attributes:
+            yield self._as(creator, f"ALTER ROLE {ident(role)} {attributes}")
+        granted = before - frozenset(login.earlier_groups)
+        if gone := sorted(granted - target):
+            yield self._as(self._granter, f"REVOKE {', '.join(map(ident, gone))} FROM {ident(role)}")
+        if new := sorted(target - granted):
+            yield self._granted(role, new)
+
+    def _granted(self, role: str, groups: Iterable[str]) -> str:
+        grant = f"GRANT {', '.join(map(ident, groups))} TO {ident(role)} WITH INHERIT TRUE, SET FALSE"
+        return self._as(self._granter, grant)
+
+    async def _part_with_room(self, group: str) -> tuple[int, int]:
+        """Returns the number of a further part of a group and its free places; it is made when every other is full.
+
+        A part is a member of the group, so that it has the same privileges without a grant of its own.
+        """
+        names = [f"{_database(group)}_{kind}" for kind in _KINDS]
+        number = 2
+        while True:
+            async with self.connection() as connection:
+                present = await connection.fetchval(_COUNT, f"{group}_{number}")
+            if present < self._per_group:
+                break
+            number += 1
+        async with self.connection() as connection:
+            existing = {row["name"] for row in await connection.fetch(_GROUPS, names, self._granter)}
+        await self.ensure_groups([each for each in names if each in existing])
+        parts = [each for each in names if each in existing]
+        await self.ensure_groups([f"{each}_{number}" for each in parts])
+        for each in parts:
+            grant = f"GRANT {ident(each)} TO {ident(f'{each}_{number}')} WITH INHERIT TRUE, SET FALSE"
+            await self._execute(self._as(self._granter, grant))
+        return number, self._per_group - present
 
     async def drop(self, role: str, login: Login) -> None:
         """Drops a login that owns nothing and has no privileges but memberships."""
