@@ -44,9 +44,14 @@ class ResourceDifference(Value):
     observed: Text | None = None
 
     @property
+    def key(self) -> tuple[ResourceDriftKind, str, str, str | None]:
+        """Identity of the difference, without the values."""
+        return self.kind, self.resource_kind, self.name, self.attribute
+
+    @property
     def id(self) -> str:
         """Its id, which does not follow from the values."""
-        return f"dif_{digest([self.kind, self.resource_kind, self.name, self.attribute])[:16]}"
+        return f"dif_{digest(list(self.key))[:16]}"
 
     @property
     def text(self) -> str:

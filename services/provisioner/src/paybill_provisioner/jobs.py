@@ -130,7 +130,16 @@ async def _apply(
         yield _failed(job.event, text_of(error.cause), error.address)
         return
     if execution.check_after_s is not None:
-        raise RetryAfter(execution.check_after_s, "the provider works on the plan")
+        raise RetryAfter(_spread(execution.check_after_s, job.id), "the provider works on the plan")
+
+
+def _spread(after_s: float, id_: str) -> float:
+    """Returns a time that is up to half longer, by the end of a random id.
+
+    Operations that began together, such as those of 64 silos, would be checked together again and again, and a tenant
+    that arrives meanwhile would wait for all of them.
+    """
+    return after_s * (1 + int(id_[-4:], 16) / 0x20000)
 
 
 @JOBS.effect(EnvironmentChanged, attempts=UNLIMITED_ATTEMPTS, priority=Priority.BULK)

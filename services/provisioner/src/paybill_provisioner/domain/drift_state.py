@@ -37,14 +37,14 @@ def repaired(drift: tuple[Drift, ...], addresses: Iterable[str]) -> tuple[Drift,
 
 def evolve(drift: tuple[Drift, ...], event: DriftEvent) -> tuple[Drift, ...]:
     """Returns the differences after `event`."""
-    id_ = event.difference.id
+    key = event.difference.key
     match event:
         case EnvironmentDriftFound():
             new = Drift(event.difference, event.found_at, unrepaired=event.after_repair)
-            return (*(each for each in drift if each.difference.id != id_), new)
+            return (*(each for each in drift if each.difference.key != key), new)
         case EnvironmentDriftEnded():
-            return tuple(each for each in drift if each.difference.id != id_)
+            return tuple(each for each in drift if each.difference.key != key)
         case EnvironmentDriftAccepted():
-            return tuple(replace(each, accepted=event.reason) if each.difference.id == id_ else each for each in drift)
+            return tuple(replace(each, accepted=event.reason) if each.difference.key == key else each for each in drift)
         case _:
             assert_never(event)
