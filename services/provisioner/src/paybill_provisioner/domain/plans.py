@@ -18,7 +18,12 @@ from paybill_provisioner.domain.environment_state import Desired, Environment, S
 from paybill_provisioner.domain.environments import PlanMismatchError
 from paybill_provisioner.domain.estimates import estimates
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
-from paybill_provisioner.domain.rebuilding import ForeignObjectsError, TablesNotInspectedError, require_inspected
+from paybill_provisioner.domain.rebuilding import (
+    ForeignObjectsError,
+    TablesNotInspectedError,
+    earlier_schemas,
+    require_inspected,
+)
 from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedError, cells_of, diff
 
@@ -157,6 +162,8 @@ def is_current(environment: Environment, blueprints: Blueprints) -> bool:
         return False
     unsettled = (environment.failure, environment.refusal, environment.pending, environment.replaced, environment.drift)
     if any(unsettled) or environment.remaining or (approval is not None and approval.is_open):
+        return False
+    if earlier_schemas(environment):
         return False
     if desired != Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits, desired.allows_access):
         return False
