@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from approval_samples import ADA, policy
-from blueprint_samples import blueprint_of, published, tier_blueprint
+from blueprint_samples import blueprint_of, blueprint_text, published, tier_blueprint
 from environment_samples import NOW, REGISTERED, TENANT, after, completed, entitled
 from paybill_contracts.envelope import Origin
 from paybill_contracts.environment_plans import EnvironmentPlanned, PlanRefused, ResourceBuilt, StepAction
@@ -27,7 +27,8 @@ from paybill_runtime.replay.verify import replay
 
 YAML = {"Content-Type": "application/yaml"}
 SILO = blueprint_of(tier_blueprint("business", Preset.SILO))
-BLUEPRINTS_IN_FORCE = published(SILO)
+BLUEPRINTS_IN_FORCE = published(SILO.model_copy(update={"version": 2}))
+"""The version after the one by which the tables were made."""
 ENTITLED = entitled(tier="business", placement=Preset.SILO)
 GIB = 1024**3
 UNATTENDED_REBUILDS = """
@@ -58,7 +59,7 @@ def of_an_earlier_version(planned: EnvironmentPlanned) -> EnvironmentPlanned:
 
 
 def built_earlier() -> Environment:
-    events = planning.on_entitlements_set(REGISTERED, ENTITLED, BLUEPRINTS_IN_FORCE, {}, NOW)
+    events = planning.on_entitlements_set(REGISTERED, ENTITLED, published(SILO), {}, NOW)
     environment = after(
         REGISTERED, [of_an_earlier_version(each) if isinstance(each, EnvironmentPlanned) else each for each in events]
     )
@@ -223,6 +224,7 @@ async def test_an_installation_of_an_earlier_version_is_rebuilt_after_an_approva
     connection = fact.event.connections[0]
     table = f'"{connection.schema_name}".documents'
     await harness.as_superuser(connection.database, f"INSERT INTO {table} VALUES ('a', '{{}}')")
+    await provisioner.client.post("/v1/blueprints", content=blueprint_text(harness.region, 2), headers=YAML)
     (request,) = await log.facts("provisioner.approval_requested")
     plan = (await provisioner.client.get(f"/v1/environments/{tenant.tenant}/plans")).json()["plan"]
 
