@@ -175,7 +175,9 @@ class CloudDriver:
 
     async def delete(self, resource: Resource, site: Site) -> Result:
         fault = await self._begin("delete", site, resource)
-        found = [each for each in self.cloud.named(resource, site.environment.tenant_id) if not _is_hidden(each)]
+        named = self.cloud.named(resource, site.environment.tenant_id)
+        # A unique name is deleted by its name, without a search that may be behind.
+        found = named if resource.kind in self.unique_names else [each for each in named if not _is_hidden(each)]
         if any(each.polls for each in found):
             for each in found:
                 each.polls = max(each.polls - 1, 0)

@@ -173,12 +173,12 @@ class Process:
             found = (await connection.execute(_STATE, {"id": id_of(tenant)})).scalar()
         return ENVIRONMENTS.load(found) if found is not None else None
 
-    async def settled(self, tenant: str, *statuses: Status) -> Environment:
-        """Returns the environment once nothing is done about it any more."""
+    async def settled(self, tenant: str, *statuses: Status, or_paused: bool = False) -> Environment:
+        """Returns the environment once nothing is done about it any more. or_paused: a block may pause its plan."""
 
         async def found() -> Environment | None:
             environment = await self.environment(tenant)
-            if environment is None or not (environment.status in statuses or environment.paused):
+            if environment is None or not (environment.status in statuses or (or_paused and environment.paused)):
                 return None
             async with self.served.running.database.transaction() as connection:
                 is_open = (await connection.execute(_OPEN_JOBS, {"tenant": tenant})).scalar()

@@ -47,13 +47,14 @@ async def run(number, driver, begin, publish, about) -> list[str]:
 
     found: list[str] = []
     for each in schedules:
-        environment = await process.settled(each.id, Status.READY, Status.FAILED)
+        environment = await process.settled(each.id, Status.READY, Status.FAILED, or_paused=not each.open)
         found += [f"{each.id}: {problem}" for problem in problems(environment, cloud, is_open=each.open)]
         each.faults = 0
+    await publish(*(each.tenant.reactivated for each in schedules if not each.open))
     for each in schedules:
+        # A deletion of what a failed plan had built, which was paused, ends with the failure.
+        await process.settled(each.id, Status.READY, Status.FAILED)
         await process.retry(each.id)
-        if not each.open:
-            await publish(each.tenant.reactivated)
     for each in schedules:
         environment = await process.settled(each.id, Status.READY)
         found += [f"{each.id} after its retry: {problem}" for problem in problems(environment, cloud, is_open=True)]
