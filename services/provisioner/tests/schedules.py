@@ -167,6 +167,14 @@ class Process:
         origin = Origin(cause, cause, "operator:test", "")
         await self.served.running.context.decide(origin, decide, writes=keys, reads=PLANNING_READS)
 
+    async def handled(self) -> None:
+        """Returns when every fact in the log is handled."""
+
+        async def all_handled() -> bool:
+            return all([await each.lag() == 0 for each in self.served.running.consumers.values()])
+
+        await until(all_handled)
+
     async def environment(self, tenant: str) -> Environment | None:
         """Returns the state of a tenant's environment, as PostgreSQL has it."""
         async with self.served.running.database.transaction() as connection:

@@ -46,16 +46,21 @@ async def run(number, driver, begin, publish, about) -> list[str]:
         await process.begin()
 
     found: list[str] = []
+    await process.handled()
     for each in schedules:
         environment = await process.settled(each.id, Status.READY, Status.FAILED, or_paused=not each.open)
         found += [f"{each.id}: {problem}" for problem in problems(environment, cloud, is_open=each.open)]
         each.faults = 0
     await publish(*(each.tenant.reactivated for each in schedules if not each.open))
+    await process.handled()
     for each in schedules:
         # A deletion of what a failed plan had built, which was paused, ends with the failure.
         await process.settled(each.id, Status.READY, Status.FAILED)
         await process.retry(each.id)
     for each in schedules:
+        # A call that had begun can still fail although the provider works now.
+        while (await process.settled(each.id, Status.READY, Status.FAILED)).status is Status.FAILED:
+            await process.retry(each.id)
         environment = await process.settled(each.id, Status.READY)
         found += [f"{each.id} after its retry: {problem}" for problem in problems(environment, cloud, is_open=True)]
         each.faults = 3
