@@ -1,5 +1,6 @@
 """Tenants cancelled during their build: it stops, what exists is exported, and a purge deletes it all."""
 
+import asyncio
 import gzip
 from datetime import UTC, datetime
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from approval_samples import policy
 from environment_samples import LEAVES, after
+from paybill_contracts.environment_plans import Resource
 from paybill_contracts.placement import Preset
 from paybill_contracts.policy import Handling
 from paybill_contracts.provisioner import Access
@@ -16,8 +18,9 @@ from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.steps import is_shared
-from paybill_provisioner.drivers import Done, Site
-from paybill_provisioner.execution import Execution
+from paybill_provisioner.drivers import Done, Result, Site
+from paybill_provisioner.drivers.local import LocalDriver
+from paybill_provisioner.execution import CHECK_AFTER_S, Execution
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 UNATTENDED = PlanInputs(published_policy=policy(deletes=Handling.UNATTENDED))
@@ -89,11 +92,20 @@ async def test_the_first_tenant_of_a_pool_that_has_no_tables_yet_is_purged(harne
 
 async def test_a_build_stops_at_the_next_step_when_its_tenant_leaves(harness) -> None:
     environment, allowed = harness.planned(Preset.SILO), [True]
+    create = harness.driver.create
+
+    class SlowDriver(LocalDriver):
+        """Local driver whose creations last until the executor checks again."""
+
+        async def create(self, resource: Resource, site: Site, token: str) -> Result:
+            await asyncio.sleep(CHECK_AFTER_S)
+            return await create(resource, site, token)
 
     async def may_begin() -> bool:
         return allowed[0]
 
-    execution = Execution(harness.driver, environment, "job", may_begin)
+    slow = SlowDriver(harness.driver._server, harness.directory, harness.secrets)
+    execution = Execution(slow, environment, "job", may_begin)
     async for progress in execution.run():
         allowed[0] = False
         environment = after(environment, building.progress_recorded(environment, environment.plan_hash or "", progress))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from approval_samples import ADA, policy
-from blueprint_samples import blueprint_of, blueprint_text, published, tier_blueprint
+from blueprint_samples import blueprint_of, published, tier_blueprint
 from environment_samples import NOW, REGISTERED, TENANT, after, completed, entitled
 from paybill_contracts.envelope import Origin
 from paybill_contracts.environment_plans import EnvironmentPlanned, PlanRefused, ResourceBuilt, StepAction
@@ -224,7 +224,6 @@ async def test_an_installation_of_an_earlier_version_is_rebuilt_after_an_approva
     connection = fact.event.connections[0]
     table = f'"{connection.schema_name}".documents'
     await harness.as_superuser(connection.database, f"INSERT INTO {table} VALUES ('a', '{{}}')")
-    await provisioner.client.post("/v1/blueprints", content=blueprint_text(harness.region, 2), headers=YAML)
     (request,) = await log.facts("provisioner.approval_requested")
     plan = (await provisioner.client.get(f"/v1/environments/{tenant.tenant}/plans")).json()["plan"]
 

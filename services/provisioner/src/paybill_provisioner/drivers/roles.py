@@ -191,12 +191,15 @@ class TenantRoles:
         number, room = await self._part_with_room(large["name"])
         async with self.connection() as connection:
             found = await connection.fetch(_ABOVE, large["name"], self._per_group, min(page, room))
+        changed = 0
         for row in found:
             login = await self.login(row["name"])
             if login is not None and login.creator is not None:
+                changed += 1
                 memberships = _Memberships(part=(_database(large["name"]), number))
                 await self._change(row["name"], login.creator, "", memberships)
-        return True
+        # A login that somebody else made has no creator, and stays.
+        return changed > 0
 
     async def _change(self, role: str, creator: str, attributes: str, memberships: "_Memberships") -> None:
         """Changes a login in one transaction, in turn with other changes of it: the lock covers what is read."""
