@@ -141,7 +141,7 @@ def test_tables_with_what_paybill_did_not_make_are_refused_until_a_retry_inspect
     assert isinstance(refused, PlanRefused)
     assert refused.code == "tables_have_foreign_objects"
     assert "index extra; trigger changed on table documents" in refused.reason
-    assert "paybill environment retry TENANT" in refused.next_step
+    assert refused.next_step == "remove it from the tables, then retry the environment"
     with pytest.raises(ForeignObjectsError):
         applying.make_plan(shown, TENANT, ADA, BLUEPRINTS_IN_FORCE, {}, PlanInputs(), NOW)
     assert [type(each) for each in anew][:2] == [TablesInspected, ApprovalRequested]

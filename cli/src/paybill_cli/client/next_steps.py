@@ -36,6 +36,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "change_not_quoted_yet": _LATER,
     "change_open": _CHANGES,
     "change_over": _CHANGES,
+    "change_pending": ("paybill environment show {tenant}", "paybill environment list"),
     "confirmation_needed": ("{line} --dry-run", "add --yes"),
     "contract_not_running": _CONTRACT,
     "contract_runs": ("paybill subscription show {tenant}", "paybill subscription list"),
@@ -150,6 +151,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "retention_not_over": _TENANT,
     "retention_unknown": ("{line}", "repeat the command when billing has registered the account"),
     "revocations_old": ("paybill licence list",),
+    "same_placement": ("paybill environment show {tenant}", "paybill environment list"),
     "same_version": ("paybill plans list",),
     "slug_reserved": ("{command} --help", "choose another slug"),
     "slug_taken": ("paybill tenant show {slug}", "choose another slug"),
@@ -171,6 +173,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "tenant_not_found": ("paybill tenant list",),
     "tenant_not_retained": _TENANT,
     "tenant_not_running": _WHY,
+    "tenant_suspended": _WHY,
     "terms_of_existing_customer": (
         "{command} --help",
         "omit the options of the price: the customer keeps its subscription",

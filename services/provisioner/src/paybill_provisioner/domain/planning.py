@@ -47,7 +47,7 @@ NEXT_STEPS: dict[type[DomainError], str] = {
     RegionFullError: MAKE_ROOM,
     PlanTooLargeError: SPLIT,
     TablesNotInspectedError: "they are being inspected; the environment is then planned by itself",
-    ForeignObjectsError: "remove it from the tables, then `paybill environment retry TENANT`",
+    ForeignObjectsError: "remove it from the tables, then retry the environment",
 }
 """What ends the refusals that another blueprint does not end."""
 
