@@ -1,6 +1,6 @@
 """Logins and groups of earlier versions are brought to the limits of this one, while their tenants use them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -9,6 +9,7 @@ import pytest
 from driver_harness import DRIVER
 from paybill_contracts.placement import Isolation, Preset
 from paybill_contracts.provisioner import Access
+from paybill_embedded.postgres import PostgresServer
 from paybill_provisioner.drivers.roles import TenantRoles
 from paybill_provisioner.drivers.server import TenantServer
 
@@ -21,6 +22,14 @@ SELECT c.rolname::text, count(*) FROM pg_auth_members AS m JOIN pg_roles AS c ON
 JOIN pg_roles AS r ON r.oid = m.roleid WHERE r.rolname = ANY($1::text[]) AND c.rolname ~ '_creator_' GROUP BY 1
 """
 HAS = "SELECT count(*) FROM unnest($1::text[]) AS r WHERE pg_has_role(r, $2, 'USAGE')"
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """Server of this module: an upgrade concerns every login of the server."""
+    with PostgresServer(tmp_path_factory.mktemp("upgrades"), durable=False) as started:
+        started.ensure_databases()
+        yield started
 
 
 @pytest.fixture

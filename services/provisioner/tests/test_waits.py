@@ -72,6 +72,7 @@ async def wait_of(provisioner: Any, tenant: SimpleNamespace) -> dict[str, Any]:
     return dict(await until(wait))
 
 
+@pytest.mark.e2e
 async def test_a_server_that_refuses_six_times_is_waited_for_and_shown(
     provisioner, harness, publish, log, about
 ) -> None:
