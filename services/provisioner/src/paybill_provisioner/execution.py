@@ -90,7 +90,7 @@ class Execution:
         After an error no other step begins, and it is raised when those that run have ended: RetryAfter when the plan
         has to wait, StepError for any other one. A refusal is raised rather than a wait.
         """
-        progress, since = Progress(), time.monotonic()
+        progress, since = Progress(), self._now()
         try:
             while True:
                 await self._check()
@@ -98,17 +98,17 @@ class Execution:
                     progress.intended |= dict.fromkeys(intended, self._now())
                     yield progress
                     self._intended |= progress.intended
-                    progress, since = Progress(), time.monotonic()
+                    progress, since = Progress(), self._now()
                 self._start()
                 if not self._running:
                     break
-                left = max(since + GROUP_WITHIN_S - time.monotonic(), 0) if progress else None
+                left = max(GROUP_WITHIN_S - self._since_s(since), 0) if progress else None
                 done, _ = await asyncio.wait(self._running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 if not progress:
-                    since = time.monotonic()
-                for task in done:
+                    since = self._now()
+                for task in [each for each in self._running if each in done]:
                     self._finish(task, progress)
-                if progress and time.monotonic() - since >= GROUP_WITHIN_S:
+                if progress and self._since_s(since) >= GROUP_WITHIN_S:
                     yield progress
                     progress = Progress()
             if progress:

@@ -116,7 +116,7 @@ async def _apply(
         current = await _current(job, job.event.tenant_id)
         return current.is_applied and current.plan_hash == plan_hash
 
-    execution = Execution(_driver(drivers, environment), environment, job.id, may_begin)
+    execution = Execution(_driver(drivers, environment), environment, job.id, may_begin, job.now)
     try:
         async with aclosing(execution.run()) as parts:
             async for progress in parts:
