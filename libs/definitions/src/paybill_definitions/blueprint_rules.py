@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 from paybill_contracts.blueprints import Blueprint, TierBlueprint
@@ -10,6 +9,7 @@ from paybill_contracts.environment_plans import Resource
 from paybill_contracts.kinds import Column, Table
 from paybill_contracts.placement import Isolation
 
+from paybill_definitions.diagnostics import PartDiagnostic
 from paybill_definitions.expressions import ExpressionError, all_names
 from paybill_definitions.resources import ResourceError, Values, render
 
@@ -36,19 +36,11 @@ _SAMPLE_TENANT = "ten_" + "0" * 32
 _SAMPLE_SLUG = "a" * 40
 
 
-@dataclass(frozen=True, slots=True)
-class BlueprintDiagnostic:
-    """An error, with the path of the part in the blueprint, such as ("tiers", 0, "resources", 2, "tables")."""
-
-    path: tuple[int | str, ...]
-    reason: str
-
-
-def errors(blueprint: Blueprint) -> Iterator[BlueprintDiagnostic]:
+def errors(blueprint: Blueprint) -> Iterator[PartDiagnostic]:
     """Yields every error of a blueprint alone."""
     for part in ("regions", "tiers"):
         if not getattr(blueprint, part):
-            yield BlueprintDiagnostic((part,), f"a blueprint needs at least one of the {part}")
+            yield PartDiagnostic((part,), f"a blueprint needs at least one of the {part}")
     yield from _repeated("regions", "region", [each.replace("-", "_") for each in blueprint.regions])
     for index, region in enumerate(blueprint.regions):
         yield from _length(("regions", index), "region", region)
@@ -62,52 +54,50 @@ def errors(blueprint: Blueprint) -> Iterator[BlueprintDiagnostic]:
         yield from _tier(blueprint, index, tier)
 
 
-def _cells(blueprint: Blueprint) -> Iterator[BlueprintDiagnostic]:
+def _cells(blueprint: Blueprint) -> Iterator[PartDiagnostic]:
     yield from _repeated("cells", "cell group", [each.isolation for each in blueprint.cells])
     for index, cells in enumerate(blueprint.cells):
         path = ("cells", index)
         if cells.isolation is Isolation.SILO:
-            yield BlueprintDiagnostic((*path, "isolation"), "a silo is not shared: cells are of pool or bridge")
+            yield PartDiagnostic((*path, "isolation"), "a silo is not shared: cells are of pool or bridge")
         if not 1 <= cells.count <= MAX_CELLS:
-            yield BlueprintDiagnostic((*path, "count"), f"a region has 1 to {MAX_CELLS} cells")
+            yield PartDiagnostic((*path, "count"), f"a region has 1 to {MAX_CELLS} cells")
         if not 1 <= cells.capacity <= MAX_CELL_CAPACITY:
-            yield BlueprintDiagnostic((*path, "capacity"), f"a cell has 1 to {MAX_CELL_CAPACITY} tenants")
+            yield PartDiagnostic((*path, "capacity"), f"a cell has 1 to {MAX_CELL_CAPACITY} tenants")
 
 
-def _table(index: int, table: Table) -> Iterator[BlueprintDiagnostic]:
+def _table(index: int, table: Table) -> Iterator[PartDiagnostic]:
     path = ("tables", index)
     yield from _length((*path, "name"), "table", table.name)
     if len(table.columns) > MAX_COLUMNS:
-        yield BlueprintDiagnostic((*path, "columns"), f"{MAX_COLUMNS} columns at most; move some to another table")
+        yield PartDiagnostic((*path, "columns"), f"{MAX_COLUMNS} columns at most; move some to another table")
     if not table.columns:
-        yield BlueprintDiagnostic(path, f"the table {table.name} has no columns; the first one is the key")
+        yield PartDiagnostic(path, f"the table {table.name} has no columns; the first one is the key")
         return
     if table.columns[0].type not in KEY_TYPES:
-        yield BlueprintDiagnostic((*path, "columns", 0), f"the first column is the key, one of {', '.join(KEY_TYPES)}")
+        yield PartDiagnostic((*path, "columns", 0), f"the first column is the key, one of {', '.join(KEY_TYPES)}")
     yield from _repeated("columns", f"column of {table.name}", [column.name for column in table.columns], prefix=path)
     for position, column in enumerate(table.columns):
         yield from _column((*path, "columns", position), column)
 
 
-def _column(path: tuple[int | str, ...], column: Column) -> Iterator[BlueprintDiagnostic]:
+def _column(path: tuple[int | str, ...], column: Column) -> Iterator[PartDiagnostic]:
     if column.name == TENANT_COLUMN:
-        yield BlueprintDiagnostic(path, f"{TENANT_COLUMN} is the first column of every table; choose another name")
+        yield PartDiagnostic(path, f"{TENANT_COLUMN} is the first column of every table; choose another name")
     if column.type not in COLUMN_TYPES:
-        yield BlueprintDiagnostic(
-            path, f"{column.name} has the type {column.type}, not one of {', '.join(COLUMN_TYPES)}"
-        )
+        yield PartDiagnostic(path, f"{column.name} has the type {column.type}, not one of {', '.join(COLUMN_TYPES)}")
 
 
-def _tier(blueprint: Blueprint, index: int, tier: TierBlueprint) -> Iterator[BlueprintDiagnostic]:
+def _tier(blueprint: Blueprint, index: int, tier: TierBlueprint) -> Iterator[PartDiagnostic]:
     path = ("tiers", index)
     kinds = CLOUDS.get(tier.cloud)
     if kinds is None:
-        yield BlueprintDiagnostic((*path, "cloud"), f"there is no driver for {tier.cloud}, only {', '.join(CLOUDS)}")
+        yield PartDiagnostic((*path, "cloud"), f"there is no driver for {tier.cloud}, only {', '.join(CLOUDS)}")
         return
     yield from _repeated("resources", "resource", [each.address for each in tier.resources], prefix=path)
     shared = {tier.layers.data} - {Isolation.SILO} - {each.isolation for each in blueprint.cells}
     if shared:
-        yield BlueprintDiagnostic(
+        yield PartDiagnostic(
             path, f"the layer data is {tier.layers.data}, and `cells` has none of that isolation; add it"
         )
     position_of = {each.address: position for position, each in enumerate(tier.resources)}
@@ -115,15 +105,15 @@ def _tier(blueprint: Blueprint, index: int, tier: TierBlueprint) -> Iterator[Blu
         resources = render(blueprint, tier, sample_values(blueprint, tier))
     except ResourceError as error:
         place = (*path, "resources", position_of[error.address])
-        yield BlueprintDiagnostic((*place, error.attribute) if error.attribute else place, str(error))
+        yield PartDiagnostic((*place, error.attribute) if error.attribute else place, str(error))
         return
     for resource in resources:
         place = (*path, "resources", position_of[resource.address])
         if resource.kind not in kinds:
             built = ", ".join(sorted(kinds))
-            yield BlueprintDiagnostic(place, f"the driver for {tier.cloud} builds no {resource.kind}, only {built}")
+            yield PartDiagnostic(place, f"the driver for {tier.cloud} builds no {resource.kind}, only {built}")
         if resource.kind in {"database", "schema", "role"} and len(resource.attributes.name) > MAX_NAME_BYTES:
-            yield BlueprintDiagnostic(
+            yield PartDiagnostic(
                 place, f"its name in PostgreSQL would be {resource.attributes.name}: {MAX_NAME_BYTES} bytes at most"
             )
     yield from _graph(path, resources, position_of)
@@ -131,18 +121,18 @@ def _tier(blueprint: Blueprint, index: int, tier: TierBlueprint) -> Iterator[Blu
 
 def _graph(
     path: tuple[int | str, ...], resources: Collection[Resource], position_of: Mapping[str, int]
-) -> Iterator[BlueprintDiagnostic]:
+) -> Iterator[PartDiagnostic]:
     for resource in resources:
         for needed in resource.needs:
             if needed not in position_of:
                 place = (*path, "resources", position_of[resource.address])
-                yield BlueprintDiagnostic(place, f"{resource.address} needs {needed}, which the tier does not have")
+                yield PartDiagnostic(place, f"{resource.address} needs {needed}, which the tier does not have")
                 return
     try:
         TopologicalSorter({each.address: each.needs for each in resources}).prepare()
     except CycleError as error:
         place = (*path, "resources", position_of[error.args[1][0]])
-        yield BlueprintDiagnostic(place, f"these need each other: {', '.join(error.args[1])}")
+        yield PartDiagnostic(place, f"these need each other: {', '.join(error.args[1])}")
 
 
 def sample_values(blueprint: Blueprint, tier: TierBlueprint) -> Values:
@@ -160,40 +150,38 @@ def sample_values(blueprint: Blueprint, tier: TierBlueprint) -> Values:
     return Values(tenant_id=_SAMPLE_TENANT, slug=_SAMPLE_SLUG, region=region, limits=limits, cells=cells)
 
 
-def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[BlueprintDiagnostic]:
+def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[PartDiagnostic]:
     """Yields what the next version must not change, because existing tables keep their keys, types and columns."""
     indexes = {table.name: index for index, table in enumerate(next_.tables)}
     for table in published.tables:
         if table.name not in indexes:
-            yield BlueprintDiagnostic(
-                ("tables",), f"the table {table.name} is gone; Paybill removes no table with data"
-            )
+            yield PartDiagnostic(("tables",), f"the table {table.name} is gone; Paybill removes no table with data")
             continue
         path = ("tables", indexes[table.name])
         columns = next_.tables[indexes[table.name]].columns
         types = {column.name: (position, column.type) for position, column in enumerate(columns)}
         if table.columns[0].name != columns[0].name:
-            yield BlueprintDiagnostic(path, f"the key of {table.name} is {table.columns[0].name} and cannot change")
+            yield PartDiagnostic(path, f"the key of {table.name} is {table.columns[0].name} and cannot change")
         for column in table.columns:
             if column.name not in types:
-                yield BlueprintDiagnostic(path, f"{table.name}.{column.name} is gone; Paybill removes no column")
+                yield PartDiagnostic(path, f"{table.name}.{column.name} is gone; Paybill removes no column")
             elif types[column.name][1] != column.type:
                 place = (*path, "columns", types[column.name][0])
-                yield BlueprintDiagnostic(
+                yield PartDiagnostic(
                     place, f"{table.name}.{column.name} is {column.type} and cannot become {types[column.name][1]}"
                 )
 
 
-def _length(path: tuple[int | str, ...], kind: str, name: str) -> Iterator[BlueprintDiagnostic]:
+def _length(path: tuple[int | str, ...], kind: str, name: str) -> Iterator[PartDiagnostic]:
     if len(name) > MAX_NAME_LENGTH:
-        yield BlueprintDiagnostic(path, f"the {kind} {name} is longer than {MAX_NAME_LENGTH}; shorten it")
+        yield PartDiagnostic(path, f"the {kind} {name} is longer than {MAX_NAME_LENGTH}; shorten it")
 
 
 def _repeated(
     part: str, kind: str, names: Iterable[str], prefix: tuple[int | str, ...] = ()
-) -> Iterator[BlueprintDiagnostic]:
+) -> Iterator[PartDiagnostic]:
     counts: Counter[str] = Counter()
     for index, name in enumerate(names):
         counts[name] += 1
         if counts[name] > 1:
-            yield BlueprintDiagnostic((*prefix, part, index), f"the {kind} {name} is defined twice")
+            yield PartDiagnostic((*prefix, part, index), f"the {kind} {name} is defined twice")

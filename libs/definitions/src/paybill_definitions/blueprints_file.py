@@ -1,7 +1,5 @@
 """Reads blueprints.yaml, and reports every error by file, line and reason."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated
 
 from paybill_contracts.blueprints import AttributeValue, Blueprint, CellGroup, ResourceDefinition, TierBlueprint
@@ -12,11 +10,9 @@ from paybill_contracts.placement import Isolation, Placement, Preset, placement_
 from paybill_contracts.values import Key
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from paybill_definitions.blueprint_rules import BlueprintDiagnostic, errors
+from paybill_definitions.blueprint_rules import errors
+from paybill_definitions.definition_file import MAX_CONTENT_BYTES, DefinitionFile, StrictInput
 from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, read, report
-
-MAX_CONTENT_BYTES = 480 * 1024
-"""Maximum of the published blueprint: the event must fit into one message."""
 
 _ATTRIBUTES: TypeAdapter[dict[str, AttributeValue]] = TypeAdapter(dict[Key, AttributeValue])
 
@@ -27,47 +23,26 @@ class BlueprintFileError(DomainError):
     code = "invalid_blueprint"
 
 
-@dataclass(frozen=True, slots=True)
-class BlueprintFile:
-    """A blueprint and the lines of its parts in the file."""
-
-    content: Blueprint
-    file: str
-    lines: Lines
-
-    def report(self, diagnostics: Iterable[BlueprintDiagnostic]) -> list[str]:
-        """Returns `<file>:<line>: <reason>` for each."""
-        return report(self.file, [Diagnostic(self._line(each.path), each.reason) for each in diagnostics])
-
-    def _line(self, path: tuple[int | str, ...]) -> int:
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 1)
+BlueprintFile = DefinitionFile[Blueprint]
 
 
-class _StrictInput(BaseModel):
-    """Refuses unknown names, because people mistype them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Column(_StrictInput):
+class _Column(StrictInput):
     name: Key
     type: Key
 
 
-class _Table(_StrictInput):
+class _Table(StrictInput):
     name: Key
     columns: tuple[_Column, ...]
 
 
-class _Cells(_StrictInput):
+class _Cells(StrictInput):
     isolation: Isolation
     count: Annotated[int, Field(ge=0)]
     capacity: Annotated[int, Field(ge=0)]
 
 
-class _Layers(_StrictInput):
+class _Layers(StrictInput):
     """Layers that differ from the placement's preset."""
 
     compute: Isolation | None = None
@@ -86,7 +61,7 @@ class _Resource(BaseModel):
     resource: Address
 
 
-class _Tier(_StrictInput):
+class _Tier(StrictInput):
     tier: Key
     placement: Preset
     layers: _Layers = _Layers()
@@ -95,7 +70,7 @@ class _Tier(_StrictInput):
     resources: tuple[_Resource, ...]
 
 
-class _File(_StrictInput):
+class _File(StrictInput):
     name: Key
     version: Annotated[int, Field(ge=1, le=1_000_000)]
     regions: tuple[Key, ...]
@@ -111,7 +86,7 @@ def read_blueprint(text: str, file: str) -> BlueprintFile:
         content = _content(source, lines)
     except InvalidDocumentError as error:
         raise BlueprintFileError("\n".join(report(file, error.diagnostics))) from None
-    read_file = BlueprintFile(content, file, lines)
+    read_file = DefinitionFile(content, file, lines)
     found = read_file.report(errors(content))
     if not found and len(canonical(content.model_dump(mode="json"))) > MAX_CONTENT_BYTES:
         found = [f"{file}:1: the blueprint has more than {MAX_CONTENT_BYTES} bytes; split it"]

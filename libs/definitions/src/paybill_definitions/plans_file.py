@@ -27,13 +27,11 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.values import Key, ProviderId, Text
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from paybill_definitions.definition_file import MAX_CONTENT_BYTES
 from paybill_definitions.durations import SECONDS, Span, at_most
 from paybill_definitions.overage import OverageInput, errors
 from paybill_definitions.price_rules import objection
 from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, M, read, report
-
-MAX_CONTENT_BYTES = 480 * 1024
-"""Maximum of the published catalogue: the event must fit into one message."""
 
 _FEATURE: TypeAdapter[Feature] = TypeAdapter(Feature)
 _FILE_FIELDS = {

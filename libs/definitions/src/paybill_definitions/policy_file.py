@@ -1,7 +1,5 @@
 """Reads policy.yaml, and reports every error by file, line and reason."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated
 
 from paybill_contracts.errors import DomainError
@@ -9,10 +7,11 @@ from paybill_contracts.money import MAX_MINOR, Money
 from paybill_contracts.policy import AfterFailure, CostLimit, DriftHandling, Handling, Policy
 from paybill_contracts.price_book import CurrencyCode
 from paybill_contracts.values import Key
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from paybill_definitions.policy_rules import PolicyDiagnostic, errors
-from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, read, report
+from paybill_definitions.definition_file import DefinitionFile, StrictInput
+from paybill_definitions.policy_rules import errors
+from paybill_definitions.yaml_lines import InvalidDocumentError, read, report
 
 
 class PolicyFileError(DomainError):
@@ -21,37 +20,16 @@ class PolicyFileError(DomainError):
     code = "invalid_policy"
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyFile:
-    """A policy and the lines of its parts in the file."""
-
-    content: Policy
-    file: str
-    lines: Lines
-
-    def report(self, diagnostics: Iterable[PolicyDiagnostic]) -> list[str]:
-        """Returns `<file>:<line>: <reason>` for each."""
-        return report(self.file, [Diagnostic(self._line(each.path), each.reason) for each in diagnostics])
-
-    def _line(self, path: tuple[int | str, ...]) -> int:
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 1)
+PolicyFile = DefinitionFile[Policy]
 
 
-class _StrictInput(BaseModel):
-    """Refuses unknown names, because people mistype them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _CostLimit(_StrictInput):
+class _CostLimit(StrictInput):
     minor: Annotated[int, Field(ge=0, le=MAX_MINOR, strict=True)]
     currency: CurrencyCode
     handling: Handling
 
 
-class _File(_StrictInput):
+class _File(StrictInput):
     name: Key
     version: Annotated[int, Field(ge=1, le=1_000_000)]
     creates: Handling
@@ -91,7 +69,7 @@ def read_policy(text: str, file: str) -> PolicyFile:
         after_failure=source.after_failure,
         change_within_s=source.change_within_hours * 3600,
     )
-    read_file = PolicyFile(content, file, lines)
+    read_file = DefinitionFile(content, file, lines)
     if found := read_file.report(errors(content)):
         raise PolicyFileError("\n".join(found))
     return read_file

@@ -1,7 +1,5 @@
 """Reads prices.yaml, and reports every error by file, line and reason."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import date
 from typing import Annotated
 
@@ -11,13 +9,11 @@ from paybill_contracts.kinds import ResourceSize
 from paybill_contracts.placement import Isolation
 from paybill_contracts.price_book import CurrencyCode, PriceBook, PriceUnit, ResourcePrice
 from paybill_contracts.values import Key, Text
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from paybill_definitions.price_book_rules import PriceBookDiagnostic, errors
-from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, read, report
-
-MAX_CONTENT_BYTES = 480 * 1024
-"""Maximum of the published price book: the event must fit into one message."""
+from paybill_definitions.definition_file import MAX_CONTENT_BYTES, DefinitionFile, StrictInput
+from paybill_definitions.price_book_rules import errors
+from paybill_definitions.yaml_lines import InvalidDocumentError, read, report
 
 
 class PriceBookFileError(DomainError):
@@ -26,31 +22,10 @@ class PriceBookFileError(DomainError):
     code = "invalid_price_book"
 
 
-@dataclass(frozen=True, slots=True)
-class PriceBookFile:
-    """A price book and the lines of its parts in the file."""
-
-    content: PriceBook
-    file: str
-    lines: Lines
-
-    def report(self, diagnostics: Iterable[PriceBookDiagnostic]) -> list[str]:
-        """Returns `<file>:<line>: <reason>` for each."""
-        return report(self.file, [Diagnostic(self._line(each.path), each.reason) for each in diagnostics])
-
-    def _line(self, path: tuple[int | str, ...]) -> int:
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 1)
+PriceBookFile = DefinitionFile[PriceBook]
 
 
-class _StrictInput(BaseModel):
-    """Refuses unknown names, because people mistype them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Price(_StrictInput):
+class _Price(StrictInput):
     kind: Key
     cloud: Key
     region: Key | None = None
@@ -60,7 +35,7 @@ class _Price(_StrictInput):
     minor: Annotated[int, Field(ge=0, strict=True)]
 
 
-class _File(_StrictInput):
+class _File(StrictInput):
     name: Key
     version: Annotated[int, Field(ge=1, le=1_000_000)]
     source: Text
@@ -83,7 +58,7 @@ def read_price_book(text: str, file: str) -> PriceBookFile:
         currency=source.currency,
         prices=tuple(ResourcePrice(**each.model_dump()) for each in source.prices),
     )
-    read_file = PriceBookFile(content, file, lines)
+    read_file = DefinitionFile(content, file, lines)
     found = read_file.report(errors(content))
     if not found and len(canonical(content.model_dump(mode="json"))) > MAX_CONTENT_BYTES:
         found = [f"{file}:1: the price book has more than {MAX_CONTENT_BYTES} bytes"]

@@ -1,45 +1,37 @@
 """Rules of a price book: known kinds, clouds and units, a currency, and one price for each case."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from paybill_contracts.kinds import KINDS
 from paybill_contracts.money import MAX_MINOR, is_currency
 from paybill_contracts.price_book import PriceBook
 
 from paybill_definitions.blueprint_rules import CLOUDS
+from paybill_definitions.diagnostics import PartDiagnostic
 
 
-@dataclass(frozen=True, slots=True)
-class PriceBookDiagnostic:
-    """An error, with the path of the part in the price book, such as ("prices", 2, "kind")."""
-
-    path: tuple[int | str, ...]
-    reason: str
-
-
-def errors(book: PriceBook) -> Iterator[PriceBookDiagnostic]:
+def errors(book: PriceBook) -> Iterator[PartDiagnostic]:
     """Yields every error of a price book."""
     if not is_currency(book.currency):
-        yield PriceBookDiagnostic(("currency",), f"{book.currency} is no currency of ISO 4217")
+        yield PartDiagnostic(("currency",), f"{book.currency} is no currency of ISO 4217")
     if not book.prices:
-        yield PriceBookDiagnostic(("prices",), "a price book needs at least one price")
+        yield PartDiagnostic(("prices",), "a price book needs at least one price")
     first: dict[tuple[object, ...], int] = {}
     for index, price in enumerate(book.prices):
         path = ("prices", index)
         attributes = KINDS[price.kind].model_fields if price.kind in KINDS else None
         if attributes is None:
-            yield PriceBookDiagnostic((*path, "kind"), f"there is no kind {price.kind}, only {', '.join(KINDS)}")
+            yield PartDiagnostic((*path, "kind"), f"there is no kind {price.kind}, only {', '.join(KINDS)}")
             continue
         if price.cloud not in CLOUDS:
             known = ", ".join(CLOUDS)
-            yield PriceBookDiagnostic((*path, "cloud"), f"there is no driver for {price.cloud}, only {known}")
+            yield PartDiagnostic((*path, "cloud"), f"there is no driver for {price.cloud}, only {known}")
         for name, value in (("per", price.per), ("size", "size" if price.size else None)):
             if value is not None and value not in attributes:
-                yield PriceBookDiagnostic((*path, name), f"a {price.kind} has no attribute {value}")
+                yield PartDiagnostic((*path, name), f"a {price.kind} has no attribute {value}")
         if price.minor > MAX_MINOR:
-            yield PriceBookDiagnostic((*path, "minor"), f"the largest amount is {MAX_MINOR} minor units")
+            yield PartDiagnostic((*path, "minor"), f"the largest amount is {MAX_MINOR} minor units")
         case = (price.kind, price.cloud, price.region, price.isolation, price.size, price.per)
         if case in first:
-            yield PriceBookDiagnostic(path, f"this case has a price already, number {first[case] + 1} of `prices`")
+            yield PartDiagnostic(path, f"this case has a price already, number {first[case] + 1} of `prices`")
         first.setdefault(case, index)

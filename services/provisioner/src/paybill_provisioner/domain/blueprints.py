@@ -7,7 +7,8 @@ from paybill_contracts.blueprints import Blueprint, BlueprintPublished, TierBlue
 from paybill_contracts.errors import ConflictError, DomainError
 from paybill_contracts.event import digest
 from paybill_contracts.placement import Preset
-from paybill_definitions.blueprint_rules import BlueprintDiagnostic, changes_refused, errors
+from paybill_definitions.blueprint_rules import changes_refused, errors
+from paybill_definitions.diagnostics import PartDiagnostic
 
 BLUEPRINT_ID = "main"
 """Id of the state with all blueprints in force."""
@@ -21,7 +22,7 @@ class InvalidBlueprintError(DomainError):
 
     code = "invalid_blueprint"
 
-    def __init__(self, *diagnostics: BlueprintDiagnostic) -> None:
+    def __init__(self, *diagnostics: PartDiagnostic) -> None:
         super().__init__("; ".join(f"{'.'.join(map(str, each.path))}: {each.reason}" for each in diagnostics[:5]))
         self.diagnostics = diagnostics
 
@@ -83,7 +84,7 @@ class Blueprints:
         return next((each for each in self.in_force if each.content.name == name), None)
 
 
-def objections(blueprints: Blueprints | None, blueprint: Blueprint) -> list[BlueprintDiagnostic]:
+def objections(blueprints: Blueprints | None, blueprint: Blueprint) -> list[PartDiagnostic]:
     """Returns why `blueprint` cannot be published; each with the path of the part in the blueprint."""
     found = list(errors(blueprint))
     current = blueprints.named(blueprint.name) if blueprints else None
@@ -94,7 +95,7 @@ def objections(blueprints: Blueprints | None, blueprint: Blueprint) -> list[Blue
     return [*found, *_repeated_tiers(blueprints, blueprint)]
 
 
-def _repeated_tiers(blueprints: Blueprints, blueprint: Blueprint) -> Iterator[BlueprintDiagnostic]:
+def _repeated_tiers(blueprints: Blueprints, blueprint: Blueprint) -> Iterator[PartDiagnostic]:
     """Yields the tiers that another blueprint has: a tier has one definition on a placement."""
     owners = {
         (tier.tier, tier.placement): other.content.name
@@ -104,7 +105,7 @@ def _repeated_tiers(blueprints: Blueprints, blueprint: Blueprint) -> Iterator[Bl
     }
     for index, tier in enumerate(blueprint.tiers):
         if owner := owners.get((tier.tier, tier.placement)):
-            yield BlueprintDiagnostic(
+            yield PartDiagnostic(
                 ("tiers", index), f"the blueprint {owner} has the tier {tier.tier} ({tier.placement}); change it there"
             )
 

@@ -7,7 +7,8 @@ from paybill_contracts.environment_plans import Plan, Step, StepAction
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 from paybill_contracts.policy import CostLimit, DriftHandling, Handling, Policy, PolicyPublished, PolicyReason
-from paybill_definitions.policy_rules import PolicyDiagnostic, errors
+from paybill_definitions.diagnostics import PartDiagnostic
+from paybill_definitions.policy_rules import errors
 
 from paybill_provisioner.domain.blueprints import MAX_EARLIER, EarlierVersion
 from paybill_provisioner.domain.estimates import DATA_KINDS
@@ -36,7 +37,7 @@ class InvalidPolicyError(DomainError):
 
     code = "invalid_policy"
 
-    def __init__(self, *diagnostics: PolicyDiagnostic) -> None:
+    def __init__(self, *diagnostics: PartDiagnostic) -> None:
         super().__init__("; ".join(each.reason for each in diagnostics[:5]))
         self.diagnostics = diagnostics
 

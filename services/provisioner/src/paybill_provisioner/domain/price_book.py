@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 from paybill_contracts.price_book import PriceBook, PriceBookPublished, PriceBookRef
-from paybill_definitions.price_book_rules import PriceBookDiagnostic, errors
+from paybill_definitions.diagnostics import PartDiagnostic
+from paybill_definitions.price_book_rules import errors
 
 from paybill_provisioner.domain.blueprints import MAX_EARLIER, EarlierVersion
 
@@ -18,7 +19,7 @@ class InvalidPriceBookError(DomainError):
 
     code = "invalid_price_book"
 
-    def __init__(self, *diagnostics: PriceBookDiagnostic) -> None:
+    def __init__(self, *diagnostics: PartDiagnostic) -> None:
         super().__init__("; ".join(each.reason for each in diagnostics[:5]))
         self.diagnostics = diagnostics
 

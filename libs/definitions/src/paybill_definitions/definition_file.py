@@ -1,0 +1,39 @@
+"""Files of definitions that people publish, with the lines of their parts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from paybill_definitions.diagnostics import PartDiagnostic
+from paybill_definitions.yaml_lines import Diagnostic, Lines, report
+
+MAX_CONTENT_BYTES = 480 * 1024
+"""Maximum of a published definition: the event must fit into one message."""
+
+C = TypeVar("C")
+
+
+class StrictInput(BaseModel):
+    """Refuses unknown names, because people mistype them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionFile(Generic[C]):
+    """A definition and the lines of its parts in the file."""
+
+    content: C
+    file: str
+    lines: Lines
+
+    def report(self, diagnostics: Iterable[PartDiagnostic]) -> list[str]:
+        """Returns `<file>:<line>: <reason>` for each."""
+        return report(self.file, [Diagnostic(self._line(each.path), each.reason) for each in diagnostics])
+
+    def _line(self, path: tuple[int | str, ...]) -> int:
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
