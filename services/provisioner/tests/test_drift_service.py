@@ -29,8 +29,7 @@ approval_valid_hours: 72
 
 
 async def observed(harness, environment):
-    number = environment.tenant_id.removeprefix("ten_")
-    return [each async for page in harness.driver.observe(Scope(number, number + "g")) for each in page]
+    return [each async for page in harness.driver.observe(Scope.of(environment.tenant_id)) for each in page]
 
 
 async def found(harness, environment):

@@ -94,8 +94,7 @@ def is_own(resource) -> bool:
 
 
 async def observed(driver, environment: Environment):
-    number = environment.tenant_id.removeprefix("ten_")
-    return [each async for page in driver.observe(Scope(number, number + "g")) for each in page]
+    return [each async for page in driver.observe(Scope.of(environment.tenant_id)) for each in page]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -131,8 +131,7 @@ async def test_a_killed_process_leaves_no_orphan_and_builds_nothing_twice(
         await publish(purge_of(each))
     for tenant in tenants.all:
         environment = await process.settled(tenant, Status.PURGED if tenant in tenants.left else Status.READY)
-        number = tenant.removeprefix("ten_")
-        observed = [each async for page in harness.driver.observe(Scope(number, number + "g")) for each in page]
+        observed = [each async for page in harness.driver.observe(Scope.of(tenant)) for each in page]
         found += [f"{environment.slug}: {each}" for each in differences(environment, observed)]
         recorded = Counter((each.resource.kind, each.resource.identity) for each in environment.built)
         found += [

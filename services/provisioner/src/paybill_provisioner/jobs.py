@@ -148,8 +148,8 @@ async def confirm_repairs(job: Job[EnvironmentChanged], drivers: Drivers) -> Asy
     environment = await _current(job, job.event.tenant_id)
     if not any(each.repaired for each in environment.drift) or not drift.is_comparable(environment):
         return
-    number, observed = environment.tenant_id.removeprefix("ten_"), list[Observed]()
-    async for page in _driver(drivers, environment).observe(Scope(number, f"{number}g")):
+    observed = list[Observed]()
+    async for page in _driver(drivers, environment).observe(Scope.of(environment.tenant_id)):
         observed += page
     found = drift.differences(environment, observed)
 

@@ -22,7 +22,7 @@ from paybill_provisioner.domain import drift
 from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.environments import id_of
-from paybill_provisioner.drivers import Drivers, Scope
+from paybill_provisioner.drivers import AFTER_ALL, Drivers, Scope
 from paybill_provisioner.tables import (
     CELL_KEYS,
     ENVIRONMENT_RANGE,
@@ -42,9 +42,6 @@ MAX_SLOTS = 64
 MIN_SLOT_S = 5.0
 PAGE = 50
 """Environments that are observed and decided together."""
-
-_END = "g"
-"""Behind every hexadecimal number."""
 
 _CHECKED = meter.create_counter("paybill.drift.checked", "{environment}", "Environments that a check has compared.")
 
@@ -100,19 +97,18 @@ class DriftChecks:
 
     async def check_tenant(self, tenant_id: str) -> None:
         """Checks the environment of one tenant. Raises ProviderAwayError."""
-        number = tenant_id.removeprefix("ten_")
         with _answers():
-            await self.check(Scope(number, f"{number}{_END}"), {})
+            await self.check(Scope.of(tenant_id), {})
 
     async def check_page(self, after: str) -> str | None:
         """Checks the environments of a page; returns where the next one begins, None after the last one.
 
         Raises ProviderAwayError.
         """
-        before = await self._end_of_page(Scope(after, _END))
+        before = await self._end_of_page(Scope(after, AFTER_ALL))
         with _answers():
             await self._check_page(Scope(after, before), {})
-        return None if before == _END else before
+        return None if before == AFTER_ALL else before
 
     async def problems(self) -> dict[str, str | None]:
         """Returns why each driver cannot work, by its cloud; None when it can."""
@@ -228,4 +224,4 @@ def _answers() -> Iterator[None]:
 
 def _bound(part: int, parts: int) -> str:
     """Returns the first number of a part of all numbers."""
-    return _END if part == parts else f"{part * 256 // parts:02x}"
+    return AFTER_ALL if part == parts else f"{part * 256 // parts:02x}"

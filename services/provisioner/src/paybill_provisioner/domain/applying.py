@@ -15,7 +15,7 @@ from paybill_provisioner.domain.blueprints import Blueprints
 from paybill_provisioner.domain.cells import RegionFullError
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status
-from paybill_provisioner.domain.environments import evolve, existing
+from paybill_provisioner.domain.environments import evolve, evolved, existing
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus
 from paybill_provisioner.domain.planning import held, planned, towards
@@ -93,8 +93,7 @@ def make_plan(
     if environment.status is Status.PURGING:
         return purging.delete_all(environment, inputs, now, requester)
     events = approvals.superseded(environment, blueprints, inputs)
-    for event in events:
-        environment = evolve(environment, event)
+    environment = evolved(environment, events)
     found = propose(environment, blueprints, cells, inputs)
     if found.judged.handling is Handling.UNATTENDED:
         return events

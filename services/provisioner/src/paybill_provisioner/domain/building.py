@@ -25,7 +25,7 @@ from paybill_contracts.purges import DeletionEnded
 
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
-from paybill_provisioner.domain.environments import PlanMismatchError, evolve
+from paybill_provisioner.domain.environments import PlanMismatchError, evolved
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID, signature
 from paybill_provisioner.domain.steps import diff
 
@@ -54,11 +54,8 @@ def progress_recorded(environment: Environment, plan_hash: str, progress: Progre
     """
     if environment.plan_hash != plan_hash:
         raise PlanMismatchError(f"the plan {plan_hash[:12]}… is no longer the current one")
-    after = environment
     events = list(_facts(environment, plan_hash, progress))
-    for event in events:
-        after = evolve(after, event)
-    return [*events, *ended(after)]
+    return [*events, *ended(evolved(environment, events))]
 
 
 def _facts(environment: Environment, plan_hash: str, progress: Progress) -> Iterator[EnvironmentEvent]:
@@ -176,15 +173,18 @@ def build_failed(environment: Environment, plan_hash: str, reason: str, address:
     applied = environment.status in {Status.BUILDING, Status.CHANGING, Status.COMPENSATING, Status.PURGING}
     if not applied or environment.plan_hash != plan_hash:
         return []
-    return [
-        EnvironmentFailed(
-            tenant_id=environment.tenant_id,
-            environment_id=environment.id,
-            plan_hash=plan_hash,
-            address=address or "environment",
-            reason="".join(each if each.isprintable() else " " for each in reason)[:400] or "no reason",
-        )
-    ]
+    return [failure(environment, plan_hash, reason, address)]
+
+
+def failure(environment: Environment, plan_hash: str, reason: str, address: str = "") -> EnvironmentFailed:
+    """Returns the failure of a plan. reason: any text, also of a server; address: as in `build_failed`."""
+    return EnvironmentFailed(
+        tenant_id=environment.tenant_id,
+        environment_id=environment.id,
+        plan_hash=plan_hash,
+        address=address or "environment",
+        reason="".join(each if each.isprintable() else " " for each in reason)[:400] or "no reason",
+    )
 
 
 def compensated(environment: Environment, failed: Environment, policy: Policy, now: datetime) -> list[EnvironmentEvent]:

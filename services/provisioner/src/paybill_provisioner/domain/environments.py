@@ -95,6 +95,13 @@ def on_tenant_requested(environment: Environment | None, fact: TenantRequested) 
     ]
 
 
+def evolved(environment: Environment, events: Iterable[EnvironmentEvent]) -> Environment:
+    """Returns the environment after `events`."""
+    for event in events:
+        environment = evolve(environment, event)
+    return environment
+
+
 def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environment:
     """Returns the environment after `event`; only `EnvironmentRegistered` may come first."""
     if isinstance(event, EnvironmentRegistered):

@@ -14,7 +14,7 @@ from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.environments import evolve, existing
 from paybill_provisioner.domain.inputs import PlanInputs
-from paybill_provisioner.domain.planning import held
+from paybill_provisioner.domain.planning import held, settled
 from paybill_provisioner.domain.plans import CellsInForce
 from paybill_provisioner.domain.sizes import Size
 
@@ -93,10 +93,4 @@ def reject(environment: Environment | None, approval_id: str, rejected_by: str, 
 
 def _ended(environment: Environment, built: Size, reason: str) -> EnvironmentChangeSettled:
     """Returns the end of a move that is not built: what is built is desired again."""
-    return EnvironmentChangeSettled(
-        tenant_id=environment.tenant_id,
-        environment_id=environment.id,
-        tier=built.tier,
-        preset=built.preset,
-        reason=f"the move ends: {reason}"[:500],
-    )
+    return settled(environment, built, f"the move ends: {reason}"[:500])

@@ -19,7 +19,7 @@ from paybill_provisioner.domain.cells import RegionFullError
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_parts import Refusal
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status
-from paybill_provisioner.domain.environments import evolve, existing
+from paybill_provisioner.domain.environments import evolve, evolved, existing
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
 from paybill_provisioner.domain.plans import (
     CANNOT_BE_PLANNED,
@@ -140,7 +140,7 @@ def inspected(
 ) -> list[EnvironmentEvent]:
     """Records the inspection of tables, and plans what is desired now by it."""
     events: list[EnvironmentEvent] = [*rebuilding.inspected(environment, schemas)]
-    after = _after(environment, events)
+    after = evolved(environment, events)
     if not events or after.desired is None:
         return events
     return [*events, *towards(after, after.desired, blueprints, cells, now, inputs=inputs)]
@@ -173,9 +173,9 @@ def towards(
             pass
         case _:
             assert_never(environment.status)
-    after = _after(environment, events)
+    after = evolved(environment, events)
     events += approvals.superseded(after, blueprints, inputs)
-    after = _after(environment, events)
+    after = evolved(environment, events)
     if not desired.allows_access:
         return events
     try:
@@ -210,16 +210,10 @@ def held(
     if judged.handling is not Handling.UNATTENDED and not covered:
         why = approvals.EXPIRED if environment.approval and environment.approval.has_expired(now) else "requested again"
         events = approvals.void(environment, why)
-        after = _after(environment, events)
+        after = evolved(environment, events)
         events.append(approvals.request(after, plan, plan_hash, judged, inputs, now, requester))
-    after = _after(environment, events)
+    after = evolved(environment, events)
     return [*events, *_pending(after, plan, plan_hash, reason, now)]
-
-
-def _after(environment: Environment, events: list[EnvironmentEvent]) -> Environment:
-    for event in events:
-        environment = evolve(environment, event)
-    return environment
 
 
 def planned(
@@ -227,13 +221,12 @@ def planned(
 ) -> list[EnvironmentEvent]:
     """Returns the events of a plan; one without steps is complete at once, and an equal one is not recorded."""
     last = environment.plan
-    for event in approvals.void(environment, "another plan is applied"):
-        events = [*events, event]
-        environment = evolve(environment, event)
+    voided = approvals.void(environment, "another plan is applied")
+    events, environment = [*events, *voided], evolved(environment, voided)
     if environment.pending is not None:
         size = Size(plan.tier, plan.preset)
         reason = PLANNED_AGAIN if plan.steps else "the tenant is entitled to the built size again"
-        events = [*events, _settled(environment, size, reason)]
+        events = [*events, settled(environment, size, reason)]
     if not plan.steps and last is not None and environment.failure is None and _same(last, plan):
         return events
     fact = EnvironmentPlanned(
@@ -244,8 +237,8 @@ def planned(
         planned_at=now,
     )
     # The plan names the desired state, so that one fact records both.
-    settled = [event for event in events if not isinstance(event, EnvironmentDesired)]
-    return [*settled, fact, *ended(evolve(environment, fact))]
+    others = [event for event in events if not isinstance(event, EnvironmentDesired)]
+    return [*others, fact, *ended(evolve(environment, fact))]
 
 
 def _same(last: Plan, plan: Plan) -> bool:
@@ -317,7 +310,8 @@ def _pending(
     ]
 
 
-def _settled(environment: Environment, size: Size, reason: str) -> EnvironmentChangeSettled:
+def settled(environment: Environment, size: Size, reason: str) -> EnvironmentChangeSettled:
+    """Returns the end of a pending change, with the size that is built or planned then."""
     return EnvironmentChangeSettled(
         tenant_id=environment.tenant_id,
         environment_id=environment.id,
@@ -333,5 +327,5 @@ def on_leaving(environment: Environment | None) -> list[EnvironmentEvent]:
         return []
     events = approvals.void(environment, "the tenant leaves")
     if environment.pending is not None and environment.built_size is not None:
-        events.append(_settled(environment, environment.built_size, "the tenant leaves"))
+        events.append(settled(environment, environment.built_size, "the tenant leaves"))
     return events

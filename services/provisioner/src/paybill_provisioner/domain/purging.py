@@ -6,7 +6,6 @@ from datetime import datetime
 from paybill_contracts.environment_plans import EnvironmentPlanned, Plan, Resource
 from paybill_contracts.errors import ConflictError
 from paybill_contracts.policy import Handling
-from paybill_contracts.provisioner import EnvironmentFailed
 from paybill_contracts.purges import (
     Absence,
     Certificate,
@@ -20,9 +19,10 @@ from paybill_contracts.tenant import LegalHoldPlaced, LegalHoldReleased
 from paybill_contracts.tenant_lifecycle import PurgeStarted
 
 from paybill_provisioner.domain import approvals
+from paybill_provisioner.domain.building import failure
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
-from paybill_provisioner.domain.environments import evolve, existing
+from paybill_provisioner.domain.environments import evolve, evolved, existing
 from paybill_provisioner.domain.estimates import estimates
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plans import hash_of
@@ -95,8 +95,7 @@ def delete_all(
     if approvals.still_covers(environment, plan, judged, now, requester):
         return []
     voided = approvals.void(environment, "requested again")
-    for event in voided:
-        environment = evolve(environment, event)
+    environment = evolved(environment, voided)
     return [*voided, approvals.request(environment, plan, plan_hash, judged, inputs, now, requester)]
 
 
@@ -151,16 +150,7 @@ def verification_failed(environment: Environment, reason: str) -> list[Environme
     """Records that a deleted resource exists, or could not be read."""
     if not environment.is_applied or environment.purge is None or environment.plan_hash is None:
         return []
-    text = "".join(each if each.isprintable() else " " for each in reason)[:400] or "no reason"
-    return [
-        EnvironmentFailed(
-            tenant_id=environment.tenant_id,
-            environment_id=environment.id,
-            plan_hash=environment.plan_hash,
-            address="environment",
-            reason=text,
-        )
-    ]
+    return [failure(environment, environment.plan_hash, reason)]
 
 
 def purged(

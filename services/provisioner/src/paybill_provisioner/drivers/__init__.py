@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import Resource
@@ -44,12 +44,22 @@ class Site:
     outputs: Mapping[str, Outputs]
 
 
+AFTER_ALL = "g"
+"""Behind every hexadecimal number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Tenants whose resources are observed: those with a number from `after` on and below `before`."""
 
     after: str
     before: str
+
+    @classmethod
+    def of(cls, tenant_id: str) -> Self:
+        """Returns the scope of one tenant."""
+        number = tenant_id.removeprefix("ten_")
+        return cls(number, f"{number}{AFTER_ALL}")
 
     def includes(self, tenant_id: str) -> bool:
         """Returns whether a tenant is in the scope."""
