@@ -23,17 +23,15 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
 from paybill_provisioner.domain import access, environments, planning, purging, quotes
-from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.environments import id_of
 from paybill_provisioner.tables import (
-    BLUEPRINTS,
     CELL_KEYS,
     ENVIRONMENTS,
     PLANNING_READS,
-    cells_in_force,
     plan_inputs,
+    planning_states,
     record,
 )
 
@@ -68,14 +66,8 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
 
 @HANDLERS.fact(EntitlementsSet, writes=_writes_of_planning, reads=lambda _: PLANNING_READS)
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContext) -> None:
-    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    _record(
-        unit,
-        fact,
-        planning.on_entitlements_set(
-            _environment(unit, fact), fact, blueprints, cells_in_force(unit), at.now, plan_inputs(unit)
-        ),
-    )
+    blueprints, cells, inputs = planning_states(unit)
+    _record(unit, fact, planning.on_entitlements_set(_environment(unit, fact), fact, blueprints, cells, at.now, inputs))
 
 
 @HANDLERS.fact(TenantSuspended, writes=_writes)
@@ -100,14 +92,8 @@ def holds_changed(unit: UnitOfWork, fact: HoldsChanged, _: DecisionContext) -> N
 
 @HANDLERS.fact(ReturnStarted, writes=_writes_of_planning, reads=lambda _: PLANNING_READS)
 def return_started(unit: UnitOfWork, fact: ReturnStarted, at: DecisionContext) -> None:
-    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    _record(
-        unit,
-        fact,
-        access.on_return_started(
-            _environment(unit, fact), fact, blueprints, cells_in_force(unit), at.now, plan_inputs(unit)
-        ),
-    )
+    blueprints, cells, inputs = planning_states(unit)
+    _record(unit, fact, access.on_return_started(_environment(unit, fact), fact, blueprints, cells, at.now, inputs))
 
 
 @HANDLERS.fact(OffboardingStarted, writes=_writes)

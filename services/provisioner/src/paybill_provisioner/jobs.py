@@ -46,8 +46,8 @@ from paybill_provisioner.tables import (
     PLAN_RUNS,
     PLANNING_READS,
     PRICE_BOOK,
-    cells_in_force,
     plan_inputs,
+    planning_states,
     record,
     record_drift,
 )
@@ -247,8 +247,8 @@ async def inspect_tables(job: Job[TablesInspectionRequested], drivers: Drivers) 
 
     def decide(unit: UnitOfWork, at: DecisionContext) -> None:
         state = existing(unit.get(ENVIRONMENTS, environment.id), environment.tenant_id)
-        blueprints, cells = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID)), cells_in_force(unit)
-        record(unit, environment.id, planning.inspected(state, found, blueprints, cells, at.now, plan_inputs(unit)))
+        blueprints, cells, inputs = planning_states(unit)
+        record(unit, environment.id, planning.inspected(state, found, blueprints, cells, at.now, inputs))
 
     yield Outcome(decide, writes=[ENVIRONMENTS.key(environment.id), *CELL_KEYS], reads=PLANNING_READS, last=True)
 
@@ -296,8 +296,7 @@ def _superseded(fact: EnvironmentPlanned, changed: tuple[str, ...]) -> Outcome:
 
     def decide(unit: UnitOfWork, at: DecisionContext) -> None:
         environment = existing(unit.get(ENVIRONMENTS, fact.environment_id), fact.tenant_id)
-        blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-        cells, inputs = cells_in_force(unit), plan_inputs(unit)
+        blueprints, cells, inputs = planning_states(unit)
         events = applying.plan_anew(environment, fact.plan_hash, changed, blueprints, cells, inputs, at.now)
         record(unit, fact.environment_id, events)
 

@@ -202,6 +202,11 @@ def plan_inputs(unit: UnitOfWork) -> PlanInputs:
     )
 
 
+def planning_states(unit: UnitOfWork) -> tuple[Blueprints, CellsInForce, PlanInputs]:
+    """Returns what plans are made from: `PLANNING_READS` and `CELL_KEYS`. Raises BlueprintNotPublishedError."""
+    return require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID)), cells_in_force(unit), plan_inputs(unit)
+
+
 def record(unit: UnitOfWork, environment_id: str, events: Iterable[EnvironmentEvent]) -> None:
     """Records events of an environment, and the places in cells that its tenant gets and leaves by them."""
     before = unit.get(ENVIRONMENTS, environment_id)
@@ -219,9 +224,8 @@ def record_drift(unit: UnitOfWork, environment_id: str, events: Sequence[DriftEv
     environment = unit.get(ENVIRONMENTS, environment_id)
     if environment is None or not events:
         return
-    blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-    compared = planning.compare(environment, blueprints, cells_in_force(unit), now, plan_inputs(unit))
-    record(unit, environment_id, compared)
+    blueprints, cells_, inputs = planning_states(unit)
+    record(unit, environment_id, planning.compare(environment, blueprints, cells_, now, inputs))
     finding = drift.finding_of(environment)
     if finding is not None:
         INCIDENTS.open(unit, finding, now)

@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from paybill_contracts.plan_approvals import ApprovalId
 from paybill_contracts.values import Digest, EnvironmentId, Text
-from paybill_runtime import clock
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
@@ -79,7 +78,7 @@ def router(context: ServiceContext) -> APIRouter:
             col(EnvironmentRow.approval_id).is_not(None),
             approval_status=status,
         )
-        now = clock.now()
+        now = context.now()
         views = [ApprovalView.of(each, each.approval, now) for each in page if each.approval is not None]
         return ApprovalPage(approvals=views, next=next_)
 
@@ -87,7 +86,7 @@ def router(context: ServiceContext) -> APIRouter:
     async def show(approval: Id, _: Viewer) -> ApprovalDetails:
         """Shows an approval and its plan."""
         environment, found = approvals.find(await _environment(context, approval), approval)
-        now, plan = clock.now(), found.plan
+        now, plan = context.now(), found.plan
         view = None
         if plan is not None:
             view = ProposedPlanView.of(

@@ -13,7 +13,7 @@ from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
 from paybill_provisioner.api.callers import Operator, Viewer
-from paybill_provisioner.api.environments import EnvironmentOrTenantId, id_from
+from paybill_provisioner.api.environment_ids import EnvironmentOrTenantId, id_from
 from paybill_provisioner.domain import credentials
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.environments import existing

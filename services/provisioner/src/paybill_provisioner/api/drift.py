@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import text
 
 from paybill_provisioner.api.callers import Operator, Viewer
-from paybill_provisioner.api.environments import EnvironmentOrTenantId, id_from
+from paybill_provisioner.api.environment_ids import EnvironmentOrTenantId, id_from
 from paybill_provisioner.domain import drift
 from paybill_provisioner.domain.drift_state import Drift
 from paybill_provisioner.domain.environment_state import Environment

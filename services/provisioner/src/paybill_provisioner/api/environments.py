@@ -1,15 +1,15 @@
 """HTTP routes of environments: shown with their plans, and retried."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from paybill_contracts.placement import Preset
 from paybill_contracts.purges import Certificate
 from paybill_contracts.values import EnvironmentId, Key
 from paybill_contracts.why import EnvironmentState, UnsettledState
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.http.listing import Limit, load_page, load_state
 from paybill_runtime.http.router import Router
@@ -18,34 +18,21 @@ from sqlalchemy import ColumnElement
 from sqlmodel import col
 
 from paybill_provisioner.api.callers import Operator, Viewer
+from paybill_provisioner.api.environment_ids import EnvironmentOrTenantId, id_from
 from paybill_provisioner.api.environment_views import EnvironmentSummary, EnvironmentView
+from paybill_provisioner.api.plan_decisions import PlanningStates, decide_plan, view_of_environment
 from paybill_provisioner.api.waits import may_be_unsettled, policy_in_force, waits
 from paybill_provisioner.domain import planning, purging
-from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
+from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
-from paybill_provisioner.domain.environments import EnvironmentUnknownError, existing, id_of
+from paybill_provisioner.domain.environments import EnvironmentUnknownError, id_of
 from paybill_provisioner.domain.isolation import described
 from paybill_provisioner.domain.unsettled import Unsettled, unsettled
 from paybill_provisioner.tables import (
-    BLUEPRINTS,
-    CELL_KEYS,
     CELLS,
     ENVIRONMENTS,
-    PLANNING_READS,
     EnvironmentRow,
-    cells_in_force,
-    plan_inputs,
-    record,
 )
-
-EnvironmentOrTenantId = Annotated[
-    str,
-    Path(
-        description="The environment's id (`env_…`) or its tenant's (`ten_…`).",
-        pattern=r"^(env|ten)_[0-9a-f]{32}$",
-        examples=["env_0123456789abcdef0123456789abcdef"],
-    ),
-]
 
 
 class EnvironmentPage(BaseModel):
@@ -111,26 +98,14 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.post("/environments/{environment}/retry", status_code=HTTPStatus.ACCEPTED)
     async def retry(environment: EnvironmentOrTenantId, principal: Operator) -> EnvironmentView:
         """Plans again after a failure or a refusal, by the blueprint in force; built resources stay."""
-        id_ = id_from(environment)
 
-        def decide(unit: UnitOfWork, at: DecisionContext) -> EnvironmentView:
-            blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            events = planning.retry(
-                unit.get(ENVIRONMENTS, id_), environment, blueprints, cells_in_force(unit), at.now, plan_inputs(unit)
+        def decision(known: PlanningStates) -> Sequence[EnvironmentEvent]:
+            return planning.retry(
+                known.environment, environment, known.blueprints, known.cells, known.now, known.inputs
             )
-            record(unit, id_, events)
-            after, in_force = existing(unit.get(ENVIRONMENTS, id_), environment), plan_inputs(unit).policy
-            return EnvironmentView.full(after, None, unsettled(after, None, in_force, at.now))
 
-        return await context.decide(
-            principal.origin,
-            decide,
-            writes=[ENVIRONMENTS.key(id_), *CELL_KEYS],
-            reads=PLANNING_READS,
-            verb="retry",
-            target=environment,
-            idempotency=principal.idempotency,
-            response_type=EnvironmentView,
+        return await decide_plan(
+            context, principal, environment, "retry", decision, view_of_environment, EnvironmentView
         )
 
     return routes
@@ -184,8 +159,3 @@ async def _breach(context: ServiceContext, environment: Environment) -> str | No
             if cell.number == number:
                 found += [described(each) for each in cell.breaches]
     return "; ".join(found)[:1000] or None
-
-
-def id_from(name: str) -> str:
-    """Returns the id of an environment from that of the environment or its tenant."""
-    return id_of(name) if name.startswith("ten_") else name

@@ -9,41 +9,33 @@ from fastapi import APIRouter, Path
 from paybill_contracts.errors import DomainError
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import Digest
-from paybill_runtime import clock
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
 from paybill_provisioner.api.callers import Operator, Viewer
+from paybill_provisioner.api.environment_ids import EnvironmentOrTenantId, id_from
 from paybill_provisioner.api.environment_views import EnvironmentView
-from paybill_provisioner.api.environments import EnvironmentOrTenantId, id_from
+from paybill_provisioner.api.plan_decisions import PlanningStates, decide_plan, view_of_environment
 from paybill_provisioner.api.plan_views import ApprovalView, EnvironmentPlans, ProposedPlanView
 from paybill_provisioner.domain import applying, moves
-from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, require_published
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.cells import SHARED
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment
-from paybill_provisioner.domain.environments import EnvironmentUnknownError, existing
+from paybill_provisioner.domain.environments import EnvironmentUnknownError
 from paybill_provisioner.domain.estimates import PLAN_RUNS_ID
 from paybill_provisioner.domain.inputs import PlanInputs
-from paybill_provisioner.domain.plans import CellsInForce
 from paybill_provisioner.domain.policy import POLICY_ID
 from paybill_provisioner.domain.price_book import PRICE_BOOK_ID
-from paybill_provisioner.domain.unsettled import unsettled
 from paybill_provisioner.tables import (
     BLUEPRINTS,
-    CELL_KEYS,
     CELLS,
     ENVIRONMENTS,
     PLAN_RUNS,
-    PLANNING_READS,
     POLICY,
     PRICE_BOOK,
-    cells_in_force,
-    plan_inputs,
-    record,
 )
 
 PlanHash = Annotated[Digest, Path(description="Hash of the plan.")]
@@ -65,7 +57,7 @@ def router(context: ServiceContext) -> APIRouter:
         state = await load_state(context, ENVIRONMENTS, id_from(environment))
         if state is None:
             raise EnvironmentUnknownError(f"there is no environment {environment}")
-        now = clock.now()
+        now = context.now()
         known = [each for each in (state.approval, *reversed(state.earlier_approvals)) if each is not None]
         approvals = [ApprovalView.of(state, each, now) for each in known]
         return EnvironmentPlans(plan=await _shown(context, state, now), approvals=approvals)
@@ -77,25 +69,19 @@ def router(context: ServiceContext) -> APIRouter:
         The caller is the requester. An open approval of a plan that is still right stays. Refused with
         `environment_not_plannable` and the codes of a refused plan.
         """
-        id_ = id_from(environment)
 
-        def decide(unit: UnitOfWork, at: DecisionContext) -> ProposedPlanView:
-            blueprints, cells, inputs = _loaded(unit)
-            state = unit.get(ENVIRONMENTS, id_)
-            events = applying.make_plan(state, environment, principal.subject, blueprints, cells, inputs, at.now)
-            record(unit, id_, events)
-            return _view(existing(unit.get(ENVIRONMENTS, id_), environment), blueprints, cells, inputs, at.now)
+        def decision(known: PlanningStates) -> Sequence[EnvironmentEvent]:
+            return applying.make_plan(
+                known.environment,
+                environment,
+                principal.subject,
+                known.blueprints,
+                known.cells,
+                known.inputs,
+                known.now,
+            )
 
-        return await context.decide(
-            principal.origin,
-            decide,
-            writes=[ENVIRONMENTS.key(id_), *CELL_KEYS],
-            reads=PLANNING_READS,
-            verb="plan",
-            target=environment,
-            idempotency=principal.idempotency,
-            response_type=ProposedPlanView,
-        )
+        return await decide_plan(context, principal, environment, "plan", decision, _view, ProposedPlanView)
 
     @routes.post("/plans/{plan_hash}/apply", status_code=HTTPStatus.ACCEPTED)
     async def apply(environment: EnvironmentOrTenantId, plan_hash: PlanHash, principal: Operator) -> EnvironmentView:
@@ -104,26 +90,14 @@ def router(context: ServiceContext) -> APIRouter:
         Refused with `approval_required`, `approval_ended` (a second use), `approval_mismatch` (expired),
         `plan_superseded`, `transfer_unavailable`, `region_full` and `environment_not_plannable`.
         """
-        id_ = id_from(environment)
 
-        def decide(unit: UnitOfWork, at: DecisionContext) -> EnvironmentView:
-            blueprints, cells, inputs = _loaded(unit)
-            events: Sequence[EnvironmentEvent] = applying.apply(
-                unit.get(ENVIRONMENTS, id_), environment, plan_hash, blueprints, cells, inputs, at.now
+        def decision(known: PlanningStates) -> Sequence[EnvironmentEvent]:
+            return applying.apply(
+                known.environment, environment, plan_hash, known.blueprints, known.cells, known.inputs, known.now
             )
-            record(unit, id_, events)
-            after, in_force = existing(unit.get(ENVIRONMENTS, id_), environment), plan_inputs(unit).policy
-            return EnvironmentView.full(after, None, unsettled(after, None, in_force, at.now))
 
-        return await context.decide(
-            principal.origin,
-            decide,
-            writes=[ENVIRONMENTS.key(id_), *CELL_KEYS],
-            reads=PLANNING_READS,
-            verb="apply",
-            target=environment,
-            idempotency=principal.idempotency,
-            response_type=EnvironmentView,
+        return await decide_plan(
+            context, principal, environment, "apply", decision, view_of_environment, EnvironmentView
         )
 
     @routes.post("/move")
@@ -133,25 +107,20 @@ def router(context: ServiceContext) -> APIRouter:
         One to the built placement withdraws a move that is pending. Refused with `same_placement`, `change_pending`,
         `tenant_suspended`, `environment_not_plannable`, `region_full` and `tier_unknown`.
         """
-        id_ = id_from(environment)
 
-        def decide(unit: UnitOfWork, at: DecisionContext) -> ProposedPlanView:
-            blueprints, cells, inputs = _loaded(unit)
-            state = unit.get(ENVIRONMENTS, id_)
-            events = moves.move(state, environment, body.to, principal.subject, blueprints, cells, inputs, at.now)
-            record(unit, id_, events)
-            return _view(existing(unit.get(ENVIRONMENTS, id_), environment), blueprints, cells, inputs, at.now)
+        def decision(known: PlanningStates) -> Sequence[EnvironmentEvent]:
+            return moves.move(
+                known.environment,
+                environment,
+                body.to,
+                principal.subject,
+                known.blueprints,
+                known.cells,
+                known.inputs,
+                known.now,
+            )
 
-        return await context.decide(
-            principal.origin,
-            decide,
-            writes=[ENVIRONMENTS.key(id_), *CELL_KEYS],
-            reads=PLANNING_READS,
-            verb="move",
-            target=environment,
-            idempotency=principal.idempotency,
-            response_type=ProposedPlanView,
-        )
+        return await decide_plan(context, principal, environment, "move", decision, _view, ProposedPlanView)
 
     return routes
 
@@ -166,26 +135,20 @@ async def _shown(context: ServiceContext, environment: Environment, now: datetim
         await load_state(context, POLICY, POLICY_ID),
     )
     try:
-        return _view(environment, require_published(blueprints), cells, inputs, now)
+        return _view(environment, PlanningStates(environment, require_published(blueprints), cells, inputs, now))
     except DomainError:
         # The environment's own view has the reason of a refused plan.
         return None
 
 
-def _loaded(unit: UnitOfWork) -> tuple[Blueprints, CellsInForce, PlanInputs]:
-    return require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID)), cells_in_force(unit), plan_inputs(unit)
-
-
-def _view(
-    environment: Environment, blueprints: Blueprints, cells: CellsInForce, inputs: PlanInputs, now: datetime
-) -> ProposedPlanView:
+def _view(environment: Environment, known: PlanningStates) -> ProposedPlanView:
     """Returns the view of the plan of the open approval, or of the one that would be applied now."""
-    found = applying.current(environment, blueprints, cells, inputs)
+    found = applying.current(environment, known.blueprints, known.cells, known.inputs)
     return ProposedPlanView.of(
         environment,
         found.plan,
         found.plan_hash,
-        now,
+        known.now,
         handling=found.judged.handling,
         reasons=found.judged.reasons,
         transfers_data=found.transfers_data,
