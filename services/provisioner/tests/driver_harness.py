@@ -178,11 +178,17 @@ class DriverHarness:
 
     async def as_superuser(self, database: str, statement: str, *values: Any) -> list[Any]:
         """Runs one statement as the superuser of the server."""
+        async with self.superuser(database) as connection:
+            return [tuple(row) for row in await connection.fetch(statement, *values)]
+
+    @asynccontextmanager
+    async def superuser(self, database: str) -> AsyncIterator[asyncpg.Connection]:
+        """Provides a connection of the superuser of the server."""
         connection = await asyncpg.connect(
             self.postgres.url("postgres", database), password=self.postgres.password("postgres")
         )
         try:
-            return [tuple(row) for row in await connection.fetch(statement, *values)]
+            yield connection
         finally:
             await connection.close()
 

@@ -85,9 +85,12 @@ class LocalSuiteHarness:
     async def create_under_way(self, environment: Environment) -> tuple[str, asyncio.Task[Any]]:
         site = Site(environment, environment.resources, {})
         database = site.resources["database.main"]
-        task = asyncio.create_task((await self.new_driver()).create(database, site, "job"))
         running = "SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE%' AND state = 'active'"
-        await until(lambda: self._harness.as_superuser("postgres", running))
+        async with self._harness.superuser("postgres") as connection, connection.transaction():
+            # The create waits for this lock, so that it is seen before it has ended.
+            await connection.execute("LOCK TABLE pg_database IN EXCLUSIVE MODE")
+            task = asyncio.create_task((await self.new_driver()).create(database, site, "job"))
+            await until(lambda: self._harness.as_superuser("postgres", running))
         return database.address, task
 
 
