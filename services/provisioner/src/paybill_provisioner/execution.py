@@ -1,7 +1,6 @@
 """Execution of a plan: its steps in the order of their needs, those without order between them side by side."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +18,6 @@ GROUP_WITHIN_S = 0.1
 """Steps that end within this time are recorded in one fact."""
 CHECK_AFTER_S = 0.1
 """Steps begin without another check this long after the last one."""
-
 
 CHECKS = 5
 """Searches for a resource whose create has an unknown outcome, in the driver's time to settle."""
@@ -67,7 +65,7 @@ class Execution:
         self._environment = environment
         self._token = token
         self._may_begin = may_begin
-        self._checked_at = time.monotonic()
+        self._checked_at = now()
         self._stopped = False
         self._outputs = dict(environment.outputs)
         self._waiting = list(environment.remaining)
@@ -122,10 +120,10 @@ class Execution:
 
     async def _check(self) -> None:
         """Stops the beginning of steps when the plan is paused, or the tenant leaves."""
-        now = time.monotonic()
-        if self._may_begin is not None and self._waiting and now - self._checked_at >= CHECK_AFTER_S:
+        if self._may_begin is not None and self._waiting and self._since_s(self._checked_at) >= CHECK_AFTER_S:
+            checked_at = self._now()
             self._stopped = self._stopped or not await self._may_begin()
-            self._checked_at = now
+            self._checked_at = checked_at
 
     def _ready(self) -> list[Step]:
         """Returns the waiting steps whose needs are met."""
