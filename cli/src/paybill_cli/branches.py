@@ -11,7 +11,7 @@ class Leaf:
     target: str
     summary: str
     passes_on: bool = False
-    """Whether its arguments are passed to another program."""
+    """True when its arguments are passed to another program."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ REFUSED = (
     ),
     ("a table that is gone", "name: documents", "name: files", "the table documents is gone"),
 )
-"""What is wrong, the change of a correct file, and the reason."""
+"""Name of each fault, the change of a correct file, and the reason."""
 
 
 async def test_a_wrong_blueprint_is_refused_with_place_and_reason(provisioner: Any, harness: Any, log: Any) -> None:

@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from paybill_cli.client.http import Service
+from paybill_cli.client.requests import idempotent
 from paybill_cli.errors import CliError, usage
+from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
 
 
@@ -46,3 +50,37 @@ def bytes_of(file: Path) -> bytes:
 def name_of(file: Path) -> str:
     """Returns the name of the file in the service's messages: the end of a long path."""
     return str(file)[-200:]
+
+
+def publication_of(service: Service, path: str, file: Path) -> dict[str, Any]:
+    """Returns what publishing the file would change; nothing is published."""
+    query = {"dry_run": "true", "file": name_of(file)}
+    found: dict[str, Any] = service.upload(path, bytes_of(file), "application/yaml", query)
+    return found
+
+
+def publish_previewed(
+    out: Output,
+    service: Service,
+    options: ConfirmedOptions,
+    path: str,
+    file: Path,
+    publication: dict[str, Any],
+    *,
+    kind: str,
+    effect: str,
+) -> None:
+    """Publishes a file whose changes were shown, unless it is in force already or only they were asked for.
+
+    kind: of definition, such as `policy`; effect: sentence of the question.
+    """
+    if not publication["changes"]:
+        out.info(f"this {kind} is in force already; nothing was published")
+        return
+    if options.dry_run:
+        out.info("nothing was published")
+        return
+    out.confirm(f"Publish {file}? {effect}", yes=options.yes)
+    with idempotent(out, options.idempotency_key) as key:
+        service.upload(path, bytes_of(file), "application/yaml", {"file": name_of(file)}, key=key)
+    out.info(f"published: {publication['name']}@{publication['version']}")

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paybill_cli import completion
-from paybill_cli.client.definition_files import bytes_of, name_of, text_of, with_errors
+from paybill_cli.client.definition_files import publication_of, publish_previewed, text_of, with_errors
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import idempotent
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -19,6 +18,7 @@ from paybill_cli.output import Output
 if TYPE_CHECKING:
     from paybill_definitions.blueprints_file import BlueprintFile
 
+PATH = "/v1/blueprints"
 COLUMNS = ("blueprint", "in_force", "regions", "tiers", "cells")
 CHANGES = ("change", "of", "before", "after")
 RESOURCES = ("resource", "layer", "isolation", "needs", "attributes")
@@ -120,16 +120,8 @@ def publish(out: Output, stack: Stack, options: ConfirmedOptions, file: File) ->
         _show(out, publication)
         if publication["refused"]:
             raise _refused(file, publication["refused"])
-        if not publication["changes"]:
-            out.info("this blueprint is in force already; nothing was published")
-            return
-        if options.dry_run:
-            out.info("nothing was published")
-            return
-        out.confirm(f"Publish {file}? Environments of its tiers are changed by it.", yes=options.yes)
-        with idempotent(out, options.idempotency_key) as key:
-            provisioner.upload("/v1/blueprints", bytes_of(file), "application/yaml", {"file": name_of(file)}, key=key)
-    out.info(f"published: {publication['name']}@{publication['version']}")
+        effect = "Environments of its tiers are changed by it."
+        publish_previewed(out, provisioner, options, PATH, file, publication, kind="blueprint", effect=effect)
 
 
 def list_all(out: Output, stack: Stack) -> None:
@@ -138,7 +130,7 @@ def list_all(out: Output, stack: Stack) -> None:
     Example: paybill blueprint list
     """
     with Service(stack, "provisioner") as provisioner:
-        found = provisioner.get("/v1/blueprints")["blueprints"]
+        found = provisioner.get(PATH)["blueprints"]
     out.rows("blueprint.list", [_row(each) for each in found], COLUMNS)
 
 
@@ -148,7 +140,7 @@ def show(out: Output, stack: Stack, name: Name) -> None:
     Example: paybill blueprint show standard
     """
     with Service(stack, "provisioner") as provisioner:
-        shown = provisioner.get(f"/v1/blueprints/{name}")
+        shown = provisioner.get(f"{PATH}/{name}")
     content = shown["content"]
     if out.json:
         out.record("blueprint", shown)
@@ -184,9 +176,7 @@ def _checked(out: Output, file: Path) -> "BlueprintFile":
 def _publication(out: Output, provisioner: Service, file: Path) -> dict[str, Any]:
     """Fetches what publishing would change. Refuses an invalid file before a request is sent."""
     _checked(out, file)
-    query = {"dry_run": "true", "file": name_of(file)}
-    found: dict[str, Any] = provisioner.upload("/v1/blueprints", bytes_of(file), "application/yaml", query)
-    return found
+    return publication_of(provisioner, PATH, file)
 
 
 def _show(out: Output, publication: Mapping[str, Any]) -> None:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paybill_cli.client.definition_files import bytes_of, name_of, text_of, with_errors
+from paybill_cli.client.definition_files import publication_of, publish_previewed, text_of, with_errors
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import idempotent
 from paybill_cli.client.stack import Stack
 from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
@@ -15,6 +14,7 @@ from paybill_cli.output import Output
 if TYPE_CHECKING:
     from paybill_definitions.policy_file import PolicyFile
 
+PATH = "/v1/policies"
 COLUMNS = ("policy", "in_force", "content_hash")
 CHANGES = ("rule", "before", "after")
 
@@ -46,23 +46,14 @@ def publish(out: Output, stack: Stack, options: ConfirmedOptions, file: File) ->
     Example: paybill policy publish policy.yaml
     """
     _checked(out, file)
-    query = {"file": name_of(file)}
     with Service(stack, "provisioner") as provisioner:
-        found = provisioner.upload("/v1/policies", bytes_of(file), "application/yaml", {"dry_run": "true", **query})
+        found = publication_of(provisioner, PATH, file)
         if out.json:
             out.record("policy.publication", found)
         else:
             out.rows("policy.publication", found["differences"], CHANGES)
-        if not found["changes"]:
-            out.info("this policy is in force already; nothing was published")
-            return
-        if options.dry_run:
-            out.info("nothing was published")
-            return
-        out.confirm(f"Publish {file}? Plans that it allows unattended are applied at once.", yes=options.yes)
-        with idempotent(out, options.idempotency_key) as key:
-            provisioner.upload("/v1/policies", bytes_of(file), "application/yaml", query, key=key)
-    out.info(f"published: {found['name']}@{found['version']}")
+        effect = "Plans that it allows unattended are applied at once."
+        publish_previewed(out, provisioner, options, PATH, file, found, kind="policy", effect=effect)
 
 
 def list_all(out: Output, stack: Stack) -> None:
@@ -71,7 +62,7 @@ def list_all(out: Output, stack: Stack) -> None:
     Example: paybill policy list
     """
     with Service(stack, "provisioner") as provisioner:
-        found = provisioner.get("/v1/policies")["policies"]
+        found = provisioner.get(PATH)["policies"]
     out.rows("policy.list", [{"policy": f"{each['name']}@{each['version']}", **each} for each in found], COLUMNS)
 
 
@@ -87,7 +78,7 @@ def show(
     from paybill_cli import formatting
 
     with Service(stack, "provisioner") as provisioner:
-        shown = provisioner.get(f"/v1/policies/{name}")
+        shown = provisioner.get(f"{PATH}/{name}")
     if out.json:
         out.record("policy", shown)
         return

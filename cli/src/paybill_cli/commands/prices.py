@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paybill_cli import formatting
-from paybill_cli.client.definition_files import bytes_of, name_of, text_of, with_errors
+from paybill_cli.client.definition_files import publication_of, publish_previewed, text_of, with_errors
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import idempotent
 from paybill_cli.client.stack import Stack
 from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
@@ -17,6 +16,7 @@ from paybill_cli.output import Output
 if TYPE_CHECKING:
     from paybill_definitions.price_book_file import PriceBookFile
 
+PATH = "/v1/price-books"
 COLUMNS = ("price_book", "in_force", "content_hash")
 CHANGES = ("change", "kind", "cloud", "region", "isolation", "size", "per", "price")
 PRICES = CHANGES[1:]
@@ -52,20 +52,11 @@ def publish(out: Output, stack: Stack, options: ConfirmedOptions, file: File) ->
     Example: paybill prices publish prices.yaml
     """
     content = _checked(out, file).content
-    query = {"file": name_of(file)}
     with Service(stack, "provisioner") as provisioner:
-        found = provisioner.upload("/v1/price-books", bytes_of(file), "application/yaml", {"dry_run": "true", **query})
+        found = publication_of(provisioner, PATH, file)
         _show(out, found, content.currency)
-        if not found["changes"]:
-            out.info("this price book is in force already; nothing was published")
-            return
-        if options.dry_run:
-            out.info("nothing was published")
-            return
-        out.confirm(f"Publish {file}? Open approvals of plans with other prices become void.", yes=options.yes)
-        with idempotent(out, options.idempotency_key) as key:
-            provisioner.upload("/v1/price-books", bytes_of(file), "application/yaml", query, key=key)
-    out.info(f"published: {found['name']}@{found['version']}")
+        effect = "Open approvals of plans with other prices become void."
+        publish_previewed(out, provisioner, options, PATH, file, found, kind="price book", effect=effect)
 
 
 def list_all(out: Output, stack: Stack) -> None:
@@ -74,7 +65,7 @@ def list_all(out: Output, stack: Stack) -> None:
     Example: paybill prices list
     """
     with Service(stack, "provisioner") as provisioner:
-        found = provisioner.get("/v1/price-books")["price_books"]
+        found = provisioner.get(PATH)["price_books"]
     out.rows(
         "price_book.list", [{"price_book": f"{each['name']}@{each['version']}", **each} for each in found], COLUMNS
     )
@@ -90,7 +81,7 @@ def show(
     Example: paybill prices show list-prices
     """
     with Service(stack, "provisioner") as provisioner:
-        shown = provisioner.get(f"/v1/price-books/{name}")
+        shown = provisioner.get(f"{PATH}/{name}")
     if out.json:
         out.record("price_book", shown)
         return

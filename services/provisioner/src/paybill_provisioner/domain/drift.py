@@ -34,7 +34,7 @@ UNKNOWN_RESOURCE = "unknown_resource"
 """Kind of the incidents about resources whose environment is in no record."""
 
 CLOSED_BY = "service:provisioner"
-"""Who closes an incident that ended by itself. One that a person closed is accepted, and is not opened again."""
+"""Actor that closes an incident which ended by itself; one that a person closed is accepted, and stays closed."""
 
 ABSENT = "absent"
 NOTHING = "none"

@@ -35,13 +35,13 @@ from paybill_provisioner.domain.rebuilding import ForeignObjectsError, TablesNot
 from paybill_provisioner.domain.sizes import Size
 
 PUBLISH = "publish a blueprint that has it; the environment is then planned by itself"
-"""What ends most refusals of a plan."""
+"""End of most refusals of a plan."""
 
 MAKE_ROOM = "publish a blueprint with more cells, or reopen a drained cell; the environment is then planned by itself"
-"""What ends the refusal of a full region."""
+"""End of the refusal of a full region."""
 
 SPLIT = "publish a blueprint whose tier has fewer resources or tables"
-"""What ends the refusal of a plan that is too large."""
+"""End of the refusal of a plan that is too large."""
 
 NEXT_STEPS: dict[type[DomainError], str] = {
     RegionFullError: MAKE_ROOM,
@@ -49,7 +49,7 @@ NEXT_STEPS: dict[type[DomainError], str] = {
     TablesNotInspectedError: "they are being inspected; the environment is then planned by itself",
     ForeignObjectsError: "remove it from the tables, then retry the environment",
 }
-"""What ends the refusals that another blueprint does not end."""
+"""Ends of the refusals that another blueprint does not end."""
 
 PLANNED_AGAIN = "the environment is planned again"
 TRANSFER = "the transfer of its data, which this version of the provisioner does not do"
