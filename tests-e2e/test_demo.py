@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from paybill_bench.process_statistics import process_tree
 
 WITHIN_S = 150
 TARGET_S = 30
@@ -67,14 +68,6 @@ def ended(process):
     """Returns exit code, output and error output."""
     output, errors = process.communicate(timeout=WITHIN_S)
     return process.returncode, output, errors
-
-
-def _descendants(pid):
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *_descendants(child)]
-    return found
 
 
 def _have_ended(pids, within_s=10):
@@ -140,7 +133,7 @@ def test_a_missing_event_is_named_and_the_logs_are_kept(tmp_path):
         [folder] = [path for path in tmp_path.iterdir() if path.name.startswith("paybill-demo-")]
         stack = json.loads((folder / "stack.json").read_text())
         os.kill(stack["services"]["provisioner"]["pid"], signal.SIGSTOP)
-        processes = _descendants(process.pid)
+        processes = process_tree(process.pid)[1:]
         code, _, errors = ended(process)
     error = json.loads(next(line for line in errors.splitlines() if '"error"' in line))["data"]
 
@@ -158,7 +151,7 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path, number):
     with demo(tmp_path) as process:
         while "== 2" not in process.stdout.readline():
             assert process.poll() is None, process.stderr.read()
-        processes = _descendants(process.pid)
+        processes = process_tree(process.pid)[1:]
         process.send_signal(number)
         code, _, _ = ended(process)
 

@@ -17,6 +17,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from paybill_bench.process_statistics import ENDED, process_tree
 from paybill_embedded import EmbeddedError, NatsServer, PostgresServer
 from paybill_runtime.http.auth import KeyRing
 from paybill_stack import supervisor
@@ -46,7 +47,7 @@ class Up:
         """Returns the object that it prints when the stack is ready."""
         line = self.process.stdout.readline()
         assert line, self.process.communicate(timeout=STARTS_WITHIN_S)[1]
-        self.descendants = _descendants(self.process.pid)
+        self.descendants = process_tree(self.process.pid)[1:]
         return json.loads(line)["data"]
 
     def messages_until(self, text):
@@ -90,18 +91,10 @@ def refused(*arguments):
     return done.returncode, error
 
 
-def _descendants(pid):
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *_descendants(child)]
-    return found
-
-
 def _lives(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except ENDED:
         return False
 
 
@@ -167,7 +160,7 @@ def test_a_killed_service_is_restarted_and_a_killed_supervisor_ends_all_processe
         run.messages_until("nats is ready again")
         written = json.loads((tmp_path / "stack.json").read_text())
         code, error = refused("--data-dir", tmp_path)
-        descendants = _descendants(run.process.pid)
+        descendants = process_tree(run.process.pid)[1:]
         run.process.kill()
         all_ended = _gone(descendants)
     with up("--json", "--data-dir", tmp_path) as after_the_crash:
@@ -251,9 +244,13 @@ def test_the_operators_key_is_printed_even_when_the_start_fails(tmp_path, option
 
 def _services():
     """Returns the process ids of the services that this process has started."""
-    commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in _descendants(os.getpid())}
     names = {f"paybill_{name}" for name in SERVICES}
-    return [pid for pid, file in commands.items() if file.exists() and names & set(file.read_text().split("\0"))]
+    found = []
+    for pid in process_tree(os.getpid())[1:]:
+        with suppress(*ENDED):
+            if names & set(Path(f"/proc/{pid}/cmdline").read_text().split("\0")):
+                found.append(pid)
+    return found
 
 
 @contextmanager
@@ -353,7 +350,7 @@ def test_external_servers_replace_the_embedded_ones(tmp_path):
 def test_a_pipe_gets_plain_rows_and_a_second_ctrl_c_ends_all_processes(tmp_path):
     with up("--data-dir", tmp_path) as run:
         messages = run.messages_until("ready after")
-        descendants = _descendants(run.process.pid)
+        descendants = process_tree(run.process.pid)[1:]
         run.process.send_signal(signal.SIGINT)
         messages += run.messages_until("Ctrl-C again")
         began = time.monotonic()

@@ -23,6 +23,7 @@ from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_bench.access import ServerAccess
 from paybill_bench.facts import messages
 from paybill_bench.figures import Figure, Progress
+from paybill_bench.process_statistics import process_tree
 from paybill_bench.replay_log import write_aggregates
 from paybill_bench.servers import (
     OUTPUT_SUBJECTS,
@@ -104,7 +105,7 @@ async def _replay(access: ServerAccess, amount: int) -> _Run:
     finished = asyncio.create_task(child.communicate())
     resident = proportional = 0.0
     while not (await asyncio.wait([finished], timeout=_SAMPLE_S))[0]:
-        sizes = [_sizes(pid) for pid in _tree(child.pid)]
+        sizes = [_sizes(pid) for pid in process_tree(child.pid)]
         resident = max(resident, sum(size[0] for size in sizes))
         proportional = max(proportional, sum(size[1] for size in sizes))
     output, errors = finished.result()
@@ -114,14 +115,6 @@ async def _replay(access: ServerAccess, amount: int) -> _Run:
     if not report["equal"] or report["facts"] != amount:
         raise BenchmarkError(f"the log and the state differ: {report}")
     return _Run(amount / report["seconds"], resident, proportional)
-
-
-def _tree(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except OSError:
-        return []
-    return [pid, *(each for child in children for each in _tree(int(child)))]
 
 
 def _sizes(pid: int) -> tuple[float, float]:

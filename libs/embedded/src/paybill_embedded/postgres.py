@@ -250,7 +250,7 @@ def _binaries() -> Path:
 def _children(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-    except FileNotFoundError:  # it has ended, or this is not Linux
+    except (FileNotFoundError, ProcessLookupError):  # it has ended, or this is not Linux
         return []
 
 
