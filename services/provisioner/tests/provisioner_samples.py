@@ -22,9 +22,11 @@ from paybill_contracts.tenant import (
 )
 
 
-def events_about_new_tenant(region: str, preset: Preset = Preset.POOLED, tier: str = "") -> SimpleNamespace:
-    """Returns the events of other services about a new tenant in `region`."""
-    number = uuid4().hex
+def events_about_new_tenant(
+    region: str, preset: Preset = Preset.POOLED, tier: str = "", prefix: str = ""
+) -> SimpleNamespace:
+    """Returns the events of other services about a new tenant in `region`. prefix: of the number in its ids."""
+    number = prefix + uuid4().hex[len(prefix) :]
     tenant = f"ten_{number}"
     hold = Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="unpaid")
     return SimpleNamespace(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -21,6 +21,7 @@ from paybill_provisioner.domain.environments import id_of
 from paybill_provisioner.domain.planning import EnvironmentNotFailedError
 from paybill_provisioner.domain.policy import POLICY_ID, SAFE
 from paybill_provisioner.domain.steps import is_shared
+from paybill_provisioner.drivers import Drivers
 from paybill_provisioner.tables import (
     BLUEPRINTS,
     CELL_KEYS,
@@ -34,7 +35,9 @@ from paybill_provisioner.tables import (
 from paybill_runtime.app import Service
 from paybill_runtime.clock import new_id
 from paybill_runtime.decisions.aggregates import Key
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.jobs.kinds import Kind
 from paybill_runtime.testing import until
 from sqlalchemy import text
 
@@ -113,10 +116,12 @@ def faults_of(schedules: list[Schedule]) -> Callable[[Call], Fault]:
     return lambda call: by_tenant[call.tenant].fault(call) if call.tenant in by_tenant else Fault.NONE
 
 
-def service_on(driver: CloudDriver) -> Service:
-    """Returns the service whose only driver is this one."""
+def service_on(
+    driver: CloudDriver, checks: Callable[[ServiceContext, Drivers], Sequence[Kind]] = lambda *_: ()
+) -> Service:
+    """Returns the service whose only driver is this one. checks: its scheduled checks."""
     drivers = {"local": driver}
-    return replace(service(), effects=lambda *_: drivers, job_kinds=lambda _: ())
+    return replace(service(), effects=lambda *_: drivers, job_kinds=lambda context: checks(context, drivers))
 
 
 class Process:
