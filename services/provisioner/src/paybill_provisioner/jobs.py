@@ -187,11 +187,14 @@ async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> Asyn
 
     More access is given in the order of the log: a hold that precedes the event is in the state by then.
     """
+    if job.event.access is Access.OPEN:
+        await job.in_log_order()
     environment = await _current(job, job.event.tenant_id)
-    if access.opens(environment) and environment.target_access is job.event.access:
+    target = environment.target_access
+    if target is Access.READ_ONLY and access.opens(environment):
         await job.in_log_order()
         environment = await _current(job, job.event.tenant_id)
-    target = environment.target_access
+        target = environment.target_access
     if not access.may_be_set(environment) or target is not job.event.access:
         return
     await _driver(drivers, environment).set_access(environment, target)

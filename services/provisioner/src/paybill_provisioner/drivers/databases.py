@@ -268,11 +268,10 @@ class TenantDatabases:
 
     async def set_access(self, namespace: DatabaseNamespace, role: str, access: Access) -> None:
         """Changes the privileges first, then terminates sessions that began with the previous ones."""
-        login = await self._roles.login(role)
+        join, leave = namespaces.memberships(namespace, access)
+        login = await self._roles.change_existing(role, namespaces.login_attribute(access), join, leave)
         if login is None:
             return
-        join, leave = namespaces.memberships(namespace, access)
-        login = await self._roles.change(role, login, namespaces.login_attribute(access), join, leave)
         # A database that does not exist has no privileges.
         with suppress(*DATABASE_MISSING):
             await self._grant(namespace, role, access)

@@ -64,6 +64,11 @@ class Login:
     earlier_groups: tuple[str, ...]
     groups: tuple[str, ...] = ()
 
+    @property
+    def is_earlier(self) -> bool:
+        """True for a login of an earlier version, which is not in the form of this one yet."""
+        return self.creator is None or bool(self.earlier_groups)
+
 
 @dataclass(frozen=True, slots=True)
 class Tables:

@@ -174,6 +174,17 @@ class TenantRoles:
             await self._execute(";\n".join([self._as(creator, f"CREATE ROLE {ident(role)} {attributes}"), *grant]))
         return Login(superuser=False, privileged=False, creator=creator, earlier_groups=())
 
+    async def change_existing(
+        self, role: str, attributes: str, join: Iterable[str], leave: Iterable[str]
+    ) -> Login | None:
+        """Changes a login as `change` does, without knowing it before; returns None when it does not exist."""
+        joined, left = frozenset(join), frozenset(leave)
+        await self.ensure_groups([*joined, *left])
+        login = await self._change(role, "", attributes, _Memberships(joined, left))
+        if login is not None and login.is_earlier:
+            return await self.change(role, login, attributes, joined, left)
+        return login
+
     async def upgrade(self, page: int = UPGRADE_PAGE) -> bool:
         """Brings some logins of earlier versions to the form of this one; returns True while there may be more.
 
@@ -201,22 +212,26 @@ class TenantRoles:
         # A login that somebody else made has no creator, and stays.
         return changed > 0
 
-    async def _change(self, role: str, creator: str, attributes: str, memberships: "_Memberships") -> None:
-        """Changes a login in one transaction, in turn with other changes of it: the lock covers what is read."""
-        for attempt in range(_ATTEMPTS):
+    async def _change(self, role: str, creator: str, attributes: str, memberships: "_Memberships") -> Login | None:
+        """Changes a login in turn with other changes of it, and returns it as it was: the lock covers what is read.
+
+        creator: for a login of an earlier version; when it is empty, such a login stays as it is.
+        """
+        attempt = 0
+        while True:
             try:
                 async with self.connection() as connection, connection.transaction():
                     await connection.execute("SELECT pg_advisory_xact_lock($1)", _lock_of(role))
                     login = await login_of(connection, role, ())
-                    if login is not None:
-                        statements = self._statements(role, login, creator, attributes, memberships)
+                    if login is not None and (creator or not login.is_earlier):
+                        statements = self._statements(role, login, login.creator or creator, attributes, memberships)
                         await connection.execute(";\n".join(["SELECT 1", *statements]))
             except asyncpg.InternalServerError as error:
-                if attempt == _ATTEMPTS - 1 or _CONFLICT not in str(error):
+                if (attempt := attempt + 1) == _ATTEMPTS or _CONFLICT not in str(error):
                     raise
                 await asyncio.sleep(0)
             else:
-                return
+                return login
 
     def _statements(
         self, role: str, login: Login, creator: str, attributes: str, memberships: "_Memberships"
@@ -244,7 +259,6 @@ class TenantRoles:
 
         A part is a member of the group, so that it has the same privileges without a grant of its own.
         """
-        names = [f"{_database(group)}_{kind}" for kind in _KINDS]
         number = 2
         while True:
             async with self.connection() as connection:
@@ -252,10 +266,10 @@ class TenantRoles:
             if present < self._per_group:
                 break
             number += 1
+        names = [f"{_database(group)}_{kind}" for kind in _KINDS]
         async with self.connection() as connection:
-            existing = {row["name"] for row in await connection.fetch(_GROUPS, names, self._granter)}
-        await self.ensure_groups([each for each in names if each in existing])
-        parts = [each for each in names if each in existing]
+            parts = sorted(row["name"] for row in await connection.fetch(_GROUPS, names, self._granter))
+        await self.ensure_groups(parts)
         await self.ensure_groups([f"{each}_{number}" for each in parts])
         for each in parts:
             grant = f"GRANT {ident(each)} TO {ident(f'{each}_{number}')} WITH INHERIT TRUE, SET FALSE"
