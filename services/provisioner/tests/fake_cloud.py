@@ -33,9 +33,9 @@ FINDS = 2
 class Fault(StrEnum):
     """Fault of one call.
 
-    error, throttled, refused: before any effect. lost: the answer is, after the effect. late: a create has no answer,
-    and takes effect later. hidden: `find` shows the new thing at the third call. pending: the provider works on it.
-    partial: a list without one of its things.
+    error, throttled, refused: before any effect. lost: the answer is, after the effect. late: the call has no answer,
+    and takes effect later, which `find` does not show before. hidden: `find` shows the new thing at the third call.
+    pending: the provider works on it. partial: a list without one of its things.
     """
 
     NONE = "none"
@@ -63,6 +63,16 @@ class Thing:
 
 
 @dataclass
+class Late:
+    """A call that takes effect later. at: by the monotonic clock; after: an update's resource, None for a deletion."""
+
+    at: float
+    thing: Thing
+    method: str
+    after: Resource | None = None
+
+
+@dataclass
 class Call:
     """A call of the driver. kind, name: of the resource; empty for calls about an environment."""
 
@@ -84,7 +94,8 @@ class Cloud:
     built: Counter[tuple[str, str]] = field(default_factory=Counter)
     polls: int = 3
     poll_s: float = 0.02
-    _late: list[tuple[float, Thing]] = field(default_factory=list)
+    _late: list[Late] = field(default_factory=list)
+    _lists: int = 0
     _numbers: int = 0
 
     def new(self, resource: Resource, tenant: str) -> Thing:
@@ -97,22 +108,49 @@ class Cloud:
         self.things.append(thing)
         self.built[thing.resource.kind, thing.resource.identity] += 1
 
-    def add_later(self, thing: Thing, at: float) -> None:
-        """Creates the thing at a time of the monotonic clock."""
-        self._late.append((at, thing))
+    def add_later(self, late: Late) -> None:
+        """Lets a call take effect later."""
+        self._late.append(late)
+
+    @property
+    def is_working(self) -> bool:
+        """True while a call takes effect later."""
+        return bool(self._late)
 
     def settle(self) -> None:
-        """Applies the creates whose time has come. A unique name is claimed by the first one."""
+        """Applies the calls whose time has come."""
         now = time.monotonic()
-        for at, thing in [each for each in self._late if each[0] <= now]:
-            self._late.remove((at, thing))
-            if thing.resource.kind not in CloudDriver.unique_names or not self.named(thing.resource, thing.tenant):
-                self.add(thing)
+        self._apply([each for each in self._late if each.at <= now])
+
+    def finish(self, thing: Thing) -> None:
+        """Applies the calls about an existing thing that are under way: they take effect in the order of the calls."""
+        self._apply([each for each in self._late if each.thing is thing])
+
+    def _apply(self, calls: Sequence[Late]) -> None:
+        """Applies the calls. A unique name is claimed by the first create."""
+        for each in calls:
+            self._late.remove(each)
+            thing = each.thing
+            if each.method == "create":
+                if thing.resource.kind not in CloudDriver.unique_names or not self.named(thing.resource, thing.tenant):
+                    self.add(thing)
+            elif thing in self.things and each.after is not None:
+                thing.resource = each.after
+            elif thing in self.things:
+                self.things.remove(thing)
 
     def cancel(self, resource: Resource, tenant: str) -> None:
         """Ends the creates of a unique name that are under way: its deletion claims it."""
         if resource.kind in CloudDriver.unique_names:
-            self._late = [each for each in self._late if not _is(each[1], resource, tenant)]
+            self._late = [
+                each for each in self._late if each.method != "create" or not _is(each.thing, resource, tenant)
+            ]
+
+    def without_one(self, things: list[Thing]) -> list[Thing]:
+        """Returns a partial list, each time without another one."""
+        self._lists += 1
+        without = self._lists % max(len(things), 1)
+        return [each for number, each in enumerate(things) if number != without]
 
     def named(self, resource: Resource, tenant: str | None) -> list[Thing]:
         """Returns the things with the kind and name of a tenant's resource."""
@@ -151,12 +189,16 @@ class CloudDriver:
     async def create(self, resource: Resource, site: Site, token: str) -> Result:
         began = time.monotonic()
         fault = await self._begin("create", site, resource)
-        is_unique = is_shared(resource) or resource.kind in self.unique_names
-        known = self.cloud.named(resource, site.environment.tenant_id) if is_unique else []
+        known = self._named_uniquely(resource, site)
+        for each in known:
+            self.cloud.finish(each)
+        known = self._named_uniquely(resource, site)
         thing = known[0] if known else self.cloud.new(resource, site.environment.tenant_id)
         if fault is Fault.LATE and not known:
-            self.cloud.add_later(thing, began + SETTLED_AFTER_S / 2)
+            self.cloud.add_later(Late(began + SETTLED_AFTER_S / 2, thing, "create"))
             raise TimeoutError("no answer; the provider still works on it")
+        if known and not is_shared(resource):
+            thing.resource = resource
         if not known:
             thing.finds = FINDS if fault is Fault.HIDDEN else 0
             thing.visible_at = began + SETTLED_AFTER_S * 0.9 if thing.finds else 0.0
@@ -164,16 +206,27 @@ class CloudDriver:
             self.cloud.add(thing)
         return await self._answer(thing, fault)
 
+    def _named_uniquely(self, resource: Resource, site: Site) -> list[Thing]:
+        is_unique = is_shared(resource) or resource.kind in self.unique_names
+        return self.cloud.named(resource, site.environment.tenant_id) if is_unique else []
+
     async def update(self, before: Resource, after: Resource, site: Site) -> Result:
+        began = time.monotonic()
         fault = await self._begin("update", site, after)
+        for each in self.cloud.named(after, site.environment.tenant_id):
+            self.cloud.finish(each)
         found = self.cloud.named(after, site.environment.tenant_id)
         if not found:
             raise Refused(f"there is no {after.kind} {after.identity}")
+        if fault is Fault.LATE:
+            self.cloud.add_later(Late(began + SETTLED_AFTER_S / 2, found[0], "update", after))
+            raise TimeoutError("no answer; the provider still works on it")
         found[0].resource = after
         found[0].polls = self.cloud.polls if fault is Fault.PENDING else 0
         return await self._answer(found[0], fault)
 
     async def delete(self, resource: Resource, site: Site) -> Result:
+        began = time.monotonic()
         fault = await self._begin("delete", site, resource)
         named = self.cloud.named(resource, site.environment.tenant_id)
         # A unique name is deleted by its name, without a search that may be behind.
@@ -186,7 +239,12 @@ class CloudDriver:
             raise Refused(f"{resource.identity} is needed by {needs[0].resource.identity}")
         self.cloud.cancel(resource, site.environment.tenant_id)
         for each in found:
-            self.cloud.things.remove(each)
+            if fault is Fault.LATE:
+                self.cloud.add_later(Late(began + SETTLED_AFTER_S / 2, each, "delete"))
+            else:
+                self.cloud.things.remove(each)
+        if fault is Fault.LATE:
+            raise TimeoutError("no answer; the provider still works on it")
         await asyncio.sleep(0)
         if fault is Fault.LOST:
             raise TimeoutError("the answer is lost")
@@ -211,7 +269,7 @@ class CloudDriver:
         _fail(fault)
         things = [each for each in self.cloud.things if each.tenant is None or scope.includes(each.tenant)]
         if fault is Fault.PARTIAL:
-            things = things[:-1]
+            things = self.cloud.without_one(things)
         for each in things:
             await asyncio.sleep(0)
             yield [_observed(each)]

@@ -12,8 +12,9 @@ from typing import Any
 from fake_cloud import Call, Cloud, CloudDriver, Fault
 from paybill_contracts.envelope import Origin
 from paybill_contracts.placement import Preset
-from paybill_contracts.policy import Handling, Policy
+from paybill_contracts.policy import DriftHandling, Handling, Policy
 from paybill_provisioner.app import service
+from paybill_provisioner.checks.drift import DriftChecks, ProviderAwayError
 from paybill_provisioner.domain import planning, policy
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environment_state import Environment, Status
@@ -52,16 +53,19 @@ OF_METHOD = {
         Fault.THROTTLED,
         Fault.REFUSED,
     ],
-    "update": [Fault.ERROR, Fault.THROTTLED, Fault.LOST, Fault.PENDING],
-    "delete": [Fault.ERROR, Fault.THROTTLED, Fault.LOST],
+    "update": [*[Fault.LOST, Fault.LATE] * 2, Fault.ERROR, Fault.THROTTLED, Fault.PENDING, Fault.REFUSED],
+    "delete": [*[Fault.LOST, Fault.LATE] * 2, Fault.ERROR, Fault.THROTTLED, Fault.REFUSED],
+    "observe": [*[Fault.PARTIAL] * 4, Fault.ERROR, Fault.THROTTLED],
     "poll": [Fault.ERROR, Fault.THROTTLED],
     "set_access": [Fault.ERROR, Fault.THROTTLED, Fault.LOST],
     "absence": [Fault.ERROR, Fault.THROTTLED],
 }
 UNATTENDED = SAFE.model_copy(
     update={"name": "standard", "version": 2}
+    | {"drift": DriftHandling.REPAIR}
     | dict.fromkeys(("deletes", "replaces", "moves_data"), Handling.UNATTENDED)
 )
+YAML = {"Content-Type": "application/yaml"}
 _OPEN_JOBS = text("SELECT count(*) FROM chassis.job WHERE state = 'pending' AND queue = :tenant")
 _JOBS = text("SELECT kind, state, attempts, error FROM chassis.job WHERE queue = :tenant ORDER BY position")
 _STATE = text("SELECT state::text FROM environments WHERE id = :id")
@@ -127,11 +131,12 @@ def service_on(
 class Process:
     """The provisioner as a process that can crash: what it knows afterwards is in PostgreSQL."""
 
-    def __init__(self, start: Any, service_: Service, settings: dict[str, Any], url: str) -> None:
+    def __init__(self, start: Any, service_: Service, settings: dict[str, Any], url: str, driver: Any = None) -> None:
         self._start = start
         self._service = service_
         self._settings = settings
         self._url = url
+        self._driver = driver
         self.served: Any = None
 
     async def begin(self) -> None:
@@ -171,6 +176,17 @@ class Process:
         cause = new_id()
         origin = Origin(cause, cause, "operator:test", "")
         await self.served.running.context.decide(origin, decide, writes=keys, reads=PLANNING_READS)
+
+    async def publish_blueprint(self, text_: str) -> None:
+        """Publishes a blueprint, and has the environments planned by it."""
+        answer = await self.served.client.post("/v1/blueprints", content=text_, headers=YAML)
+        assert answer.status_code == 200, answer.text
+
+    async def check_drift(self, tenant: str) -> None:
+        """Compares the environment of a tenant with what the provider lists, once it answers."""
+        checks = DriftChecks(self.served.running.context, {"local": self._driver})
+        with suppress(ProviderAwayError, ConnectionError):
+            await checks.check_tenant(tenant)
 
     async def handled(self) -> None:
         """Returns when every fact in the log is handled."""
@@ -215,8 +231,11 @@ class Process:
         return f"{tenant} does not settle: {shown}, its jobs are {jobs}"
 
 
-def problems(environment: Environment, cloud: Cloud, *, is_open: bool) -> list[str]:
-    """Returns what is wrong with a tenant about which nothing is done any more."""
+def problems(environment: Environment, cloud: Cloud, *, is_open: bool, is_checked: bool = False) -> list[str]:
+    """Returns what is wrong with a tenant about which nothing is done any more.
+
+    is_checked: its drift was checked by complete lists.
+    """
     there = cloud.of(environment.tenant_id)
     built = [each.resource for each in environment.built if not is_shared(each.resource)]
     remaining = [step.resource for step in environment.remaining] if environment.paused else []
@@ -230,6 +249,9 @@ def problems(environment: Environment, cloud: Cloud, *, is_open: bool) -> list[s
         found.append(f"{planned} is planned, {desired} is desired, and nothing shows it")
     if environment.status is Status.READY and (environment.remaining or environment.replaced) and not waits:
         found.append("the plan is not complete")
+    if environment.status is Status.READY and not waits:
+        found += [f"{each.address} differs from its record" for each in built if _differs(each, cloud, environment)]
+        found += [f"the difference {each.difference.text} does not exist" for each in environment.drift if is_checked]
     logins = [
         each.open for each in cloud.things if each.tenant == environment.tenant_id and each.resource.kind == "role"
     ]
@@ -239,6 +261,10 @@ def problems(environment: Environment, cloud: Cloud, *, is_open: bool) -> list[s
     if environment.status is not Status.READY and any(logins) and not (environment.epoch and is_open):
         found.append(f"a login is open although the environment is {environment.status}")
     return found
+
+
+def _differs(resource: Any, cloud: Cloud, environment: Environment) -> bool:
+    return any(each.resource != resource for each in cloud.named(resource, environment.tenant_id))
 
 
 def _exists(resource: Any, there: Counter[tuple[str, str]]) -> bool:

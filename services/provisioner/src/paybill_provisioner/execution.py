@@ -12,6 +12,7 @@ from paybill_runtime.jobs.kinds import RetryAfter
 from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.environment_state import Environment, intent_key
 from paybill_provisioner.domain.steps import may_begin
+from paybill_provisioner.domain.unfinished import may_be_deleted
 from paybill_provisioner.drivers import Done, Driver, Pending, Result, Site
 
 GROUP_WITHIN_S = 0.1
@@ -50,7 +51,8 @@ class Execution:
 
     The outcome of a create that another attempt intended is unknown. A create begins within the driver's time to settle
     after its intent, and is visible within the same time again: until then it is searched for. Only then is the intent
-    recorded again, and the resource created.
+    recorded again, and the resource created. One that an earlier plan may have deleted is not searched for before a
+    deletion that was under way has taken effect.
     """
 
     def __init__(
@@ -134,7 +136,11 @@ class Execution:
 
     def _to_intend(self) -> list[str]:
         """Returns the steps of which a repetition could create a second resource, unless an intent is recorded."""
-        return [step.address for step in self._ready() if self._needs_intent(step) and not self._settles_in_s(step)]
+        return [
+            step.address
+            for step in self._ready()
+            if self._needs_intent(step) and not (self._settles_in_s(step) or self._leaves_in_s(step))
+        ]
 
     def _needs_intent(self, step: Step) -> bool:
         changes = step.after is None or (step.action is StepAction.UPDATE and step.before is not None)
@@ -147,6 +153,15 @@ class Execution:
         if intended_at is None:
             return 0.0
         return max(2 * self._driver.settled_after_s - self._since_s(intended_at), 0.0)
+
+    def _leaves_in_s(self, step: Step) -> float:
+        """Returns the time in which a deletion by an earlier plan can still take effect. A unique name needs none."""
+        planned_at, driver = self._environment.planned_at, self._driver
+        if step.after is None or planned_at is None or step.after.kind in driver.unique_names:
+            return 0.0
+        if not may_be_deleted(self._environment, step.after):
+            return 0.0
+        return max(driver.settled_after_s - self._since_s(planned_at), 0.0)
 
     def _since_s(self, at: datetime) -> float:
         return (self._now() - at).total_seconds()
@@ -167,6 +182,8 @@ class Execution:
             return await self._driver.delete(step.resource, site)
         if step.action in {StepAction.UPDATE, StepAction.REBUILD} and step.before is not None:
             return await self._driver.update(step.before, step.after, site)
+        if left_s := self._leaves_in_s(step):
+            return _Unsettled(left_s)
         unique = step.after.kind in self._driver.unique_names
         if not unique or step.action is StepAction.ADOPT:
             found = await self._driver.find(step.after, site)

@@ -69,7 +69,8 @@ class Environment:
     made on demand, by address; requested_credentials: to be made. purge: its deletion, once that has begun. drift:
     differences that checks found; repaired: addresses of steps of the plan that are done and left the record as it was.
     move: of a person, to the desired placement; quoted: the last change of the subscription that may lead to a plan.
-    inspected: tables before they are rebuilt, by the address of their schema.
+    inspected: tables before they are rebuilt, by the address of their schema. unconfirmed: keys of changes and
+    deletions of a plan that ended, which may have taken effect without a record.
     """
 
     id: str
@@ -108,6 +109,7 @@ class Environment:
     move: Move | None = None
     quoted: QuotedChange | None = None
     inspected: Mapping[str, InspectedTables] = field(default_factory=dict)
+    unconfirmed: tuple[str, ...] = ()
 
     @property
     def planned_size(self) -> Size | None:

@@ -56,6 +56,7 @@ from paybill_provisioner.domain.environment_state import Desired, Environment, S
 from paybill_provisioner.domain.plan_approvals import earlier
 from paybill_provisioner.domain.sizes import PendingChange, Size
 from paybill_provisioner.domain.steps import is_same, is_shared
+from paybill_provisioner.domain.unfinished import confirmed, existing_resources, with_unconfirmed, with_unfinished
 
 _AFTER_FAILURE = {Status.CHANGING: Status.READY, Status.PURGING: Status.PURGING}
 
@@ -168,7 +169,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return replace(environment, access=event.access)
         case RetentionStarted():
             return replace(
-                environment,
+                with_unconfirmed(environment),
                 status=Status.RETAINING,
                 target_access=Access.CLOSED,
                 requested_credentials=(),
@@ -195,7 +196,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
         case RestorationStarted():
             # One that was never complete has nothing to restore and is planned again.
             return replace(
-                environment if environment.epoch else _with_unfinished(environment),
+                environment if environment.epoch else with_unfinished(environment),
                 status=Status.RESTORING if environment.epoch else Status.REGISTERED,
                 target_access=event.access,
             )
@@ -254,8 +255,9 @@ def _with_failure(environment: Environment, event: EnvironmentFailed) -> Environ
     """Ends the plan. What it rebuilds is inspected again before the next one."""
     failure = Failure(address=event.address, reason=event.reason)
     # A failed operation is not polled again: the next attempt finds what it has left.
+    ends = environment if environment.status is Status.PURGING else with_unconfirmed(environment)
     return replace(
-        _with_unfinished(environment),
+        with_unfinished(ends),
         status=_AFTER_FAILURE.get(environment.status, Status.FAILED),
         failure=failure,
         operations={},
@@ -267,20 +269,12 @@ def _with_deletion(environment: Environment, event: DeletionStarted) -> Environm
     """Begins a deletion, or continues one; what an unfinished plan may have created is deleted, too."""
     removed = environment.purge.removed if environment.purge else ()
     return replace(
-        _with_unfinished(environment),
+        with_unfinished(environment),
         status=Status.PURGING,
         purge=Purge(since=event.since, removed=removed),
         failure=None,
         pending=None,
     )
-
-
-def _with_unfinished(environment: Environment) -> Environment:
-    """Keeps what the plan, which ends, may have created without a record: the next plan has it, or deletes it."""
-    known = _existing_resources(environment)
-    planned = [step.after for step in (environment.plan.steps if environment.plan else ()) if step.after is not None]
-    unfinished = [each for each in planned if not is_shared(each) and not any(is_same(each, other) for other in known)]
-    return replace(environment, replaced=(*environment.replaced, *unfinished))
 
 
 def _purge(environment: Environment) -> Purge:
@@ -295,7 +289,7 @@ def _with_superseded(environment: Environment, event: PlanSuperseded) -> Environ
     is_open = environment.status in {Status.BUILDING, Status.CHANGING} and environment.plan_hash == event.plan_hash
     if not is_open or environment.plan is None:
         return environment
-    plan, environment = environment.plan, _with_unfinished(environment)
+    plan, environment = environment.plan, with_unfinished(with_unconfirmed(environment))
     if environment.status is Status.BUILDING:
         if environment.built:
             failure = Failure(address="environment", reason="the plan was superseded before it began")
@@ -356,6 +350,7 @@ def _with_built(environment: Environment, event: ResourceBuilt) -> Environment:
         built=tuple(built.values()),
         replaced=tuple(replaced),
         intended=_without_intents(environment, [resources[address] for address in ended]),
+        unconfirmed=confirmed(environment, [resources[address] for address in ended]),
         operations={
             key: reference
             for key, reference in environment.operations.items()
@@ -370,12 +365,13 @@ def _without(environment: Environment, event: ResourceRemoved) -> Environment:
 
     of_resource = {step_key(action, event.address, event.name) for action in StepAction}
     operations = {key: each for key, each in environment.operations.items() if key not in of_resource}
-    removed = [each for each in _existing_resources(environment) if is_removed(each)][:1]
+    removed = [each for each in existing_resources(environment) if is_removed(each)][:1]
     if environment.purge is not None:
         purge = replace(environment.purge, removed=(*environment.purge.removed, *removed))
         environment = replace(environment, purge=purge)
     intended = _without_intents(environment, removed)
-    environment = replace(environment, operations=operations, intended=intended)
+    unconfirmed = confirmed(environment, removed)
+    environment = replace(environment, operations=operations, intended=intended, unconfirmed=unconfirmed)
     replaced = tuple(each for each in environment.replaced if not is_removed(each))
     if len(replaced) < len(environment.replaced):
         return replace(environment, replaced=replaced)
@@ -394,7 +390,3 @@ def _with_intents(environment: Environment, event: StepsIntended) -> Environment
 def _without_intents(environment: Environment, resources: Iterable[Resource]) -> Mapping[str, Timestamp]:
     settled = {intent_key(each) for each in resources}
     return {key: each for key, each in environment.intended.items() if key not in settled}
-
-
-def _existing_resources(environment: Environment) -> tuple[Resource, ...]:
-    return (*environment.replaced, *(each.resource for each in environment.built))

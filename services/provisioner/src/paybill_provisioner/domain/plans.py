@@ -26,6 +26,7 @@ from paybill_provisioner.domain.rebuilding import (
 )
 from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedError, cells_of, diff
+from paybill_provisioner.domain.unfinished import changes_of
 
 CellsInForce = Mapping[Isolation, Cells | None]
 """Cells by their isolation level."""
@@ -100,7 +101,14 @@ def plan_of(
     built = [each.resource for each in environment.built]
     repairs = repairs_of(environment, None if by_person else inputs.policy.drift)
     target = render(blueprint.content, tier, values)
-    steps = diff(target, built, environment.replaced, missing=repairs.missing, changed=repairs.changed)
+    steps = diff(
+        target,
+        built,
+        environment.replaced,
+        missing=repairs.missing,
+        changed=repairs.changed,
+        unconfirmed=changes_of(environment),
+    )
     require_inspected(steps, environment.inspected)
     book = inputs.price_book
     return Plan(
@@ -161,7 +169,12 @@ def is_current(environment: Environment, blueprints: Blueprints) -> bool:
     if plan is None or desired is None or environment.status is not Status.READY:
         return False
     unsettled = (environment.failure, environment.refusal, environment.pending, environment.replaced, environment.drift)
-    if any(unsettled) or environment.remaining or (approval is not None and approval.is_open):
+    if (
+        any(unsettled)
+        or environment.unconfirmed
+        or environment.remaining
+        or (approval is not None and approval.is_open)
+    ):
         return False
     if earlier_schemas(environment):
         return False

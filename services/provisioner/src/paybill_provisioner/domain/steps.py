@@ -31,11 +31,13 @@ def diff(
     *,
     missing: Collection[str] = (),
     changed: Collection[str] = (),
+    unconfirmed: Collection[str] = (),
 ) -> tuple[Step, ...]:
     """Returns the steps from `built` to `target`, each after those that it needs.
 
     replaced: resources that exist or may exist, of earlier plans; they are deleted unless desired again.
     missing, changed: addresses of built resources that were found missing or changed, and are repaired.
+    unconfirmed: addresses of built resources that an earlier plan may have changed, and that are set again.
     Another identity, such as another database, is a replacement: the old resource is deleted by a step of its own.
     Deletions come last, in the reverse order of creation. Raises BrokenGraphError, ChangeRefusedError.
     """
@@ -54,6 +56,8 @@ def diff(
         if step is None and (resource.address in changed or repaired.intersection(resource.needs)):
             steps.append(Step(action=StepAction.UPDATE, before=old, after=resource, repairs=True))
             continue
+        if step is None and resource.address in unconfirmed:
+            step = Step(action=StepAction.UPDATE, before=old, after=resource)
         if step is None:
             continue
         steps.append(step)

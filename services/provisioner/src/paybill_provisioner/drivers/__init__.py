@@ -79,11 +79,12 @@ class Driver(Protocol):
     unique_names: frozenset[str]
     """Kinds whose names are unique at the provider: `create` adopts what exists, and needs no `find` before.
 
-    A create that is still under way when `delete` is done has no effect afterwards.
+    A create that is still under way when `delete` is done has no effect afterwards, and no deletion that is under way
+    when `create` is done.
     """
 
     settled_after_s: float
-    """Longest time from the begin of a create, of another kind, until `find` sees its effect.
+    """Longest time from the begin of a create or a deletion, of another kind, until `find` sees its effect.
 
     It covers the timeout of the driver's call, the delay of the provider, and the time in which it shows new things.
     Positive for a driver with such kinds.
@@ -99,7 +100,10 @@ class Driver(Protocol):
         """
 
     async def update(self, before: Resource, after: Resource, site: Site) -> Result:
-        """Changes the attributes that can change in place, or rebuilds the content when one of those changed."""
+        """Changes the attributes that can change in place, or rebuilds the content when one of those changed.
+
+        An earlier change that is still under way takes effect before this one, or never.
+        """
 
     async def inspect_tables(self, schema: Resource) -> InspectedTables:
         """Returns the size of a schema's tables, and what a rebuild would lose because Paybill did not make it."""
