@@ -86,6 +86,28 @@ async def test_a_refused_blueprint_is_reported_by_line_and_changes_nothing(
     assert len(await log.facts("provisioner.blueprint_published")) == 1
 
 
+async def test_a_preview_refuses_the_versions_that_a_publication_refuses(
+    provisioner, harness, publish_blueprint
+) -> None:
+    await publish_blueprint(blueprint_text(harness.region, 2, platinum="pooled"))
+    texts = {
+        "same version, other content": blueprint_text(harness.region, 2, gold="pooled"),
+        "older version": blueprint_text(harness.region, 1),
+        "in force": blueprint_text(harness.region, 2, platinum="pooled"),
+        "newer": blueprint_text(harness.region, 3, gold="pooled"),
+    }
+    previews = {what: (await publish_blueprint(text, dry_run=True)).json() for what, text in texts.items()}
+    refused = ["blueprints.yaml:3: test@2 is in force; write `version: 3` for another content"]
+
+    for what in ("same version, other content", "older version"):
+        published = await publish_blueprint(texts[what])
+        assert previews[what]["refused"] == refused, what
+        assert previews[what]["differences"], what
+        assert previews[what]["refused_code"] == published.json()["code"] == "blueprint_version_conflict", what
+    for what in ("in force", "newer"):
+        assert (previews[what]["refused"], previews[what]["refused_code"]) == ([], None), what
+
+
 async def test_a_blueprint_that_does_not_exist_is_named(provisioner) -> None:
     answer = await provisioner.client.get("/v1/blueprints/nope")
 

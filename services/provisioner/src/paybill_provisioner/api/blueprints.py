@@ -23,7 +23,13 @@ from paybill_provisioner.api.callers import Operator, Viewer
 from paybill_provisioner.api.cells import CellView, load_cells
 from paybill_provisioner.api.definition_files import YAML_BODY, DryRun, FileName, text_of
 from paybill_provisioner.domain import blueprints
-from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, InvalidBlueprintError, PublishedBlueprint
+from paybill_provisioner.domain.blueprints import (
+    BLUEPRINT_ID,
+    Blueprints,
+    BlueprintVersionError,
+    InvalidBlueprintError,
+    PublishedBlueprint,
+)
 from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, record_cells
 
 
@@ -90,6 +96,7 @@ class BlueprintPublication(BaseModel):
     changes: Annotated[bool, Field(description="False when this content is in force already.")]
     differences: Annotated[list[BlueprintDifference], Field(description="Compared with the version in force.")]
     refused: Annotated[list[str], Field(description="Reasons for a refusal: `<file>:<line>: <reason>`.", examples=[[]])]
+    refused_code: Annotated[str | None, Field(description="Problem code of the refusal.")]
 
     @classmethod
     def of(cls, known: Blueprints | None, file: BlueprintFile) -> Self:
@@ -97,13 +104,19 @@ class BlueprintPublication(BaseModel):
         content = file.content
         current = known.named(content.name) if known else None
         changes = current is None or current.content_hash != digest(content)
+        refused = blueprints.objections(known, content) if changes else []
+        code = InvalidBlueprintError.code if refused else None
+        if changes and (conflict := blueprints.version_conflict(current, content)):
+            refused.append(conflict)
+            code = code or BlueprintVersionError.code
         return cls(
             name=content.name,
             version=content.version,
             content_hash=digest(content),
             changes=changes,
             differences=list(differences(current.content if current else None, content)),
-            refused=file.report(blueprints.objections(known, content)) if changes else [],
+            refused=file.report(refused),
+            refused_code=code,
         )
 
 

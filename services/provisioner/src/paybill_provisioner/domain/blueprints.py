@@ -95,6 +95,14 @@ def objections(blueprints: Blueprints | None, blueprint: Blueprint) -> list[Part
     return [*found, *_repeated_tiers(blueprints, blueprint)]
 
 
+def version_conflict(current: PublishedBlueprint | None, blueprint: Blueprint) -> PartDiagnostic | None:
+    """Returns why the version of `blueprint`, which has another content than `current`, cannot follow it."""
+    if current is None or blueprint.version > current.content.version:
+        return None
+    reason = f"{current.name} is in force; write `version: {current.content.version + 1}` for another content"
+    return PartDiagnostic(("version",), reason)
+
+
 def _repeated_tiers(blueprints: Blueprints, blueprint: Blueprint) -> Iterator[PartDiagnostic]:
     """Yields the tiers that another blueprint has: a tier has one definition on a placement."""
     owners = {
@@ -121,10 +129,8 @@ def publish(blueprints: Blueprints | None, blueprint: Blueprint) -> list[Bluepri
         return []
     if found := objections(blueprints, blueprint):
         raise InvalidBlueprintError(*found)
-    if current is not None and blueprint.version <= current.content.version:
-        raise BlueprintVersionError(
-            f"{current.name} is in force; write `version: {current.content.version + 1}` for another content"
-        )
+    if conflict := version_conflict(current, blueprint):
+        raise BlueprintVersionError(conflict.reason)
     others = [each.content for each in blueprints.in_force if each is not current] if blueprints else []
     in_force = [*others, blueprint]
     return [
