@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,34 @@ def test_a_policy_is_checked_without_a_stack(paybill, tmp_path: Path) -> None:
 
     assert bad.code == ExitCode.FAILED
     assert "creates: it is required" in bad.out
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "good", "old", "new"),
+    [
+        ("blueprint", "blueprints.yaml", None, "regions: [", "regions: [eu-central, "),
+        ("blueprint", "blueprints.yaml", None, "name: standard", f"name: {'x' * 80}"),
+        ("blueprint", "blueprints.yaml", None, "connection_limit: 10", "connection_limit: ten"),
+        ("policy", "policy.yaml", "name: standard\nversion: 1\n", "", ""),
+        ("prices", "prices.yaml", PRICES, "bucket", "folder"),
+    ],
+)
+def test_an_invalid_file_is_wrong_input_of_a_publication_and_a_finding_of_a_check(
+    paybill, tmp_path: Path, group: str, name: str, good: str | None, old: str, new: str
+) -> None:
+    text = good or files("paybill_provisioner").joinpath(name).read_text()
+    assert old in text
+    file = tmp_path / name
+    file.write_text(text.replace(old, new, 1))
+    away = ("--provisioner-url", "http://127.0.0.1:9")
+    found = {"lint": paybill(group, "lint", file), "publish": paybill(group, "publish", file, "--yes", *away)}
+    if group == "blueprint":
+        found["diff"] = paybill(group, "diff", file, *away)
+        found["render"] = paybill(group, "render", file, "--tier", "starter")
+
+    assert found.pop("lint").code == ExitCode.FAILED
+    assert {verb: done.code for verb, done in found.items()} == dict.fromkeys(found, ExitCode.USAGE)
+    assert all(f"{file}:" in done.out for done in found.values())
 
 
 def test_a_change_of_the_placement_is_planned_approved_and_pending(on_stack, customers) -> None:

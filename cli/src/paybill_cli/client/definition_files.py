@@ -8,13 +8,17 @@ from typing import Any
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import idempotent
 from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
 
 
 @contextmanager
-def with_errors(out: Output, file: Path, kind: str, error_type: type[Exception]) -> Iterator[None]:
-    """Prints the lines of an error in a file of this kind, and raises CliError with their number."""
+def with_errors(out: Output, file: Path, kind: str, error_type: type[Exception], exit_code: ExitCode) -> Iterator[None]:
+    """Prints the lines of an error in a file of this kind, and raises CliError with their number.
+
+    exit_code: a check that finds errors has failed (FAILED); for other commands the file is wrong input (USAGE).
+    """
     try:
         yield
     except error_type as error:
@@ -22,7 +26,12 @@ def with_errors(out: Output, file: Path, kind: str, error_type: type[Exception])
         for each in found:
             out.line(f"{kind}.flaw", {"flaw": each}, each)
         count = f"{len(found)} error{'s' if len(found) > 1 else ''}"
-        raise CliError(f"invalid_{kind}", f"{file} has {count}", next="correct them, then repeat the command") from None
+        raise CliError(
+            f"invalid_{kind}",
+            f"{file} has {count}",
+            next="correct them, then repeat the command",
+            exit_code=exit_code,
+        ) from None
 
 
 def text_of(file: Path) -> str:

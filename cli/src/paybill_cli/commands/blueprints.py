@@ -36,7 +36,7 @@ def lint(out: Output, file: File) -> None:
     """
     from paybill_contracts.event import digest
 
-    content = _checked(out, file).content
+    content = _checked(out, file, ExitCode.FAILED).content
     summary = {
         "file": str(file),
         "blueprint": f"{content.name}@{content.version}",
@@ -101,11 +101,12 @@ def diff(out: Output, stack: Stack, file: File) -> None:
 
     Example: paybill blueprint diff blueprints.yaml
     """
+    _checked(out, file)
     with Service(stack, "provisioner") as provisioner:
-        publication = _publication(out, provisioner, file)
+        publication = publication_of(provisioner, PATH, file)
     _show(out, publication)
     if publication["refused"]:
-        raise _refused(file, publication["refused"])
+        raise _refused(file, publication)
 
 
 def publish(out: Output, stack: Stack, options: ConfirmedOptions, file: File) -> None:
@@ -115,11 +116,12 @@ def publish(out: Output, stack: Stack, options: ConfirmedOptions, file: File) ->
 
     Example: paybill blueprint publish blueprints.yaml
     """
+    _checked(out, file)
     with Service(stack, "provisioner") as provisioner:
-        publication = _publication(out, provisioner, file)
+        publication = publication_of(provisioner, PATH, file)
         _show(out, publication)
         if publication["refused"]:
-            raise _refused(file, publication["refused"])
+            raise _refused(file, publication)
         effect = "Environments of its tiers are changed by it."
         publish_previewed(out, provisioner, options, PATH, file, publication, kind="blueprint", effect=effect)
 
@@ -165,18 +167,12 @@ def show(out: Output, stack: Stack, name: Name) -> None:
     out.record("blueprint", fields)
 
 
-def _checked(out: Output, file: Path) -> "BlueprintFile":
+def _checked(out: Output, file: Path, exit_code: ExitCode = ExitCode.USAGE) -> "BlueprintFile":
     """Returns the blueprint in a file; prints all errors and raises CliError when it has some."""
     from paybill_definitions.blueprints_file import BlueprintFileError, read_blueprint
 
-    with with_errors(out, file, "blueprint", BlueprintFileError):
+    with with_errors(out, file, "blueprint", BlueprintFileError, exit_code):
         return read_blueprint(text_of(file), str(file))
-
-
-def _publication(out: Output, provisioner: Service, file: Path) -> dict[str, Any]:
-    """Fetches what publishing would change. Refuses an invalid file before a request is sent."""
-    _checked(out, file)
-    return publication_of(provisioner, PATH, file)
 
 
 def _show(out: Output, publication: Mapping[str, Any]) -> None:
@@ -186,10 +182,10 @@ def _show(out: Output, publication: Mapping[str, Any]) -> None:
         out.rows("blueprint.publication", publication["differences"], CHANGES)
 
 
-def _refused(file: Path, reasons: list[str]) -> CliError:
+def _refused(file: Path, publication: Mapping[str, Any]) -> CliError:
     return CliError(
-        "invalid_blueprint",
-        "\n".join(reasons),
+        publication["refused_code"],
+        "\n".join(publication["refused"]),
         next=f"correct it, then: paybill blueprint diff {file}",
         exit_code=ExitCode.CONFLICT,
     )

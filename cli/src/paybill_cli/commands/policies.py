@@ -8,6 +8,7 @@ import typer
 from paybill_cli.client.definition_files import publication_of, publish_previewed, text_of, with_errors
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import Stack
+from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
 
@@ -30,7 +31,7 @@ def lint(out: Output, file: File) -> None:
     """
     from paybill_contracts.event import digest
 
-    content = _checked(out, file).content
+    content = _checked(out, file, ExitCode.FAILED).content
     summary = {
         "file": str(file),
         "policy": f"{content.name}@{content.version}",
@@ -90,9 +91,9 @@ def show(
     out.record("policy", {**fields, **content, "cost_limit": cost_limit, **times})
 
 
-def _checked(out: Output, file: Path) -> "PolicyFile":
+def _checked(out: Output, file: Path, exit_code: ExitCode = ExitCode.USAGE) -> "PolicyFile":
     """Returns the policy in a file; prints all errors and raises CliError when it has some."""
     from paybill_definitions.policy_file import PolicyFileError, read_policy
 
-    with with_errors(out, file, "policy", PolicyFileError):
+    with with_errors(out, file, "policy", PolicyFileError, exit_code):
         return read_policy(text_of(file), str(file))

@@ -10,6 +10,7 @@ from paybill_cli import formatting
 from paybill_cli.client.definition_files import publication_of, publish_previewed, text_of, with_errors
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import Stack
+from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
 
@@ -33,7 +34,7 @@ def lint(out: Output, file: File) -> None:
     """
     from paybill_contracts.event import digest
 
-    content = _checked(out, file).content
+    content = _checked(out, file, ExitCode.FAILED).content
     summary = {
         "file": str(file),
         "price_book": f"{content.name}@{content.version}",
@@ -90,11 +91,11 @@ def show(
     out.info(f"{content['name']}@{content['version']}, {content['date']}, from {content['source']}")
 
 
-def _checked(out: Output, file: Path) -> "PriceBookFile":
+def _checked(out: Output, file: Path, exit_code: ExitCode = ExitCode.USAGE) -> "PriceBookFile":
     """Returns the price book in a file; prints all errors and raises CliError when it has some."""
     from paybill_definitions.price_book_file import PriceBookFileError, read_price_book
 
-    with with_errors(out, file, "price_book", PriceBookFileError):
+    with with_errors(out, file, "price_book", PriceBookFileError, exit_code):
         return read_price_book(text_of(file), str(file))
 
 
