@@ -135,6 +135,10 @@ class DriverHarness:
         for environment, key in ((tenant, "mine"), (neighbour, "theirs")):
             async with self.connect(environment) as connection:
                 await connection.execute("INSERT INTO documents (id, body) VALUES ($1, $2)", key, f'"{key}"')
+        return self.pair_of(tenant, neighbour)
+
+    def pair_of(self, tenant: Environment, neighbour: Environment) -> TenantPair:
+        """Returns two tenants on one placement as a pair."""
         return TenantPair(
             tenant=tenant,
             neighbour=neighbour,

@@ -25,6 +25,20 @@ BREACHES = [
         "ALTER TABLE product.documents FORCE ROW LEVEL SECURITY",
     ),
     (
+        Guarantee.ROW_LEVEL_SECURITY,
+        "product.documents",
+        "row-level security is disabled",
+        "ALTER TABLE product.documents DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE product.documents ENABLE ROW LEVEL SECURITY",
+    ),
+    (
+        Guarantee.POLICY,
+        "product.documents",
+        "everything USING true",
+        "CREATE POLICY everything ON product.documents USING (true)",
+        "DROP POLICY everything ON product.documents",
+    ),
+    (
         Guarantee.POLICY,
         "product.documents",
         "own_rows USING true",
@@ -78,6 +92,13 @@ BREACHES = [
     (
         Guarantee.LOGINS,
         "{role}",
+        "SUPERUSER",
+        'ALTER ROLE "{role}" SUPERUSER',
+        'ALTER ROLE "{role}" NOSUPERUSER',
+    ),
+    (
+        Guarantee.LOGINS,
+        "{role}",
         "membership in pg_read_all_data",
         'GRANT pg_read_all_data TO "{role}"',
         'REVOKE pg_read_all_data FROM "{role}"',
@@ -88,6 +109,20 @@ BREACHES = [
         "PUBLIC has CONNECT",
         'GRANT CONNECT ON DATABASE "{database}" TO PUBLIC',
         'REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC',
+    ),
+    (
+        Guarantee.PUBLIC,
+        "product.documents",
+        "PUBLIC has SELECT",
+        "GRANT SELECT ON product.documents TO PUBLIC",
+        "REVOKE SELECT ON product.documents FROM PUBLIC",
+    ),
+    (
+        Guarantee.PUBLIC,
+        "product",
+        "PUBLIC has CREATE",
+        "GRANT CREATE ON SCHEMA product TO PUBLIC",
+        "REVOKE CREATE ON SCHEMA product FROM PUBLIC",
     ),
 ]
 """Guarantee, object, part of what is found, and the statements of a superuser that remove and restore it."""
