@@ -84,6 +84,16 @@ def test_the_shipped_blueprint_has_every_preset_and_region() -> None:
         ("[eu-central]", f"[{'r' * 41}]", "is longer than 40; shorten it"),
         ("regions: [eu-central]", "regions: []", "b.yaml:3: a blueprint needs at least one of the regions"),
         ("name: id,", "name: tenant_id,", "b.yaml:9: tenant_id is the first column of every table"),
+        *(
+            ("name: body", f"name: {name}", f"b.yaml:10: {name} is a system column of PostgreSQL; choose another name")
+            for name in ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
+        ),
+        ("name: documents", "name: pg_class", "b.yaml:7: pg_class: names with pg_ are PostgreSQL's own"),
+        (
+            "tables:\n  - name: documents",
+            "tables:\n  - name: documents_pkey\n    columns: [{name: id, type: text}]\n  - name: documents",
+            "b.yaml:7: the key of documents has an index named documents_pkey; choose another name",
+        ),
         ("type: jsonb", "type: money", "b.yaml:10: body has the type money, not one of"),
         ("{name: id, type: text}", "{name: id, type: jsonb}", "b.yaml:9: the first column is the key, one of"),
         ("name: body", "name: id", "b.yaml:10: the column of documents id is defined twice"),

@@ -4,7 +4,7 @@ import pytest
 from blueprint_samples import DOCUMENTS, blueprint_of, published, tier_blueprint
 from paybill_contracts.blueprints import Blueprint
 from paybill_contracts.event import digest
-from paybill_contracts.kinds import Column
+from paybill_contracts.kinds import Column, Table
 from paybill_contracts.placement import Preset
 from paybill_provisioner.domain.blueprints import (
     BlueprintNotPublishedError,
@@ -94,6 +94,24 @@ def test_the_next_version_keeps_tables_columns_types_and_keys() -> None:
         "documents.id is text and cannot become bigint",
         "documents.body is gone; Paybill removes no column",
     ]
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        (DOCUMENTS.model_copy(update={"columns": (*DOCUMENTS.columns, Column(name="xmin", type="text"))}),),
+        (DOCUMENTS, Table(name="notes", columns=(Column(name="ctid", type="text"),))),
+        (DOCUMENTS, Table(name="pg_class", columns=DOCUMENTS.columns)),
+        (DOCUMENTS, Table(name="documents_pkey", columns=DOCUMENTS.columns)),
+    ],
+)
+def test_what_an_earlier_version_of_paybill_accepted_and_no_database_builds_can_be_removed(tables) -> None:
+    stuck = BLUEPRINT.model_copy(update={"tables": tables})
+    repaired = BLUEPRINT.model_copy(update={"version": 2})
+
+    with pytest.raises(InvalidBlueprintError):
+        publish(None, stuck)
+    assert [each.content for each in publish(published(stuck), repaired)] == [repaired]
 
 
 def test_a_tier_is_found_by_its_name_and_placement() -> None:

@@ -22,6 +22,15 @@ MAX_NAME_BYTES = 63
 TENANT_COLUMN = "tenant_id"
 """First column of every table and key; a blueprint's table must not have a column of this name."""
 
+SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
+"""Columns that every table of PostgreSQL has already."""
+
+_SYSTEM_PREFIX = "pg_"
+"""Of PostgreSQL's own tables, which an unqualified name finds before those of the product."""
+
+_KEY_SUFFIX = "_pkey"
+"""PostgreSQL names the index of a table's key so, in the namespace of the tables."""
+
 KEY_TYPES = ("text", "uuid", "bigint", "integer")
 COLUMN_TYPES = (*KEY_TYPES, "boolean", "jsonb", "timestamptz", "date", "numeric", "bytea")
 MAX_NAME_LENGTH = 40
@@ -48,6 +57,7 @@ def errors(blueprint: Blueprint) -> Iterator[PartDiagnostic]:
     yield from _repeated("tables", "table", [table.name for table in blueprint.tables])
     for index, table in enumerate(blueprint.tables):
         yield from _table(index, table)
+    yield from _indexes(blueprint.tables)
     names = [f"{tier.tier} ({tier.placement})" for tier in blueprint.tiers]
     yield from _repeated("tiers", "tier", names)
     for index, tier in enumerate(blueprint.tiers):
@@ -66,9 +76,22 @@ def _cells(blueprint: Blueprint) -> Iterator[PartDiagnostic]:
             yield PartDiagnostic((*path, "capacity"), f"a cell has 1 to {MAX_CELL_CAPACITY} tenants")
 
 
+def _indexes(tables: Iterable[Table]) -> Iterator[PartDiagnostic]:
+    indexes = {f"{table.name}{_KEY_SUFFIX}": table.name for table in tables}
+    for position, table in enumerate(tables):
+        if owner := indexes.get(table.name):
+            yield PartDiagnostic(
+                ("tables", position), f"the key of {owner} has an index named {table.name}; choose another name"
+            )
+
+
 def _table(index: int, table: Table) -> Iterator[PartDiagnostic]:
     path = ("tables", index)
     yield from _length((*path, "name"), "table", table.name)
+    if table.name.startswith(_SYSTEM_PREFIX):
+        yield PartDiagnostic(
+            (*path, "name"), f"{table.name}: names with {_SYSTEM_PREFIX} are PostgreSQL's own; choose another name"
+        )
     if len(table.columns) > MAX_COLUMNS:
         yield PartDiagnostic((*path, "columns"), f"{MAX_COLUMNS} columns at most; move some to another table")
     if not table.columns:
@@ -84,6 +107,8 @@ def _table(index: int, table: Table) -> Iterator[PartDiagnostic]:
 def _column(path: tuple[int | str, ...], column: Column) -> Iterator[PartDiagnostic]:
     if column.name == TENANT_COLUMN:
         yield PartDiagnostic(path, f"{TENANT_COLUMN} is the first column of every table; choose another name")
+    if column.name in SYSTEM_COLUMNS:
+        yield PartDiagnostic(path, f"{column.name} is a system column of PostgreSQL; choose another name")
     if column.type not in COLUMN_TYPES:
         yield PartDiagnostic(path, f"{column.name} has the type {column.type}, not one of {', '.join(COLUMN_TYPES)}")
 
@@ -151,9 +176,15 @@ def sample_values(blueprint: Blueprint, tier: TierBlueprint) -> Values:
 
 
 def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[PartDiagnostic]:
-    """Yields what the next version must not change, because existing tables keep their keys, types and columns."""
+    """Yields what the next version must not change, because existing tables keep their keys, types and columns.
+
+    Tables and columns that an earlier version of Paybill accepted and this one refuses may go.
+    """
+    refused = {each.path[1] for each in _indexes(published.tables)}
     indexes = {table.name: index for index, table in enumerate(next_.tables)}
-    for table in published.tables:
+    for index, table in enumerate(published.tables):
+        if index in refused or table.name.startswith(_SYSTEM_PREFIX) or table.columns[0].name in SYSTEM_COLUMNS:
+            continue
         if table.name not in indexes:
             yield PartDiagnostic(("tables",), f"the table {table.name} is gone; Paybill removes no table with data")
             continue
@@ -163,6 +194,8 @@ def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[PartDiag
         if table.columns[0].name != columns[0].name:
             yield PartDiagnostic(path, f"the key of {table.name} is {table.columns[0].name} and cannot change")
         for column in table.columns:
+            if column.name in SYSTEM_COLUMNS:
+                continue
             if column.name not in types:
                 yield PartDiagnostic(path, f"{table.name}.{column.name} is gone; Paybill removes no column")
             elif types[column.name][1] != column.type:
