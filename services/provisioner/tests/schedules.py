@@ -9,7 +9,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from fake_cloud import Call, Cloud, CloudDriver, Fault
+from fake_cloud import Call, Cloud, Fault
 from paybill_contracts.envelope import Origin
 from paybill_contracts.placement import Preset
 from paybill_contracts.policy import DriftHandling, Handling, Policy
@@ -120,9 +120,7 @@ def faults_of(schedules: list[Schedule]) -> Callable[[Call], Fault]:
     return lambda call: by_tenant[call.tenant].fault(call) if call.tenant in by_tenant else Fault.NONE
 
 
-def service_on(
-    driver: CloudDriver, checks: Callable[[ServiceContext, Drivers], Sequence[Kind]] = lambda *_: ()
-) -> Service:
+def service_on(driver: Any, checks: Callable[[ServiceContext, Drivers], Sequence[Kind]] = lambda *_: ()) -> Service:
     """Returns the service whose only driver is this one. checks: its scheduled checks."""
     drivers = {"local": driver}
     return replace(service(), effects=lambda *_: drivers, job_kinds=lambda context: checks(context, drivers))

@@ -216,3 +216,36 @@ async def test_credentials_are_requested_over_http_and_no_answer_has_a_password(
         async with harness.connect(environment):
             pass
     assert (await replay(service(), provisioner.running.settings, provisioner.running.database)).equal
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+async def test_a_tenant_that_returns_has_its_data_and_its_old_password(
+    start, settings, harness, publish, log, about, preset
+) -> None:
+    settings["blueprints_file"].write_text(blueprint_text(harness.region, credentials="on_demand"))
+    provisioner = await start(service(), **settings)
+    tenant, path = about(preset), "/v1/environments/{}/credentials"
+    await publish(tenant.requested, tenant.entitled)
+    await log.facts("provisioner.environment_ready")
+    await provisioner.client.post(path.format(tenant.tenant))
+    (made,) = await log.facts("provisioner.credentials_made")
+    environment = SimpleNamespace(connections=made.event.connections)
+    password = await harness.secrets.get(made.event.connections[0].secret)
+    async with harness.connect(environment, password=password) as connection:
+        await connection.execute("INSERT INTO documents (id) VALUES ('a')")
+    await publish(tenant.leaves)
+    await log.facts("provisioner.environment_retained")
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
+        async with harness.connect(environment, password=password):
+            pass
+    await publish(tenant.returns)
+    back = (await log.facts("provisioner.environment_ready", at_least=2))[-1].event
+    shown = (await provisioner.client.post(path.format(tenant.tenant))).json()
+    async with harness.connect(environment, password=password) as connection:
+        rows = [row[0] for row in await connection.fetch("SELECT id FROM documents")]
+
+    assert back.connections == made.event.connections
+    assert [each["secret"] for each in shown["connections"]] == [each.secret for each in back.connections]
+    assert shown["complete"]
+    assert rows == ["a"]
+    assert len(await log.facts("provisioner.credentials_made")) == 1

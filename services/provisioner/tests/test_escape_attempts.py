@@ -96,12 +96,12 @@ INEFFECTIVE = (
 )
 
 
-async def attempt_to_escape(harness, pair) -> None:
-    """Runs all attempts as the tenant of the pair: each is refused, and both tenants see their own row only."""
+async def attempt_to_escape(harness, pair, attempts=ESCAPE_ATTEMPTS) -> None:
+    """Runs the attempts as the tenant of the pair: each is refused, and both tenants see their own row only."""
     allowed = []
     async with harness.connect(pair.neighbour) as neighbour, harness.connect(pair.tenant) as connection:
         names = pair.names | {"backend": neighbour.get_server_pid()}
-        for statement in ESCAPE_ATTEMPTS:
+        for statement in attempts:
             try:
                 await connection.execute(statement.format(**names))
                 allowed.append((statement, "allowed"))

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from approval_samples import policy
+from driver_harness import DRIVER
 from environment_samples import LEAVES, after
-from paybill_contracts.environment_plans import Resource
+from paybill_contracts.environment_plans import EnvironmentReady, Resource, ResourceBuilt
 from paybill_contracts.placement import Preset
 from paybill_contracts.policy import Handling
-from paybill_contracts.provisioner import Access
+from paybill_contracts.provisioner import Access, EnvironmentFailed
 from paybill_contracts.tenant_lifecycle import PurgeStarted
 from paybill_provisioner.domain import access, building, purging
 from paybill_provisioner.domain.building import Progress
@@ -20,7 +21,9 @@ from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.steps import is_shared
 from paybill_provisioner.drivers import Done, Result, Site
 from paybill_provisioner.drivers.local import LocalDriver
+from paybill_provisioner.drivers.server import TenantServer
 from paybill_provisioner.execution import CHECK_AFTER_S, Execution
+from schedules import service_on
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 UNATTENDED = PlanInputs(published_policy=policy(deletes=Handling.UNATTENDED))
@@ -117,3 +120,47 @@ async def test_a_build_stops_at_the_next_step_when_its_tenant_leaves(harness) ->
     assert (
         await purged(harness, after(left, access.retained(left, await harness.driver.export(left))))
     ).cells == frozenset()
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+async def test_a_cancellation_stops_the_running_build_at_the_next_step_and_exports_what_exists(
+    start, settings, harness, publish, log, about, preset
+) -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    class GatedDriver(LocalDriver):
+        """Local driver whose creation of a schema lasts until the test allows its end."""
+
+        async def create(self, resource: Resource, site: Site, token: str) -> Result:
+            if resource.kind == "schema":
+                begun.set()
+                await may_end.wait()
+                await asyncio.sleep(CHECK_AFTER_S)
+            return await super().create(resource, site, token)
+
+    password = harness.postgres.password(DRIVER)
+    server = TenantServer(harness.postgres.url(DRIVER, "postgres"), password)
+    gated = GatedDriver(server, harness.directory, harness.secrets)
+    served = await start(service_on(gated), **settings)
+    tenant = about(preset)
+    await publish(tenant.requested, tenant.entitled)
+    await begun.wait()
+    await publish(tenant.leaves)
+    await log.facts("provisioner.retention_started")
+    may_end.set()
+    (retained,) = await log.facts("provisioner.environment_retained")
+    facts = [each.event for each in await log.facts() if each.event.tenant == tenant.tenant]
+    built = {each.address for event in facts if isinstance(event, ResourceBuilt) for each in event.resources}
+    logins = await harness.as_superuser(
+        "postgres", "SELECT 1 FROM pg_roles WHERE strpos(rolname, $1) > 0", tenant.tenant.removeprefix("ten_")
+    )
+    shown = (await served.client.get(f"/v1/environments/{tenant.tenant}")).json()
+    await served.running.__aexit__()
+    await gated.close()
+
+    assert built == {"secret.database", "bucket.data", "database.main", "schema.main"}
+    assert logins == []
+    assert shown["status"] == "retained"
+    assert not any(isinstance(event, EnvironmentReady | EnvironmentFailed) for event in facts)
+    export = retained.event.export
+    assert (export.rows, gzip.decompress((harness.directory / export.location).read_bytes())) == (0, b"")
