@@ -88,3 +88,25 @@ def test_a_quote_names_the_isolation_that_stays(after: str, built: str | None, e
     lines = formatting.plan_differences({"features": [], "environment": environment, **tiers, **placements})
 
     assert [line.strip() for line in lines] == expected
+
+
+@pytest.mark.parametrize(
+    ("after", "built", "stays"),
+    [
+        ("pooled", None, []),
+        ("bridge", None, ["tier stays starter until moved", "isolation stays pooled until moved"]),
+        ("bridge", ("starterplus", "pooled"), ["isolation stays pooled until moved"]),
+        ("pooled", ("starter", "pooled"), []),
+    ],
+)
+def test_a_quote_of_another_tier_on_the_same_placement_waits_for_nothing(
+    after: str, built: tuple[str, str] | None, stays: list[str]
+) -> None:
+    environment = {"from_tier": built[0], "from_placement": built[1]} if built else None
+    tiers = {"tier_before": "starter", "tier_after": "starterplus"}
+    placements = {"placement_before": "pooled", "placement_after": after}
+
+    lines = formatting.plan_differences({"features": [], "environment": environment, **tiers, **placements})
+
+    assert [line.strip() for line in lines if "stays" in line] == stays
+    assert "  tier: starter -> starterplus" in lines

@@ -80,12 +80,13 @@ def plan_differences(difference: Mapping[str, Any]) -> list[str]:
     for term in ("tier", "placement"):
         before, after = difference[f"{term}_before"], difference[f"{term}_after"]
         lines += [f"  {term}: {before} -> {after}"] if before != after else []
-    # The environment follows neither of them by itself; what is built may be older than the plan before.
+    # On the same placement a tier is changed in place; what is built may be older than the plan before.
     built = difference.get("environment") or {}
-    for term, name in (("tier", "tier"), ("placement", "isolation")):
-        before = built.get(f"from_{term}") or difference[f"{term}_before"]
-        lines += [f"  {name} stays {before} until moved"] if before != difference[f"{term}_after"] else []
-    return lines
+    tier, placement = (built.get(f"from_{term}") or difference[f"{term}_before"] for term in ("tier", "placement"))
+    if placement == difference["placement_after"]:
+        return lines
+    lines += [f"  tier stays {tier} until moved"] if tier != difference["tier_after"] else []
+    return [*lines, f"  isolation stays {placement} until moved"]
 
 
 def bar(done: int, total: int, text: str) -> str:
