@@ -7,10 +7,13 @@ from random import Random
 import pytest
 from paybill_cli.command import load
 from paybill_cli.tree import TREE, Branch, Leaf
+from paybill_contracts.sentences import sentence
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, ReturnRuledOut
 from paybill_contracts.why import Explanation, HoldState, RecentFact
 from paybill_contracts.why_causes import explain
 from why_faults import FAULTS, NOW, Situation, held, nobody_paid, poisoned_fact, unknown_customer
 
+ID = "ten_" + "0" * 32
 VARIATIONS = 10
 REQUIRED_CAUSES = 0.95
 REQUIRED_COMMANDS = 0.90
@@ -293,6 +296,26 @@ def test_a_retained_tenant_shows_since_when_why_until_when_and_how_it_returns(by
     verb = "show" if by_operator else "checkout"
     assert explanation.command == f"paybill tenant {verb} {situation.tenant.slug}"
     assert [link.sentence for link in explanation.chain if link.service == "tenant"] == [left.sentence, kept.sentence]
+
+
+def test_a_tenant_that_billing_offboarded_never_names_an_operator_when_its_return_is_ruled_out() -> None:
+    situation = Situation(Random(1))
+    situation.tenant = situation.tenant.model_copy(update={"status": "retained", "retain_until": NOW})
+    situation.account = situation.account.model_copy(update={"leaving": True})
+    events = (
+        OffboardingStarted(tenant_id=ID, origin=HoldOrigin.BILLING, reason="the subscription ended", retain_until=NOW),
+        ReturnRuledOut(tenant_id=ID, reason="the retention period is over"),
+    )
+    facts = tuple(RecentFact(id=each.TYPE, type=each.TYPE, at=NOW, sentence=sentence(each)) for each in events)
+    situation.change("tenant", facts=facts)
+
+    explanation = explained(situation)
+
+    assert explanation.headline.endswith(
+        "as a new tenant, because its customer can no longer return: the retention period is over"
+    )
+    assert "operator" not in explanation.headline
+    assert explanation.command == f"paybill tenant show {situation.tenant.slug}"
 
 
 @pytest.mark.parametrize(

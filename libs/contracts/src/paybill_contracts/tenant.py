@@ -266,7 +266,7 @@ class OffboardingStarted(Event, type="tenant.offboarding_started", version=1, ag
 
 
 class ReturnRuledOut(Event, type="tenant.return_ruled_out", version=1, aggregate="tenant", key="tenant_id"):
-    """An operator offboarded a tenant that billing had offboarded before: its customer can no longer return."""
+    """The customer of a tenant that billing offboarded can no longer return: an operator, or the purge, ended that."""
 
     tenant_id: TenantId
     reason: Text

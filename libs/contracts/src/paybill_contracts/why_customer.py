@@ -23,17 +23,21 @@ def retained(case: Case, tenant: TenantState) -> str:
     since = f" since {time_text(kept.at)}" if kept else ""
     until = time_text(tenant.retain_until) if tenant.retain_until else "-"
     reason = left.sentence if left and left.sentence else f"data kept until {until}"
-    return "; ".join([f"{tenant.slug} is retained{since}: {reason}", *_return(case, tenant)])
+    ruled_out = facts.get("tenant.return_ruled_out")
+    returns = _return(case, tenant, ruled_out.sentence if ruled_out else "")
+    return "; ".join([f"{tenant.slug} is retained{since}: {reason}", *returns])
 
 
-def _return(case: Case, tenant: TenantState) -> Iterator[str]:
-    """Yields how the tenant returns, and what is in its way."""
+def _return(case: Case, tenant: TenantState, ruled_out: str) -> Iterator[str]:
+    """Yields how the tenant returns, and what is in its way. ruled_out: why it cannot, after billing offboarded it."""
     account = case.account
     as_new = "to return, the customer signs up as a new tenant, because"
     if account is not None and account.debt:
         yield f"the customer owes {account.debt}"
     if account is None:
         yield "only billing, which does not answer, knows whether it can return"
+    elif account.leaving and ruled_out:
+        yield f"{as_new} {ruled_out}"
     elif account.leaving:
         yield f"{as_new} an operator's offboarding is final"
     elif account.is_customer_deleted:
