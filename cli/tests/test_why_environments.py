@@ -63,6 +63,28 @@ def test_a_plan_that_waits_for_a_person_is_the_cause_with_its_command() -> None:
     assert "return to a plan that has the built size" in cause.because[2]
 
 
+@pytest.mark.parametrize("has_reason", [True, False])
+def test_a_requested_placement_is_given_up_by_its_own_command_and_never_by_a_change_of_plan(has_reason: bool) -> None:
+    situation = active()
+    situation.account = situation.account.model_copy(update={"plan_of_built_size": "starter"})
+    held = UnsettledState(
+        reason="approval_requested", text="it waits", command="paybill approval show apr_1", since=NOW
+    )
+    situation.environment = situation.environment.model_copy(
+        update={
+            "unsettled": held if has_reason else None,
+            "pending": "starter (pooled) is built and starter (silo) is requested",
+            "placement": "pooled",
+            "requested_by_person": True,
+        }
+    )
+
+    [cause] = causes(situation)
+
+    assert cause.because[-1] == "to give the move up: paybill environment move acme --to pooled"
+    assert not any("subscription" in each or "plan" in each for each in (*cause.because, cause.summary))
+
+
 def test_a_purge_that_failed_is_retried() -> None:
     situation = active("purging")
     situation.environment = situation.environment.model_copy(

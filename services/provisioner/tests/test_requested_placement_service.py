@@ -36,6 +36,7 @@ async def test_a_requested_placement_is_planned_shown_and_rejected(moved, provis
     path = f"/v1/environments/{moved.tenant}"
     status, _, plan = await moved.move("silo")
     shown = (await provisioner.client.get(path)).json()
+    why = (await provisioner.client.get(f"/v1/why/{moved.tenant}")).json()["environment"]
     again = await moved.move("silo")
     other = await moved.move("bridge")
     rejected = await provisioner.client.post(
@@ -54,6 +55,8 @@ async def test_a_requested_placement_is_planned_shown_and_rejected(moved, provis
     assert shown["pending"]["approval"] == plan["approval"]["id"]
     assert shown["preset"] == "pooled"
     assert (shown["desired"]["preset"], shown["desired"]["moved_from"]) == ("silo", "pooled")
+    assert (why["requested_by_person"], why["placement"]) == (True, "pooled")
+    assert why["pending"].startswith("starter (pooled) is built and starter (silo) is requested since ")
     assert (again[0], again[2]["hash"]) == (200, plan["hash"])
     assert other[:2] == (409, "change_pending")
     assert rejected.status_code == 200

@@ -126,7 +126,7 @@ class EnvironmentChangePending(
     aggregate="environment",
     key="environment_id",
 ):
-    """The tenant is entitled to another tier or placement than the one that is built. waits_for: what ends that.
+    """Another tier or placement than the built one is entitled, or requested by a move. waits_for: what ends that.
 
     plan_hash, cost: of its plan; None in facts of earlier versions. approval_id: None when it needs none.
     """

@@ -93,6 +93,10 @@ _SENTENCES = {
     "provisioner.drift_accepted": "accepted by {accepted_by}: {difference} ({reason})",
     "provisioner.drift_ended": "no longer found: {difference}",
     "provisioner.drift_found": "{difference}",
+    "provisioner.environment_change_pending": "{from_tier} ({from_preset}) is to become {to_tier} ({to_preset}), which "
+    "waits for {waits_for}: {reason}",
+    "provisioner.environment_change_settled": "the change to another tier or placement ends with {tier} ({preset}): "
+    "{reason}",
     "provisioner.environment_changed": "environment changed in place, {plan_hash:.14}…",
     "provisioner.environment_desired": "{allows_access:entitled|no longer entitled} to {tier} ({preset})",
     "provisioner.environment_failed": "building {address} failed: {reason}",

@@ -205,7 +205,7 @@ class UnsettledState(Value):
 
 
 class EnvironmentState(Value):
-    """The tenant's environment. pending: a change of plan that it has not followed, and the reason.
+    """The tenant's environment. pending: a change that it has not followed; requested_by_person: the change is a move.
 
     refusal: why the size that the tenant is entitled to cannot be planned; refusal_code: of that reason; refusal_ends:
     what ends it. breach: guarantees of isolation that do not hold where it is.
@@ -223,6 +223,7 @@ class EnvironmentState(Value):
     refusal_code: str | None = None
     refusal_ends: Limited | None = None
     pending: Limited | None = None
+    requested_by_person: bool = False
     breach: Limited | None = None
     unsettled: UnsettledState | None = None
 

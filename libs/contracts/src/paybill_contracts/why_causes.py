@@ -12,6 +12,7 @@ from paybill_contracts.why import (
     MAX_CLOCK_SKEW,
     Case,
     Cause,
+    EnvironmentState,
     Explanation,
     Machine,
     OpenJob,
@@ -296,20 +297,27 @@ def _pending_change(case: Case) -> Iterator[Cause]:
     if environment is not None and held is not None and held.reason not in _OF_BUILD:
         why = [f"since {time_text(held.since)}"] if held.since else []
         if environment.pending and case.status not in LEFT:
-            back = f"to give the change up, return to a plan that has the built size: {_change_back(case)}"
-            why += [environment.pending, back]
+            why += [environment.pending, _change_back(case, environment)]
         yield Cause(held.reason, "provisioner", held.text, held.command, tuple(why))
     elif environment is not None and environment.pending and case.status not in LEFT:
-        found = f"the infrastructure has not followed a change of plan: {environment.pending}"
+        change = "move" if environment.requested_by_person else "change of plan"
+        found = f"the infrastructure has not followed a {change}: {environment.pending}"
         because = (
             "a move between sizes is not built yet: the change stays pending, and the tenant keeps what is built",
-            f"to give the change up, return to a plan that has the built size: {_change_back(case)}",
+            _change_back(case, environment),
         )
         # The customer ordered the change, so the next command must not undo it.
         yield Cause("pending_change", "provisioner", found, f"paybill tenant show {case.name}", because)
 
 
-def _change_back(case: Case) -> str:
+def _change_back(case: Case, environment: EnvironmentState) -> str:
+    """Returns how a pending change is given up, with the command: a move by another one, a plan by a plan."""
+    if environment.requested_by_person:
+        return f"to give the move up: paybill environment move {case.name} --to {environment.placement}"
+    return f"to give the change up, return to a plan that has the built size: {_plan_back(case)}"
+
+
+def _plan_back(case: Case) -> str:
     """Returns the command that changes the subscription to a plan of the built size; it quotes before it changes."""
     account = case.account
     entitling = [each for each in account.subscriptions if each.access in ENTITLING] if account else []

@@ -121,7 +121,8 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
     planned, desired, pending = environment.planned_size, environment.desired_size, environment.pending
     waiting, refusal, failure = None, environment.refusal, environment.failure
     if pending is not None and planned is not None and desired is not None and planned != desired:
-        waiting = f"{planned.text} is built and {desired.text} is entitled since {pending.since:%Y-%m-%d %H:%M} UTC"
+        what = "requested" if environment.is_moving else "entitled"
+        waiting = f"{planned.text} is built and {desired.text} is {what} since {pending.since:%Y-%m-%d %H:%M} UTC"
     if environment.approval is not None and environment.approval.is_open:
         held = f"a plan waits for the approval {environment.approval.id}"
         waiting = f"{waiting}; {held}" if waiting else held
@@ -140,6 +141,7 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
             refusal_code=refusal.code if refusal else None,
             refusal_ends=refusal.next_step if refusal else None,
             pending=waiting,
+            requested_by_person=environment.is_moving,
             breach=await _breach(context, environment),
             unsettled=_unsettled(found) if found else None,
         ),
