@@ -1,5 +1,6 @@
 """An incident is open once for each kind and subject, and opens again after its end."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 
@@ -11,6 +12,7 @@ from paybill_contracts.incidents import (
     Incident,
     IncidentNotFoundError,
     IncidentStatus,
+    TenantIncidentChanged,
     TenantIncidentOpened,
     assign_incident,
     close_incident,
@@ -51,6 +53,23 @@ def test_a_finding_opens_the_incident_of_its_service() -> None:
 
 def test_an_open_incident_is_not_opened_twice() -> None:
     assert open_incident("tenant", OPEN, FINDING, NOW + timedelta(hours=1)) == []
+
+
+def test_an_open_incident_gets_the_text_of_another_finding_and_keeps_its_begin_and_owner() -> None:
+    other = replace(
+        FINDING,
+        summary="sub_1 is paid, and its tenant is purged",
+        evidence=(Evidence(name="status", value="purged"),),
+        command="paybill tenant show acme --json",
+    )
+    owned = folded(assign_incident("tenant", OPEN, "billing-team", "operator:op1"), OPEN)
+    events = open_incident("tenant", owned, other, NOW + timedelta(hours=1))
+    changed = folded(events, owned)
+
+    assert [type(each) for each in events] == [TenantIncidentChanged]
+    assert changed == replace(owned, summary=other.summary, evidence=other.evidence, command=other.command)
+    assert (changed.since, changed.owner) == (NOW, "billing-team")
+    assert open_incident("tenant", changed, other, NOW + timedelta(hours=2)) == []
 
 
 def test_the_id_names_service_kind_and_subject() -> None:

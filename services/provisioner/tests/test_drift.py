@@ -235,3 +235,16 @@ def test_the_incident_of_an_environment_names_its_differences() -> None:
     assert finding.tenant_id == TENANT
     assert "role.main" in finding.summary
     assert "connection_limit is 500 instead of 5" in finding.summary
+
+
+def test_the_incident_names_the_most_severe_difference_first() -> None:
+    known = drifted(role={"connection_limit": "3", "privileges": "BYPASSRLS"}, bucket=None)
+    finding = finding_of(known)
+
+    assert finding is not None
+    assert [each.value.partition(") ")[2] for each in finding.evidence] == [
+        "privileges is BYPASSRLS instead of none",
+        "is missing",
+        "connection_limit is 3 instead of 5",
+    ]
+    assert finding.summary.endswith("privileges is BYPASSRLS instead of none, and 2 more")

@@ -183,6 +183,37 @@ async def test_drift_on_demand_is_proposed_and_applied_by_a_person(provisioner, 
     assert len(await log.facts("provisioner.drift_found")) == 1
 
 
+async def test_the_incident_names_what_is_left_after_a_repair_and_an_acceptance(
+    provisioner, harness, publish, log, about
+) -> None:
+    tenant, client = about(), provisioner.client
+    connection = await built(publish, log, tenant)
+    path = f"/v1/environments/{tenant.tenant}/drift"
+    stray = f"environments/{tenant.tenant.removeprefix('ten_')}/old"
+    await harness.secrets.put(stray, "a-value")
+    await harness.as_superuser("postgres", f'ALTER ROLE "{connection.username}" CONNECTION LIMIT 3')
+    found_ = (await client.post(path)).json()["differences"]
+    (first,) = (await client.get("/v1/incidents", params={"tenant": tenant.tenant})).json()["incidents"]
+    await harness.as_superuser("postgres", f'ALTER ROLE "{connection.username}" BYPASSRLS')
+    await client.post(path)
+    (second,) = (await client.get("/v1/incidents", params={"tenant": tenant.tenant})).json()["incidents"]
+    await harness.as_superuser("postgres", f'ALTER ROLE "{connection.username}" NOBYPASSRLS')
+    await client.post(path)
+    await client.post(f"{path}/{found_[0]['id']}/accept", json={"reason": "less load this month"})
+    (third,) = (await client.get("/v1/incidents", params={"tenant": tenant.tenant})).json()["incidents"]
+    why = (await client.get(f"/v1/why/{tenant.tenant}")).json()
+    await client.post(path)
+
+    assert [each["observed"] for each in found_] == ["3", stray]
+    assert first["summary"].endswith("connection_limit is 3 instead of 5, and 1 more")
+    assert second["summary"].endswith("privileges is BYPASSRLS instead of none, and 2 more")
+    assert third["summary"].endswith(f"({stray}) is in no record")
+    assert [each["value"] for each in third["evidence"]] == [f"secret ({stray}) is in no record"]
+    assert [each["summary"] for each in why["incidents"]] == [third["summary"]]
+    assert {(each["id"], each["since"]) for each in (first, second, third)} == {(first["id"], first["since"])}
+    assert len(await log.facts("provisioner.incident_changed", at_least=3)) == 3
+
+
 async def test_an_accepted_difference_closes_its_incident(provisioner, harness, publish, log, about) -> None:
     tenant, client = about(), provisioner.client
     connection = await built(publish, log, tenant)

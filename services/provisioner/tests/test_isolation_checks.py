@@ -12,7 +12,6 @@ from paybill_provisioner.domain.isolation import MAX_BREACHES, checked
 from paybill_provisioner.domain.planning import MAKE_ROOM
 from paybill_provisioner.drivers import Site
 from paybill_provisioner.execution import StepError
-from paybill_runtime.testing.waiting import until
 
 EVERY_S = 0.3
 
@@ -193,27 +192,6 @@ async def test_a_breach_is_published_once_and_again_only_when_it_differs(
         ["product.a", "product.b"],
         [],
     ]
-
-
-async def test_a_right_that_the_driver_lost_is_an_incident_until_it_is_back(checking, harness) -> None:
-    async def problems():
-        answer = await checking.client.get("/v1/incidents", params={"kind": "driver_problem"})
-        return [each["summary"] for each in answer.json()["incidents"]]
-
-    await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver NOCREATEDB")
-    try:
-        found = await until(problems)
-    finally:
-        await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver CREATEDB")
-    await until(lambda: _is_empty(problems()))
-
-    assert found == [
-        "the driver local cannot work: the role of the driver has no CREATEDB; as a superuser, ALTER ROLE it"
-    ]
-
-
-async def _is_empty(found) -> bool:
-    return not await found
 
 
 @pytest.mark.parametrize("preset", [Preset.POOLED, Preset.BRIDGE])

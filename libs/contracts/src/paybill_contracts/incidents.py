@@ -49,6 +49,18 @@ class IncidentOpened(Event):
     since: Timestamp
 
 
+class IncidentChanged(Event):
+    """The service found another problem of the same kind and subject; the incident stays open, with its owner."""
+
+    incident_id: IncidentId
+    kind: Key
+    subject: Text
+    tenant_id: TenantId | None
+    summary: Text
+    evidence: tuple[Evidence, ...]
+    command: Text | None
+
+
 class IncidentAssigned(Event):
     """An operator made a person or a team the owner of the incident."""
 
@@ -76,6 +88,12 @@ class TenantIncidentOpened(
     """The tenant service found a problem."""
 
 
+class TenantIncidentChanged(
+    IncidentChanged, type="tenant.incident_changed", version=1, aggregate="incident", key="incident_id"
+):
+    """The tenant service found another problem about the subject of an open incident."""
+
+
 class TenantIncidentAssigned(
     IncidentAssigned, type="tenant.incident_assigned", version=1, aggregate="incident", key="incident_id"
 ):
@@ -92,6 +110,12 @@ class BillingIncidentOpened(
     IncidentOpened, type="billing.incident_opened", version=1, aggregate="incident", key="incident_id"
 ):
     """The billing service found a problem."""
+
+
+class BillingIncidentChanged(
+    IncidentChanged, type="billing.incident_changed", version=1, aggregate="incident", key="incident_id"
+):
+    """The billing service found another problem about the subject of an open incident."""
 
 
 class BillingIncidentAssigned(
@@ -112,6 +136,12 @@ class ProvisionerIncidentOpened(
     """The provisioner service found a problem."""
 
 
+class ProvisionerIncidentChanged(
+    IncidentChanged, type="provisioner.incident_changed", version=1, aggregate="incident", key="incident_id"
+):
+    """The provisioner service found another problem about the subject of an open incident."""
+
+
 class ProvisionerIncidentAssigned(
     IncidentAssigned, type="provisioner.incident_assigned", version=1, aggregate="incident", key="incident_id"
 ):
@@ -124,7 +154,7 @@ class ProvisionerIncidentClosed(
     """An incident of the provisioner service ended, or an operator closed it."""
 
 
-IncidentEvent = IncidentOpened | IncidentAssigned | IncidentClosed
+IncidentEvent = IncidentOpened | IncidentChanged | IncidentAssigned | IncidentClosed
 
 
 class IncidentStatus(StrEnum):
@@ -165,6 +195,11 @@ class Incident:
     closed_by: Text | None = None
     closed_at: Timestamp | None = None
 
+    def shows(self, finding: Finding) -> bool:
+        """Returns whether the incident is open and has the text of `finding`."""
+        shown = self.status, self.summary, self.evidence, self.command
+        return shown == (IncidentStatus.OPEN, finding.summary, finding.evidence, finding.command)
+
 
 class IncidentNotFoundError(NotFoundError):
     """No incident has this id."""
@@ -178,9 +213,9 @@ def incident_id(service: str, kind: str, subject: str) -> IncidentId:
 
 
 def open_incident(service: str, incident: Incident | None, finding: Finding, since: datetime) -> list[Event]:
-    """Opens the incident of a finding; returns no events while it is open already."""
+    """Opens the incident of a finding. An open one gets its text, and no event when that is the same."""
     if incident is not None and incident.status is IncidentStatus.OPEN:
-        return []
+        return [] if incident.shows(finding) else [_changed(service, incident, finding)]
     return [
         service_event(service, IncidentOpened)(
             incident_id=incident_id(service, finding.kind, finding.subject),
@@ -194,6 +229,18 @@ def open_incident(service: str, incident: Incident | None, finding: Finding, sin
             since=since,
         )
     ]
+
+
+def _changed(service: str, incident: Incident, finding: Finding) -> Event:
+    return service_event(service, IncidentChanged)(
+        incident_id=incident.id,
+        kind=incident.kind,
+        subject=incident.subject,
+        tenant_id=incident.tenant_id,
+        summary=finding.summary,
+        evidence=finding.evidence,
+        command=finding.command,
+    )
 
 
 def assign_incident(service: str, incident: Incident | None, owner: str, by: str) -> list[Event]:
@@ -248,6 +295,8 @@ def evolve(incident: Incident | None, event: IncidentEvent) -> Incident:
         )
     incident = existing(incident)
     match event:
+        case IncidentChanged():
+            return replace(incident, summary=event.summary, evidence=event.evidence, command=event.command)
         case IncidentAssigned():
             return replace(incident, owner=event.owner)
         case IncidentClosed():

@@ -147,6 +147,7 @@ _SENTENCES = {
 """Templates by event type; another event is described by the first sentence of its docstring."""
 
 _SENTENCES_OF_EVERY_CONTEXT = {
+    "incident_changed": "incident {kind} is now: {summary}",
     "incident_closed": "incident {incident_id} closed: {reason}",
     "incident_opened": "incident {kind}: {summary}",
     "intake_quarantined": "message of {publisher} quarantined: {reason}",

@@ -22,7 +22,7 @@ class Incidents(Stored[Incident]):
         return self.key(incident_id(self.service, kind, subject))
 
     def open(self, unit: UnitOfWork, finding: Finding, since: datetime) -> None:
-        """Opens the incident of a finding; does nothing while it is open."""
+        """Opens the incident of a finding; gives an open one its text."""
         id_ = incident_id(self.service, finding.kind, finding.subject)
         unit.record(self, id_, incidents.open_incident(self.service, unit.get(self, id_), finding, since))
 

@@ -80,14 +80,14 @@ class DifferenceView(BaseModel):
 
 
 class DriftList(BaseModel):
-    """Differences of one environment."""
+    """Differences of one environment, the most severe first."""
 
     differences: list[DifferenceView]
 
     @classmethod
     def of(cls, environment: Environment) -> Self:
         """Builds the list of `environment`."""
-        return cls(differences=[DifferenceView.of(environment, each) for each in environment.drift])
+        return cls(differences=[DifferenceView.of(environment, each) for each in drift.by_severity(environment.drift)])
 
 
 class DriftPage(DriftList):
@@ -144,7 +144,7 @@ def router(context: ServiceContext, checks: Checks) -> APIRouter:
     ) -> DriftPage:
         """Lists the differences that the last checks found, of all environments, in pages of environments."""
         page, next_ = await load_page(context, ENVIRONMENTS, after, limit, DIFFERS)  # type: ignore[arg-type]  # text
-        found = [DifferenceView.of(each, difference) for each in page for difference in each.drift]
+        found = [DifferenceView.of(each, difference) for each in page for difference in drift.by_severity(each.drift)]
         return DriftPage(differences=found, next=next_)
 
     @routes.post("/drift")

@@ -63,7 +63,8 @@ class IsolationChecks:
         finding = isolation.driver_finding(cloud, problem or "it can work")
         key = INCIDENTS.key_of(finding.kind, finding.subject)
         known = await load_state(self._context, INCIDENTS, key.id)
-        if (problem is not None) == (known is not None and known.status is IncidentStatus.OPEN):
+        is_open = known is not None and known.status is IncidentStatus.OPEN
+        if not is_open if problem is None else known is not None and known.shows(finding):
             return
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:

@@ -1,7 +1,7 @@
 """Drift: recorded and observed resources are compared, and differences are repaired as policy says. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import assert_never
@@ -22,7 +22,7 @@ from paybill_contracts.policy import DriftHandling
 from paybill_contracts.provisioner import Access
 from paybill_definitions.blueprint_rules import TENANT_COLUMN
 
-from paybill_provisioner.domain.drift_state import DriftEvent
+from paybill_provisioner.domain.drift_state import Drift, DriftEvent
 from paybill_provisioner.domain.environment_parts import BuiltResource
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.environments import existing
@@ -39,6 +39,10 @@ CLOSED_BY = "service:provisioner"
 ABSENT = "absent"
 NOTHING = "none"
 MAX_EVIDENCE = 10
+_PROTECTION = frozenset({"login", "mode", "privileges", "public"})
+"""Attributes that separate tenants, or decide who has access: their differences are of the highest severity."""
+_CLASSES = (ResourceDriftKind.MISSING, ResourceDriftKind.MOVED, ResourceDriftKind.CHANGED, ResourceDriftKind.UNKNOWN)
+"""Classes of differences, the most severe first."""
 _NUMBER = re.compile("[0-9a-f]{32}")
 
 
@@ -246,7 +250,7 @@ def subject_of(environment_id: str) -> str:
 
 def finding_of(environment: Environment) -> Finding | None:
     """Returns the incident of an environment with differences that nobody accepted; None without any."""
-    open_ = [each.difference for each in environment.drift if each.accepted is None]
+    open_ = [each.difference for each in by_severity(environment.drift) if each.accepted is None]
     if not open_:
         return None
     more = f", and {len(open_) - 1} more" if len(open_) > 1 else ""
@@ -258,6 +262,15 @@ def finding_of(environment: Environment) -> Finding | None:
         tenant_id=environment.tenant_id,
         command=f"paybill environment drift {environment.slug}",
     )
+
+
+def by_severity(drift: Iterable[Drift]) -> list[Drift]:
+    """Returns the differences with the most severe first: protection of data, then what is missing."""
+
+    def severity(each: Drift) -> tuple[bool, int]:
+        return each.difference.attribute not in _PROTECTION, _CLASSES.index(each.difference.kind)
+
+    return sorted(drift, key=severity)
 
 
 def number_in(subject: str) -> str:
