@@ -14,8 +14,8 @@ from paybill_contracts.provisioner import Access
 from paybill_contracts.table_rebuilds import InspectedTables
 from paybill_runtime.jobs.effects import Refused
 
+from paybill_provisioner.drivers import dependents, namespaces, rebuilding
 from paybill_provisioner.drivers import isolation as isolation_checks
-from paybill_provisioner.drivers import namespaces, rebuilding
 from paybill_provisioner.drivers.inspection import Login, Tables, has_role, is_ready, tables_of
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
 from paybill_provisioner.drivers.roles import TenantRoles
@@ -200,7 +200,7 @@ class TenantDatabases:
                     await connection.execute(namespaces.become(deleter))
                     yield connection, tables
             finally:
-                await self._roles.drop(deleter, login)
+                await dependents.drop(self._server, self._roles, deleter, login)
 
     async def has_schema(self, namespace: DatabaseNamespace) -> bool:
         """Returns True when the tenant's own schema exists."""
@@ -231,7 +231,7 @@ class TenantDatabases:
         if login is not None and login.superuser:
             raise Refused(f"{role.name} is a superuser; as another one, ALTER ROLE {role.name} NOSUPERUSER")
         if login is not None and login.privileged:
-            await self._delete_role(namespace, role.name, login)
+            await self._delete_role(role.name, login)
             login = None
         access = Access.CLOSED if closed or login is None else None
         join, leave = namespaces.memberships(namespace, access)
@@ -251,20 +251,15 @@ class TenantDatabases:
             raise Refused(f"the login {role} does not exist; retry the environment, then request the credentials")
         await self._roles.change(role, login, namespaces.password_attribute(verifier))
 
-    async def delete_role(self, namespace: DatabaseNamespace, role: str) -> None:
+    async def delete_role(self, role: str) -> None:
         """Ends the login's sessions and drops it."""
         if login := await self._roles.login(role):
-            await self._delete_role(namespace, role, login)
+            await self._delete_role(role, login)
 
-    async def _delete_role(self, namespace: DatabaseNamespace, role: str, login: Login) -> None:
+    async def _delete_role(self, role: str, login: Login) -> None:
         login = await self._roles.change(role, login, namespaces.login_attribute(Access.CLOSED))
         await self._terminate_sessions(role, login)
-        async with self._roles.member(role, login, "INHERIT TRUE, SET FALSE"):
-            # A database that does not exist has nothing of it.
-            with suppress(*DATABASE_MISSING):
-                async with self._server.connection(namespace.database, pooled=False) as connection:
-                    await connection.execute(namespaces.drop_owned(role))
-        await self._roles.drop(role, login)
+        await dependents.drop(self._server, self._roles, role, login)
 
     async def set_access(self, namespace: DatabaseNamespace, role: str, access: Access) -> None:
         """Changes the privileges first, then terminates sessions that began with the previous ones."""

@@ -122,8 +122,8 @@ class LocalDriver:
             case Schema():
                 for login in _names_of_logins(site):
                     await self._databases.delete_tables(DatabaseNamespace.of(resource), login)
-            case Role(name=name, in_schema=schema):
-                await self._databases.delete_role(DatabaseNamespace.of(site.resources[schema]), name)
+            case Role(name=name):
+                await self._databases.delete_role(name)
             case _:
                 raise _unsupported(resource)
         if await self.absence(resource, site) is None:
