@@ -81,10 +81,10 @@ def approved(
 ) -> Environment:
     """Returns the environment after the approval of its plan."""
     found = open_approval(environment)
-    return after(
-        environment,
-        approvals.approve(environment, found.id, found.plan_hash, approver, blueprints, inputs or PlanInputs(), now),
+    events = approvals.approve(
+        environment, found.id, found.plan_hash, approver, blueprints, inputs or PlanInputs(), now
     )
+    return after(environment, planning.decided(environment, events, now))
 
 
 def applied(

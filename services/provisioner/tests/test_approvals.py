@@ -43,7 +43,7 @@ from paybill_contracts.plan_approvals import (
 )
 from paybill_contracts.policy import Handling
 from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
-from paybill_provisioner.domain import applying, approvals, building, planning
+from paybill_provisioner.domain import applying, approvals, building, moves, planning
 from paybill_provisioner.domain.applying import EnvironmentNotPlannableError, TransferUnavailableError
 from paybill_provisioner.domain.approvals import (
     ApprovalEndedError,
@@ -178,7 +178,7 @@ def test_an_approval_that_expired_ends_by_time_once_and_is_requested_again() -> 
 
 def test_a_rejected_plan_is_requested_again_by_a_person_only() -> None:
     waiting = compared(READY, SMALLER)
-    rejected = after(waiting, approvals.reject(waiting, open_approval(waiting).id, BO, "not now"))
+    rejected = after(waiting, moves.reject(waiting, open_approval(waiting).id, BO, "not now", NOW))
 
     assert planning.compare(rejected, SMALLER, CELLS, NOW) == []
     with pytest.raises(ApprovalEndedError):

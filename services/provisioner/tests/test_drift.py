@@ -3,13 +3,29 @@
 from datetime import timedelta
 
 import pytest
-from environment_samples import BLUEPRINT, BUILDING, CELLS, CLOSING, NOW, NUMBER, READY, RETAINED, TENANT, after
+from approval_samples import ADA, applied, approved, compared, finished
+from blueprint_samples import blueprint_of, published, tier_blueprint
+from environment_samples import (
+    BLUEPRINT,
+    BUILDING,
+    CELLS,
+    CLOSING,
+    CONTENT,
+    NOW,
+    NUMBER,
+    READY,
+    RETAINED,
+    TENANT,
+    after,
+    entitled,
+)
 from paybill_contracts.drift import (
     EnvironmentDriftAccepted,
     EnvironmentDriftEnded,
     EnvironmentDriftFound,
 )
 from paybill_contracts.environment_plans import StepAction
+from paybill_contracts.placement import Preset
 from paybill_contracts.plan_approvals import ApprovalRequested, ApprovalVoid, PlanSuperseded
 from paybill_contracts.policy import DriftHandling
 from paybill_provisioner.domain import applying, building, drift, planning
@@ -17,6 +33,7 @@ from paybill_provisioner.domain.building import Progress
 from paybill_provisioner.domain.drift import DifferenceUnknownError, Observed, differences, finding_of
 from paybill_provisioner.domain.environment_state import Status
 from paybill_provisioner.domain.inputs import PlanInputs
+from paybill_provisioner.domain.plan_approvals import ApprovalStatus
 from paybill_provisioner.domain.policy import POLICY_ID, SAFE, PublishedPolicy
 from paybill_provisioner.domain.size_invariant import check_size
 
@@ -248,3 +265,52 @@ def test_the_incident_names_the_most_severe_difference_first() -> None:
         "connection_limit is 3 instead of 5",
     ]
     assert finding.summary.endswith("privileges is BYPASSRLS instead of none, and 2 more")
+
+
+def test_drift_is_repaired_while_a_change_of_the_placement_waits_for_its_transfer() -> None:
+    inputs = handled(DriftHandling.REPORT)
+    larger = entitled(tier="business", placement=Preset.SILO)
+    pending = after(READY, planning.on_entitlements_set(READY, larger, BLUEPRINT, CELLS, NOW, inputs))
+    known = drifted(pending, role={"connection_limit": "2", "privileges": "BYPASSRLS"})
+    proposal = applying.propose(known, BLUEPRINT, CELLS, inputs)
+    made = after(known, applying.make_plan(known, known.id, ADA, BLUEPRINT, CELLS, inputs, NOW))
+    granted = approved(made, BLUEPRINT, inputs)
+    done = finished(after(granted, applied(granted, BLUEPRINT, inputs)))
+    gone = after(done, drift.checked(done, differences(done, exists()), NOW))
+    waits = compared(gone, BLUEPRINT, inputs)
+
+    assert [(step.action, step.address) for step in proposal.plan.steps] == [(StepAction.UPDATE, "role.main")]
+    assert (proposal.transfers_data, proposal.plan.tier) == (False, "starter")
+    assert (done.status, done.desired_size, done.built_size) == (Status.READY, pending.desired_size, READY.built_size)
+    assert (done.pending, gone.drift) == (pending.pending, ())
+    assert waits.approval is not None
+    assert (waits.approval.plan.preset, waits.approval.status) == ("silo", ApprovalStatus.REQUESTED)  # type: ignore[union-attr]
+    assert planning.compare(waits, BLUEPRINT, CELLS, NOW, inputs) == []
+
+
+def test_a_change_in_place_reaches_a_tenant_whose_change_of_placement_waits() -> None:
+    larger = entitled(tier="business", placement=Preset.SILO)
+    pending = after(READY, planning.on_entitlements_set(READY, larger, BLUEPRINT, CELLS, NOW))
+    tiers = (tier_blueprint("starter", Preset.POOLED, 11), *CONTENT.tiers[1:])
+    events = planning.compare(pending, published(blueprint_of(*tiers, version=2)), CELLS, NOW)
+    done = finished(after(pending, events))
+
+    assert [(step.address, step.action) for step in after(pending, events).remaining] == [
+        ("role.main", StepAction.UPDATE)
+    ]
+    assert done.resources["role.main"].attributes.connection_limit == 11
+    assert (done.desired_size, done.built_size) == (pending.desired_size, READY.built_size)
+    assert done.pending is not None
+
+
+def test_an_accepted_difference_stays_when_its_resource_changes() -> None:
+    known = drifted(role={"connection_limit": "3"})
+    found = known.drift[0].difference
+    accepted = after(known, drift.accept(known, known.id, found.id, "a small customer", "person:jo"))
+    role = READY.resources["role.main"]
+    larger = role.model_copy(update={"attributes": role.attributes.model_copy(update={"connection_limit": 50})})
+
+    assert drift.with_accepted(known, role) == role
+    assert drift.with_accepted(accepted, role).attributes.connection_limit == 3
+    assert drift.with_accepted(accepted, larger) == larger
+    assert drift.with_accepted(accepted, READY.resources["schema.main"]) == READY.resources["schema.main"]

@@ -127,7 +127,7 @@ def test_the_built_placement_withdraws_the_request_even_if_it_cannot_be_planned_
 
 
 def test_a_rejected_request_ends() -> None:
-    events = moves.reject(WAITING, open_approval(WAITING).id, BO, "not before the audit")
+    events = moves.reject(WAITING, open_approval(WAITING).id, BO, "not before the audit", NOW)
     ended = after(WAITING, events)
 
     assert [type(each) for each in events] == [ApprovalRejected, EnvironmentChangeSettled]
@@ -138,10 +138,24 @@ def test_a_rejected_request_ends() -> None:
 
 def test_a_rejected_plan_of_entitlements_stays_pending() -> None:
     waiting = entitle(HERE, placement=Preset.SILO)
-    events = moves.reject(waiting, open_approval(waiting).id, BO, "not now")
+    events = moves.reject(waiting, open_approval(waiting).id, BO, "not now", NOW)
 
-    assert [type(each) for each in events] == [ApprovalRejected]
+    assert [type(each) for each in events] == [ApprovalRejected, EnvironmentChangePending]
     assert after(waiting, events).desired_size == SILO
+    assert events[1].waits_for == f"another plan, because the approval {open_approval(waiting).id} was rejected"
+
+
+def test_a_pending_change_names_what_it_waits_for_after_its_approval() -> None:
+    waiting = entitle(HERE, placement=Preset.SILO)
+    granted = approved(waiting, BLUEPRINTS)
+    approval = open_approval(waiting).id
+
+    assert waiting.pending is not None
+    assert waiting.pending.waits_for == f"the approval {approval} by another person, then {planning.TRANSFER}"
+    assert granted.pending is not None
+    assert (granted.pending.waits_for, granted.pending.approval_id) == (planning.TRANSFER, approval)
+    assert granted.pending.since == waiting.pending.since
+    assert planning.compare(granted, BLUEPRINTS, CELLS, NOW) == []
 
 
 def test_a_tenant_that_leaves_keeps_its_placement() -> None:
@@ -216,7 +230,7 @@ def test_a_tenant_can_return_to_the_placement_of_its_subscription() -> None:
     assert planning.on_entitlements_set(built, entitled(), BLUEPRINTS, CELLS, NOW) == []
 
     back = after(built, moved(built, Preset.POOLED))
-    rejected = after(back, moves.reject(back, open_approval(back).id, BO, "no"))
+    rejected = after(back, moves.reject(back, open_approval(back).id, BO, "no", NOW))
 
     assert back.desired_size == POOLED
     assert (rejected.desired_size, rejected.move) == (SILO, built.move)

@@ -10,6 +10,7 @@ from paybill_runtime import clock
 from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_provisioner.domain.building import Progress
+from paybill_provisioner.domain.drift import with_accepted
 from paybill_provisioner.domain.environment_state import Environment, intent_key
 from paybill_provisioner.domain.steps import may_begin
 from paybill_provisioner.domain.unfinished import may_be_deleted
@@ -181,7 +182,7 @@ class Execution:
                 return _Unsettled(left_s)
             return await self._driver.delete(step.resource, site)
         if step.action in {StepAction.UPDATE, StepAction.REBUILD} and step.before is not None:
-            return await self._driver.update(step.before, step.after, site)
+            return await self._driver.update(step.before, with_accepted(self._environment, step.after), site)
         if left_s := self._leaves_in_s(step):
             return _Unsettled(left_s)
         unique = step.after.kind in self._driver.unique_names

@@ -23,6 +23,7 @@ from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_publishe
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus
+from paybill_provisioner.domain.planning import decided
 from paybill_provisioner.domain.policy import transfers_data
 from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS, PLANNING_READS, EnvironmentRow, plan_inputs, record
 
@@ -110,9 +111,10 @@ def router(context: ServiceContext) -> APIRouter:
 
         def decision(unit: UnitOfWork, environment: Environment | None, now: datetime) -> Sequence[EnvironmentEvent]:
             blueprints = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
-            return approvals.approve(
+            granted = approvals.approve(
                 environment, approval, body.plan_hash, principal.subject, blueprints, plan_inputs(unit), now
             )
+            return decided(environment, granted, now)
 
         return await _decide(context, principal, approval, "approve", decision)
 
@@ -123,8 +125,8 @@ def router(context: ServiceContext) -> APIRouter:
         A move that the plan is for ends.
         """
 
-        def decision(_unit: UnitOfWork, environment: Environment | None, _now: datetime) -> Sequence[EnvironmentEvent]:
-            return moves.reject(environment, approval, principal.subject, body.reason)
+        def decision(_unit: UnitOfWork, environment: Environment | None, now: datetime) -> Sequence[EnvironmentEvent]:
+            return moves.reject(environment, approval, principal.subject, body.reason, now)
 
         return await _decide(context, principal, approval, "reject", decision)
 

@@ -18,7 +18,7 @@ from paybill_provisioner.domain.environment_state import Desired, Environment, S
 from paybill_provisioner.domain.environments import evolve, evolved, existing
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus
-from paybill_provisioner.domain.planning import held, planned, towards
+from paybill_provisioner.domain.planning import held, plan_of_kept, planned, towards
 from paybill_provisioner.domain.plans import CellsInForce, cell_for, changed_since, hash_of, plan_of
 from paybill_provisioner.domain.policy import Verdict, transfers_data, verdict
 from paybill_provisioner.domain.steps import cells_of
@@ -58,8 +58,20 @@ def propose(environment: Environment, blueprints: Blueprints, cells: CellsInForc
     cell = cell_for(environment, desired, blueprints, cells)
     plan = plan_of(environment, desired, blueprints, cell, inputs, by_person=True)
     was_ready = environment.epoch > 0
+    transfers = was_ready and transfers_data(plan)
+    if transfers and (kept := _kept(environment, blueprints, cells, inputs)) is not None:
+        return kept
     judged = verdict(inputs.policy, plan, was_ready=was_ready, is_moving=environment.is_moving)
-    return Proposal(plan, hash_of(plan), judged, was_ready and transfers_data(plan))
+    return Proposal(plan, hash_of(plan), judged, transfers)
+
+
+def _kept(environment: Environment, blueprints: Blueprints, cells: CellsInForce, inputs: PlanInputs) -> Proposal | None:
+    """Returns what can be done for the environment while its change of size waits for a transfer."""
+    plan = plan_of_kept(environment, blueprints, cells, inputs, by_person=True)
+    if plan is None:
+        return None
+    judged = verdict(inputs.policy, plan, was_ready=environment.epoch > 0)
+    return Proposal(plan, hash_of(plan), judged, transfers_data=False)
 
 
 def current(environment: Environment, blueprints: Blueprints, cells: CellsInForce, inputs: PlanInputs) -> Proposal:
@@ -71,8 +83,10 @@ def current(environment: Environment, blueprints: Blueprints, cells: CellsInForc
     if approval is not None and approval.plan is not None and approval.is_open:
         plan, was_ready = approval.plan, environment.epoch > 0
         if not changed_since(environment, plan, blueprints, inputs):
+            transfers = was_ready and transfers_data(plan)
+            kept = _kept(environment, blueprints, cells, inputs) if transfers else None
             judged = Verdict(approval.handling, approval.reasons)
-            return Proposal(plan, approval.plan_hash, judged, was_ready and transfers_data(plan))
+            return kept or Proposal(plan, approval.plan_hash, judged, transfers)
     return propose(environment, blueprints, cells, inputs)
 
 

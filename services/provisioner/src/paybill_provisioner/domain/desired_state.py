@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from paybill_contracts.environment_plans import Plan
 from paybill_contracts.environment_requests import MoveRequested, ProrationNoted
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import EnvironmentChangeSettled
@@ -22,6 +23,14 @@ def with_desired(environment: Environment, desired: Desired) -> Environment:
     """Sets the desired state; another size than that of a move ends the move."""
     move = environment.move if environment.desired_size == desired.size else None
     return replace(environment, desired=desired, move=move)
+
+
+def with_planned(environment: Environment, plan: Plan) -> Environment:
+    """Sets what a plan is for as desired, unless it only keeps what is built while a change is pending."""
+    if environment.keeps(plan):
+        return environment
+    desired = Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits)
+    return replace(with_desired(environment, desired), pending=None)
 
 
 def with_move(environment: Environment, event: MoveRequested) -> Environment:

@@ -243,6 +243,24 @@ def repairs_of(environment: Environment, handling: DriftHandling | None) -> Repa
     return Repairs(frozenset(missing), frozenset(changed))
 
 
+def with_accepted(environment: Environment, resource: Resource) -> Resource:
+    """Returns the resource as a change has to leave it: an accepted difference of an attribute stays.
+
+    It ends when another value than the one that it differs from is desired.
+    """
+    values = {}
+    for each in environment.drift:
+        difference, attribute = each.difference, each.difference.attribute or ""
+        if each.accepted is None or difference.address != resource.address or difference.observed is None:
+            continue
+        desired = getattr(resource.attributes, attribute, None)
+        if isinstance(desired, int) and difference.expected == str(desired):
+            values[attribute] = int(difference.observed)
+    if not values:
+        return resource
+    return resource.model_copy(update={"attributes": resource.attributes.model_copy(update=values)})
+
+
 def subject_of(environment_id: str) -> str:
     """Returns the subject of an environment's incident."""
     return f"environment/{environment_id}"

@@ -126,6 +126,17 @@ class Environment:
         """True while a move that a person requested is not built."""
         return self.move is not None and self.desired_size != self.built_size
 
+    @property
+    def kept(self) -> Desired | None:
+        """State that is built, while a change of its size is pending: it is repaired, and changed in place."""
+        if self.pending is None or self.built_size is None or self.plan is None or self.desired_size == self.built_size:
+            return None
+        return Desired(self.built_size, self.plan.entitlements_hash, self.built_limits)
+
+    def keeps(self, plan: Plan) -> bool:
+        """Returns True for a plan of what is built, while a change of its size is pending."""
+        return self.kept is not None and self.kept.size == Size(plan.tier, plan.preset)
+
     def moved(self, desired: Desired) -> Desired:
         """Returns `desired` on the placement of a move, unless the tenant is entitled to another size than before."""
         is_kept = self.move is not None and self.desired is not None and desired.size == self.move.entitled

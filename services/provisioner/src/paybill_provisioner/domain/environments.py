@@ -307,16 +307,13 @@ def _with_plan(environment: Environment, event: EnvironmentPlanned) -> Environme
         return replace(environment, plan=plan, plan_hash=event.plan_hash, planned_at=event.planned_at, purge=purge)
     changes = environment.status in {Status.READY, Status.CHANGING}
     return replace(
-        desired_state.with_desired(
-            environment, Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits)
-        ),
+        desired_state.with_planned(environment, plan),
         status=Status.CHANGING if changes else Status.BUILDING,
         plan=plan,
         plan_hash=event.plan_hash,
         planned_at=event.planned_at,
         refusal=None,
         failure=None,
-        pending=None,
         repaired=(),
         paused=False,
     )

@@ -14,7 +14,7 @@ from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.environments import evolve, existing
 from paybill_provisioner.domain.inputs import PlanInputs
-from paybill_provisioner.domain.planning import held, settled
+from paybill_provisioner.domain.planning import decided, held, settled
 from paybill_provisioner.domain.plans import CellsInForce
 from paybill_provisioner.domain.sizes import Size
 
@@ -83,11 +83,13 @@ def move(
     return [requested, *held(after, found.plan, found.plan_hash, found.judged, inputs, now, reason, requester)]
 
 
-def reject(environment: Environment | None, approval_id: str, rejected_by: str, reason: str) -> list[EnvironmentEvent]:
+def reject(
+    environment: Environment | None, approval_id: str, rejected_by: str, reason: str, now: datetime
+) -> list[EnvironmentEvent]:
     """Rejects a plan, which ends the move that it is for. Raises ApprovalUnknownError, ApprovalEndedError."""
     events = approvals.reject(environment, approval_id, rejected_by, reason)
     if environment is None or not environment.is_moving or environment.built_size is None:
-        return events
+        return decided(environment, events, now)
     return [*events, _ended(environment, environment.built_size, f"it was rejected: {reason}")]
 
 

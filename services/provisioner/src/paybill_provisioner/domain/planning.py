@@ -21,6 +21,7 @@ from paybill_provisioner.domain.environment_parts import Refusal
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status
 from paybill_provisioner.domain.environments import evolve, evolved, existing
 from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
+from paybill_provisioner.domain.plan_approvals import ApprovalStatus, PlanApproval
 from paybill_provisioner.domain.plans import (
     CANNOT_BE_PLANNED,
     CellsInForce,
@@ -188,10 +189,45 @@ def towards(
         return [*events, *refused, *([rebuilding.inspection_requested(after)] if needs_inspection else [])]
     was_ready = after.epoch > 0
     judged = verdict(inputs.policy, plan, was_ready=was_ready, is_moving=after.is_moving)
-    if judged.handling is Handling.UNATTENDED and not (was_ready and transfers_data(plan)):
+    transfers = was_ready and transfers_data(plan)
+    if judged.handling is Handling.UNATTENDED and not transfers:
         return planned(after, events, plan, plan_hash, now)
+    if transfers:
+        pending = _pending(after, plan, plan_hash, reason, now)
+        state = evolved(after, pending)
+        kept = plan_of_kept(state, blueprints, cells, inputs)
+        if kept is not None:
+            first = verdict(inputs.policy, kept, was_ready=was_ready)
+            if first.handling is Handling.UNATTENDED:
+                return planned(state, [*events, *pending], kept, hash_of(kept), now)
+            return [*events, *pending, *held(state, kept, hash_of(kept), first, inputs, now, reason)]
     requester = after.move.requester if after.move and after.is_moving else approvals.SERVICE
     return [*events, *held(after, plan, plan_hash, judged, inputs, now, reason, requester)]
+
+
+def plan_of_kept(
+    environment: Environment,
+    blueprints: Blueprints,
+    cells: CellsInForce,
+    inputs: PlanInputs,
+    *,
+    by_person: bool = False,
+) -> Plan | None:
+    """Returns the plan of what is built, while a change of its size waits for a transfer.
+
+    It repairs drift, and changes in place what another blueprint defines. None when there is nothing to do, or when it
+    cannot be planned: the pending change is what is desired. by_person: as of `plan_of`.
+    """
+    kept = environment.kept
+    if kept is None:
+        return None
+    try:
+        cell = cell_for(environment, kept, blueprints, cells)
+        plan = plan_of(environment, kept, blueprints, cell, inputs, by_person=by_person)
+        hash_of(plan)
+    except CANNOT_BE_PLANNED:
+        return None
+    return plan if plan.steps and not transfers_data(plan) else None
 
 
 def held(
@@ -223,7 +259,7 @@ def planned(
     last = environment.plan
     voided = approvals.void(environment, "another plan is applied")
     events, environment = [*events, *voided], evolved(environment, voided)
-    if environment.pending is not None:
+    if environment.pending is not None and not environment.keeps(plan):
         size = Size(plan.tier, plan.preset)
         reason = PLANNED_AGAIN if plan.steps else "the tenant is entitled to the built size again"
         events = [*events, settled(environment, size, reason)]
@@ -236,9 +272,9 @@ def planned(
         plan_hash=plan_hash,
         planned_at=now,
     )
-    # The plan names the desired state, so that one fact records both.
-    others = [event for event in events if not isinstance(event, EnvironmentDesired)]
-    return [*others, fact, *ended(evolve(environment, fact))]
+    if not environment.keeps(plan):  # it names the desired state, so that one fact records both
+        events = [event for event in events if not isinstance(event, EnvironmentDesired)]
+    return [*events, fact, *ended(evolve(environment, fact))]
 
 
 def _same(last: Plan, plan: Plan) -> bool:
@@ -283,15 +319,13 @@ def _pending(
 ) -> list[EnvironmentEvent]:
     """Returns the pending change of an environment that is built, unless it is recorded already."""
     built, pending, approval = environment.built_size, environment.pending, environment.approval
-    if built is None:
+    if built is None or environment.keeps(plan):
         return []
-    open_ = approval if approval is not None and approval.is_open else None
-    known = (plan.tier, plan.preset) == (pending.tier, pending.preset) if pending is not None else False
-    if pending is not None and known and (open_ is None or pending.approval_id == open_.id):
+    of_plan = approval if approval and approval.plan and _size(approval.plan) == _size(plan) else None
+    waits_for = _waits_for(plan, of_plan)
+    open_ = of_plan if of_plan and of_plan.is_open else None
+    if pending is not None and (pending.tier, pending.preset, pending.waits_for) == (plan.tier, plan.preset, waits_for):
         return []
-    waits_for = [f"the approval {open_.id}{' by another person' if open_.other_person else ''}"] if open_ else []
-    if transfers_data(plan):
-        waits_for.append(TRANSFER)
     return [
         EnvironmentChangePending(
             tenant_id=environment.tenant_id,
@@ -302,12 +336,39 @@ def _pending(
             to_preset=plan.preset,
             since=pending.since if pending else now,
             reason=reason or (pending.reason if pending else f"the tenant is entitled to {plan.tier} ({plan.preset})"),
-            waits_for=", then ".join(waits_for) or "an operator",
+            waits_for=waits_for,
             plan_hash=open_.plan_hash if open_ else plan_hash,
             cost=plan.estimates.cost,
-            approval_id=open_.id if open_ else None,
+            approval_id=of_plan.id if of_plan else None,
         )
     ]
+
+
+def _size(plan: Plan) -> Size:
+    return Size(plan.tier, plan.preset)
+
+
+def _waits_for(plan: Plan, approval: PlanApproval | None) -> str:
+    """Returns what ends a pending change with this plan, for people. approval: of the plan."""
+    status = approval.status if approval else None
+    if approval is not None and status is ApprovalStatus.REJECTED:
+        return f"another plan, because the approval {approval.id} was rejected"
+    steps = []
+    if approval is not None and status is ApprovalStatus.REQUESTED:
+        steps.append(f"the approval {approval.id}{' by another person' if approval.other_person else ''}")
+    if transfers_data(plan):
+        steps.append(TRANSFER)
+    return ", then ".join(steps) or "an operator"
+
+
+def decided(environment: Environment | None, events: list[EnvironmentEvent], now: datetime) -> list[EnvironmentEvent]:
+    """Returns the events of a decision on an approval, with the pending change that waits for something else then."""
+    if environment is None or environment.pending is None:
+        return events
+    after = evolved(environment, events)
+    if after.pending is None or after.approval is None or after.approval.plan is None:
+        return events
+    return [*events, *_pending(after, after.approval.plan, after.approval.plan_hash, "", now)]
 
 
 def settled(environment: Environment, size: Size, reason: str) -> EnvironmentChangeSettled:

@@ -193,7 +193,8 @@ def changed_since(environment: Environment, plan: Plan, blueprints: Blueprints, 
 
 
 def _changed(environment: Environment, plan: Plan, blueprints: Blueprints, inputs: PlanInputs) -> Iterator[str]:
-    desired, in_force = environment.desired, blueprints.named(plan.blueprint.name)
+    desired = environment.kept if environment.keeps(plan) else environment.desired
+    in_force = blueprints.named(plan.blueprint.name)
     if (plan.epoch, plan.based_on) != (environment.epoch, environment.base_revision):
         yield "base_revision"
     if plan.observed_hash != environment.observed_hash:
