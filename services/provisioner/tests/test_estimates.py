@@ -31,7 +31,7 @@ from paybill_contracts.plan_estimates import LimitChange, PlanRunMeasured
 from paybill_contracts.price_book import PriceBook, PriceUnit, ResourcePrice
 from paybill_provisioner.domain import building, estimates, planning, plans, price_book
 from paybill_provisioner.domain.environment_state import Desired
-from paybill_provisioner.domain.estimates import NO_PRICE_BOOK, PlanRuns, monthly_cost, resources_after
+from paybill_provisioner.domain.estimates import NO_PRICE_BOOK, PlanRuns, monthly_cost, resources_after, used
 from paybill_provisioner.domain.inputs import PlanInputs
 from paybill_provisioner.domain.price_book import (
     InvalidPriceBookError,
@@ -84,6 +84,13 @@ def test_a_missing_price_is_unknown_and_never_0() -> None:
     assert (cost.before.text, cost.after, cost.missing) == ("12.00 EUR", None, ("database, local",))
     assert plan_of(READY, SILO).estimates.cost.missing == (NO_PRICE_BOOK,)
     assert plan_of(READY, SILO).estimates.cost.before is None
+
+
+def test_a_shared_database_is_used_beside_a_resource_of_the_tenants_own_only() -> None:
+    everything = tuple(each.resource for each in READY.built)
+    shared = tuple(each for each in everything if each.address == "database.main")
+
+    assert (used(shared), used(everything)) == ((), everything)
 
 
 def test_what_does_not_exist_costs_nothing() -> None:

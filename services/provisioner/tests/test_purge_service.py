@@ -127,6 +127,7 @@ async def test_nothing_of_a_purged_tenant_is_left_and_its_neighbour_has_everythi
     assert all(each["how"] for each in shown["resources"])
     assert shown["export"]["how"] == "no file has its name"
     assert (view["status"], view["cells"], view["export"], view["connections"]) == ("purged", [], None, [])
+    assert view["resources"] == []
     async with harness.connect(beside) as connection:
         assert [row["id"] for row in await connection.fetch("SELECT id FROM documents")] == ["b"]
     report = await replay(service(), provisioner.running.settings, provisioner.running.database)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from approval_samples import ADA, BO, policy
+from approval_samples import ADA, BO, policy, prices
 from environment_samples import (
     BLUEPRINT,
     CELLS,
@@ -89,6 +89,17 @@ def test_a_plan_deletes_everything_that_is_the_tenants_own_and_nothing_that_is_s
     assert (PURGING.status, plan.purge) == (Status.PURGING, True)
     assert {step.action for step in plan.steps} == {StepAction.DELETE}
     assert {step.address for step in plan.steps} == {"role.main", "schema.main", "secret.database", "bucket.data"}
+
+
+def test_a_purged_environment_has_nothing_and_costs_nothing() -> None:
+    """Before, the pool's database stayed in both: 12.00 EUR -> 10.00 EUR."""
+    plan = purging.plan_of_purge(RETAINED, PlanInputs(price_book=prices()))
+    assert plan is not None
+    cost = plan.estimates.cost
+
+    assert (cost.before.text, cost.after.text, cost.missing) == ("12.00 EUR", "0.00 EUR", ())  # type: ignore[union-attr]
+    assert [each.resource.address for each in DELETED.built] == ["database.main"]
+    assert PURGED.built == ()
 
 
 def test_a_plan_of_five_deletes_gives_five_facts_and_then_the_verification() -> None:

@@ -124,7 +124,7 @@ class ViolationRow(Base, table=True):
 
 
 BLUEPRINTS = Stored("blueprint", BlueprintRow, Blueprints, blueprints.evolve, format=2)
-ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve, format=3)
+ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve, format=4)
 CELLS = Stored("cells", CellsRow, Cells, cells.evolve)
 PRICE_BOOK = Stored("price_book", PriceBookRow, PublishedPriceBook, price_book.evolve)
 POLICY = Stored("policy", PolicyRow, PublishedPolicy, policy.evolve)

@@ -226,7 +226,10 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return replace(environment, failure=None, purge=replace(_purge(environment), is_deleted=True))
         case EnvironmentPurged():
             purge = replace(_purge(environment), certificate=event.certificate)
-            return replace(environment, status=Status.PURGED, purge=purge, export=None, connections=(), failure=None)
+            # What is built still are shared resources, which are the other tenants'.
+            return replace(
+                environment, status=Status.PURGED, purge=purge, export=None, connections=(), failure=None, built=()
+            )
         case EnvironmentDriftFound() | EnvironmentDriftEnded() | EnvironmentDriftAccepted():
             return replace(environment, drift=drift_state.evolve(environment.drift, event))
         case PlanPaused() | PlanResumed():

@@ -90,7 +90,7 @@ def estimates(
     before = tuple(existing)
     cloud, region = site
     return Estimates(
-        cost=monthly_cost(before, resources_after(before, steps), cloud, region, book),
+        cost=monthly_cost(used(before), used(resources_after(before, steps)), cloud, region, book),
         expected_ms=expected_ms(runs, steps, cloud),
         risks=(*risks(steps), *_rebuilds(steps, inspected or {})),
         limits=tuple(limit_changes(*limits)),
@@ -110,6 +110,11 @@ def resources_after(existing: Iterable[Resource], steps: Iterable[Step]) -> tupl
         if step.after is not None:
             found[_key(step.after)] = step.after
     return tuple(found.values())
+
+
+def used(resources: tuple[Resource, ...]) -> tuple[Resource, ...]:
+    """Returns the resources; none when tenants share all of them, because a purge leaves those of the other tenants."""
+    return resources if any(not is_shared(each) for each in resources) else ()
 
 
 def _key(resource: Resource) -> tuple[str, str, str]:
