@@ -49,6 +49,13 @@ def tier_blueprint(
     )
 
 
+def with_version(tier: TierBlueprint, version: int) -> TierBlueprint:
+    """Returns a tier whose database has this version."""
+    database = ResourceDefinition(address="database.main", attributes={"version": version})
+    resources = tuple(database if each.address == database.address else each for each in tier.resources)
+    return tier.model_copy(update={"resources": resources})
+
+
 def blueprint_of(
     *tiers: TierBlueprint,
     regions: Sequence[str] = ("eu-central",),

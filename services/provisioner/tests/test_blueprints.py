@@ -1,7 +1,7 @@
 """Publication of blueprints: the newest version stays in force."""
 
 import pytest
-from blueprint_samples import DOCUMENTS, blueprint_of, published, tier_blueprint
+from blueprint_samples import DOCUMENTS, blueprint_of, published, tier_blueprint, with_version
 from paybill_contracts.blueprints import Blueprint
 from paybill_contracts.event import digest
 from paybill_contracts.kinds import Column, Table
@@ -93,6 +93,29 @@ def test_the_next_version_keeps_tables_columns_types_and_keys() -> None:
         "the key of documents is id and cannot change",
         "documents.id is text and cannot become bigint",
         "documents.body is gone; Paybill removes no column",
+    ]
+
+
+def test_the_next_version_keeps_the_attributes_and_tables_of_a_tier_that_is_built() -> None:
+    """A publication was accepted that no tenant of the tier could follow: database.main {version: 18}."""
+    notes = Table(name="notes", columns=DOCUMENTS.columns)
+    before = blueprint_of(
+        tier_blueprint("starter", Preset.POOLED, tables=(DOCUMENTS, notes)), tables=(DOCUMENTS, notes)
+    )
+    other = with_version(tier_blueprint("starter", Preset.BRIDGE), 18)
+    changed = blueprint_of(with_version(STARTER, 18), other, tables=(DOCUMENTS, notes), version=2)
+
+    with pytest.raises(InvalidBlueprintError) as refused:
+        publish(published(before), changed)
+    assert [(each.path, each.reason) for each in refused.value.diagnostics] == [
+        (
+            ("tiers", 0, "resources", 2, "version"),
+            "database.main: version is not set and cannot become 18 where it is built; add another tier for it",
+        ),
+        (
+            ("tiers", 0, "resources", 3, "tables"),
+            "schema.main: the table notes is gone; Paybill removes no table",
+        ),
     ]
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from blueprint_samples import DOCUMENTS, blueprint_of, published, tier_blueprint
+from blueprint_samples import DOCUMENTS, blueprint_of, published, tier_blueprint, with_version
 from environment_samples import (
     BLUEPRINT,
     BUILDING,
@@ -174,6 +174,13 @@ def test_entitlements_of_a_retained_tenant_are_desired() -> None:
             "change_refused",
             "the key of documents is id",
         ),
+        (
+            READY,
+            entitled(entitlements_hash="cd" * 32),
+            published(blueprint_of(with_version(CONTENT.tiers[0], 18), *CONTENT.tiers[1:], version=2)),
+            "change_refused",
+            "database.main: version is not set and cannot become 18",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused_with_its_reason(
@@ -185,6 +192,7 @@ def test_what_cannot_be_planned_is_refused_with_its_reason(
     assert types(events) == [EnvironmentDesired, PlanRefused]
     assert refused.refusal is not None
     assert (refused.refusal.code, reason in refused.refusal.reason) == (code, True)
+    assert ("keeps what is built" in refused.refusal.next_step) is (code == "change_refused")
     assert planning.compare(refused, blueprint, CELLS, NOW) == []
 
 

@@ -184,7 +184,7 @@ def schema(*tables: Table) -> Resource:
 @pytest.mark.parametrize(
     ("tables", "reason"),
     [
-        ((), "the table documents has data"),
+        ((), "the table documents is built and is not removed"),
         (
             (Table(name="documents", columns=(Column(name="key", type="text"), Column(name="size", type="integer"))),),
             "the key of documents is id",

@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from paybill_contracts.blueprints import Blueprint, TierBlueprint
+from paybill_contracts.blueprints import AttributeValue, Blueprint, ResourceDefinition, TierBlueprint
 from paybill_contracts.environment_plans import Resource
-from paybill_contracts.kinds import Column, Table
+from paybill_contracts.kinds import KINDS, Change, Column, Table, meanings
 from paybill_contracts.placement import Isolation
 
 from paybill_definitions.diagnostics import PartDiagnostic
 from paybill_definitions.expressions import ExpressionError, all_names
-from paybill_definitions.resources import ResourceError, Values, render
+from paybill_definitions.resources import ResourceError, Values, kind_of, render
 
 CLOUDS: Mapping[str, frozenset[str]] = {"local": frozenset({"database", "schema", "role", "secret", "bucket"})}
 """Kinds that the driver of each cloud builds."""
@@ -176,10 +176,11 @@ def sample_values(blueprint: Blueprint, tier: TierBlueprint) -> Values:
 
 
 def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[PartDiagnostic]:
-    """Yields what the next version must not change, because existing tables keep their keys, types and columns.
+    """Yields what the next version must not change, because what is built keeps it: no tenant could follow.
 
     Tables and columns that an earlier version of Paybill accepted and this one refuses may go.
     """
+    yield from _tiers_refused(published, next_)
     refused = {each.path[1] for each in _indexes(published.tables)}
     indexes = {table.name: index for index, table in enumerate(next_.tables)}
     for index, table in enumerate(published.tables):
@@ -203,6 +204,36 @@ def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[PartDiag
                 yield PartDiagnostic(
                     place, f"{table.name}.{column.name} is {column.type} and cannot become {types[column.name][1]}"
                 )
+
+
+def _tiers_refused(published: Blueprint, next_: Blueprint) -> Iterator[PartDiagnostic]:
+    """Yields the attributes and tables of a tier's resources that cannot change once they are built."""
+    before = {(tier.tier, tier.placement, each.address): each for tier in published.tiers for each in tier.resources}
+    tables = {table.name for table in next_.tables}
+    for index, tier in enumerate(next_.tiers):
+        for position, after in enumerate(tier.resources):
+            if (old := before.get((tier.tier, tier.placement, after.address))) is not None:
+                yield from _resource_refused(("tiers", index, "resources", position), old, after, tables)
+
+
+def _resource_refused(
+    path: tuple[int | str, ...], old: ResourceDefinition, new: ResourceDefinition, tables: Collection[str]
+) -> Iterator[PartDiagnostic]:
+    for name, meaning in meanings(KINDS[kind_of(new.address)]):
+        before, after = old.attributes.get(name), new.attributes.get(name)
+        if meaning.change is Change.REFUSE and before != after:
+            changed = f"{new.address}: {name} is {_value(before)} and cannot become {_value(after)}"
+            yield PartDiagnostic((*path, name), f"{changed} where it is built; add another tier for it")
+        elif name == "tables" and isinstance(before, tuple):
+            kept = after if isinstance(after, tuple) else ()
+            for table in (each for each in before if each in tables and each not in kept):
+                yield PartDiagnostic(
+                    (*path, name), f"{new.address}: the table {table} is gone; Paybill removes no table"
+                )
+
+
+def _value(value: AttributeValue | None) -> str:
+    return "not set" if value is None else str(value)
 
 
 def _length(path: tuple[int | str, ...], kind: str, name: str) -> Iterator[PartDiagnostic]:

@@ -34,6 +34,7 @@ from paybill_provisioner.domain.plans import (
 from paybill_provisioner.domain.policy import Verdict, transfers_data, verdict
 from paybill_provisioner.domain.rebuilding import ForeignObjectsError, TablesNotInspectedError
 from paybill_provisioner.domain.sizes import Size
+from paybill_provisioner.domain.steps import ChangeRefusedError
 
 PUBLISH = "publish a blueprint that has it; the environment is then planned by itself"
 """End of most refusals of a plan."""
@@ -44,9 +45,13 @@ MAKE_ROOM = "publish a blueprint with more cells, or reopen a drained cell; the 
 SPLIT = "publish a blueprint whose tier has fewer resources or tables"
 """End of the refusal of a plan that is too large."""
 
+KEEP = "publish a blueprint whose tier keeps what is built, or choose another tier; then it is planned by itself"
+"""End of the refusal of a change that no built resource can follow."""
+
 NEXT_STEPS: dict[type[DomainError], str] = {
     RegionFullError: MAKE_ROOM,
     PlanTooLargeError: SPLIT,
+    ChangeRefusedError: KEEP,
     TablesNotInspectedError: "they are being inspected; the environment is then planned by itself",
     ForeignObjectsError: "remove it from the tables, then retry the environment",
 }

@@ -145,6 +145,7 @@ def _replacement(before: Resource, after: Resource, replaced: set[str]) -> str |
     for name, meaning in meanings(type(after.attributes)):
         old, new = getattr(before.attributes, name), getattr(after.attributes, name)
         if meaning.change is Change.REFUSE and old != new:
+            old, new = ("not set" if each is None else each for each in (old, new))
             raise ChangeRefusedError(f"{after.address}: {name} is {old} and cannot become {new}")
         if meaning.change is Change.REPLACE and (old != new or (meaning.needs and new in replaced)):
             reason = reason or _reason(before, after, name)
@@ -159,13 +160,13 @@ def _reason(before: Resource, after: Resource, attribute: str) -> str:
 
 
 def _require_compatible_tables(before: Attributes, after: Attributes, address: str) -> None:
-    """Raises ChangeRefusedError when a table or column would be removed or changed: both hold the tenant's data."""
+    """Raises ChangeRefusedError when a table or column would be removed or changed: both may hold data."""
     if not (isinstance(before, Schema) and isinstance(after, Schema)):
         return
     tables = {table.name: table for table in after.tables}
     for table in before.tables:
         if table.name not in tables:
-            raise ChangeRefusedError(f"{address}: the table {table.name} has data and cannot be removed")
+            raise ChangeRefusedError(f"{address}: the table {table.name} is built and is not removed")
         columns = {column.name: column.type for column in tables[table.name].columns}
         if table.columns[0].name != tables[table.name].columns[0].name:
             raise ChangeRefusedError(f"{address}: the key of {table.name} is {table.columns[0].name} and cannot change")
