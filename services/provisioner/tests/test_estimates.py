@@ -177,6 +177,17 @@ def test_risks_name_the_rule_and_the_resources() -> None:
     assert list(estimates.risks(plan_of(REGISTERED, SILO).steps)) == []
 
 
+def test_a_repair_that_creates_a_lost_bucket_or_a_database_again_warns_that_it_is_empty() -> None:
+    built = [each.resource for each in READY.built]
+    again = diff(built, built, missing={"bucket.data", "role.main"})
+    login = diff(built, built, missing={"role.main"})
+
+    assert [(each.rule, each.text) for each in estimates.risks(again)] == [
+        ("created_empty", "bucket.data is created again and empty: the data that was in it stays lost")
+    ]
+    assert list(estimates.risks(login)) == []
+
+
 def test_a_plan_shows_the_limits_that_it_changes() -> None:
     limit = LimitFeature(kind="limit", key="connections", limit=50)
     before = replace(READY, built_limits={"connections": 10, "seats": 3})

@@ -248,8 +248,16 @@ def _fewer_connections(steps: Sequence[Step]) -> str:
     return f"connections above the new limit are refused ({', '.join(found)})" if found else ""
 
 
+def _created_empty(steps: Sequence[Step]) -> str:
+    found = [
+        step for step in steps if step.repairs and step.action is StepAction.CREATE and step.resource.kind in DATA_KINDS
+    ]
+    return f"{_names(found)} is created again and empty: the data that was in it stays lost" if found else ""
+
+
 RISKS: Mapping[str, Callable[[Sequence[Step]], str]] = {
     "data_deleted": _data_deleted,
+    "created_empty": _created_empty,
     "writes_pause": _writes_pause,
     "replacement_interrupts": _interrupted,
     "fewer_connections": _fewer_connections,
