@@ -28,6 +28,9 @@ from paybill_provisioner.drivers.server import TenantServer
 SECRET_GRANTEES = ("operator",)
 """Services other than the provisioner that may read a tenant's password."""
 
+ROWS_READ = "a temporary role that saw the tenant's rows, and was dropped after it, read none in its tables"
+"""How the absence of rows in a pool is verified, also after the tenant's own logins are deleted."""
+
 TENANTS = "tenants"
 SECRETS = "environments"
 
@@ -131,7 +134,7 @@ class LocalDriver:
         return Done({})
 
     async def absence(self, resource: Resource, site: Site) -> str | None:
-        """Reads the catalogues, the directories and the secrets; rows in a pool under the tenant's own role."""
+        """Reads the catalogues, the directories and the secrets; rows in a pool under a temporary role."""
         match resource.attributes:
             case Secret(name=name):
                 exists, how = await self._secrets.latest(name) is not None, "the secret store has no version of it"
@@ -144,7 +147,7 @@ class LocalDriver:
                     await self._databases.has_rows(DatabaseNamespace.of(resource), each)
                     for each in _names_of_logins(site)
                 ]
-                exists, how = any(found), "its tables show no row to the tenant's role"
+                exists, how = any(found), ROWS_READ
             case Schema():
                 exists = await self._databases.has_schema(DatabaseNamespace.of(resource))
                 how = "pg_namespace has no such name, or its database does not exist"
