@@ -61,6 +61,11 @@ def next_command(plan: Mapping[str, Any], tenant: str) -> str:
     if approval["status"] == "requested":
         other = "  as another person than the requester" if approval["other_person"] else ""
         return f"paybill approval approve {approval['id']}{other}"
+    return after_approval(plan, tenant)
+
+
+def after_approval(plan: Mapping[str, Any], tenant: str) -> str:
+    """Returns the next command for a plan that is approved."""
     if plan["transfers_data"]:
         return f"paybill environment show {tenant}  (this version transfers no data; the change stays pending)"
     return f"paybill environment apply {tenant} --plan {plan['hash']}"

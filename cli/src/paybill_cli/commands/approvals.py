@@ -13,7 +13,7 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, Limit, Reason, RequestOptions
 from paybill_cli.output import Output
-from paybill_cli.plan_view import plan_lines
+from paybill_cli.plan_view import after_approval, plan_lines
 
 COLUMNS = ("id", "slug", "status", "plan_hash", "requester", "decided_by", "expires_at", "reasons")
 FIELDS = (*COLUMNS[:6], "other_person", "requested_at", "expires_at", "reasons", "ended")
@@ -90,7 +90,8 @@ def approve(
         out.confirm(f"Approve the plan {body['plan_hash'][:12]}…?", yes=options.yes)
         done = post(out, provisioner, f"{path}/approve", body, options.idempotency_key)
     out.record("approval", done if out.json else _row(done), FIELDS)
-    out.info(f"next: paybill environment apply {done['slug']}")
+    plan = found["plan"]
+    out.info(f"next: {after_approval(plan, done['slug']) if plan else f'paybill approval show {approval}'}")
 
 
 def reject(out: Output, stack: Stack, options: RequestOptions, approval: Id, reason: Reason) -> None:
