@@ -100,7 +100,9 @@ def test_a_paid_change_that_is_not_built_is_shown_everywhere(on_stack, customers
         assert text in environment.out, text
     assert f"next: paybill approval show {found['approval']}" in environment.err
     assert "change: starter (pooled) -> team (bridge) since " in tenant.out
-    assert f"pending approval: {found['approval']} (requested)" in tenant.out
+    assert f"change approval: {found['approval']} (requested)" in tenant.out
+    assert f"change waits for: the approval {found['approval']} by another person" in tenant.out
+    assert not {"waits_for: -", "approval: -"} & set(tenant.out.splitlines())
     assert document == found
     assert (why.code, why.data["causes"][0]["kind"]) == (ExitCode.FAILED, "approval_requested")
     assert why.data["next"] == f"paybill approval show {found['approval']}"

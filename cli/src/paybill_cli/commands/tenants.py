@@ -164,7 +164,9 @@ def show(out: Output, stack: Stack, tenant: TenantName) -> None:
     why = explained(stack, found["id"])
     more = {"customer": why.customer, "change": _pending_or_refused(stack, found["id"]), "why": why.headline}
     more |= {} if out.json else environment_view.change_fields(more["change"])
-    _show(out, found | more, (*SHOWN, *(each for each in more if each not in SHOWN)))
+    # The tenant's own wait and approval are those of its status: without one, only those of its change are shown.
+    fields = [each for each in SHOWN if each not in {"waits_for", "approval"} or found[each] is not None]
+    _show(out, found | more, (*fields, *(each for each in more if each not in SHOWN)))
 
 
 def _pending_or_refused(stack: Stack, id_: str) -> Any:
