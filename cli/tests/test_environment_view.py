@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from paybill_cli.commands.environments import COLUMNS
-from paybill_cli.environment_view import change_fields, changes, fields, is_stable, row
+from paybill_cli.environment_view import change_fields, changes, fields, is_stable, refused_again, row
+from paybill_cli.exit_codes import ExitCode
 
 STEPS = [{"action": "create", "address": each, "done": False} for each in ("database.main", "schema.main")]
 WAIT = {
@@ -101,15 +102,31 @@ def test_a_tenant_shows_every_field_of_its_pending_change_or_its_refusal() -> No
 
     assert change_fields(pending) == {
         "change": "starter (pooled) -> team (bridge) since 2026-11-30 08:00:00 UTC: the plan team needs team (bridge)",
-        "waits for": "the approval apr_1",
-        "pending plan": "7c",
-        "pending cost": "12.00 EUR -> unknown (no price: database, local)",
-        "pending approval": "apr_1 (requested)",
+        "change waits for": "the approval apr_1",
+        "change plan": "7c",
+        "change cost": "12.00 EUR -> unknown (no price: database, local)",
+        "change approval": "apr_1 (requested)",
     }
     assert change_fields({"code": "tier_unknown", "reason": "no blueprint has it", "next": "publish one"}) == {
         "change": "refused, tier_unknown: no blueprint has it"
     }
     assert change_fields(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "is_refused"),
+    [("tier_unknown", True), ("change_refused", True), ("tables_not_inspected", False), (None, False)],
+)
+def test_a_retry_that_is_refused_again_ends_with_the_reason(code: str | None, is_refused: bool) -> None:
+    refusal = {"code": code, "reason": "no blueprint has the tier platinum", "next": "publish one"} if code else None
+
+    error = refused_again({"refusal": refusal})
+
+    assert (error is not None) is is_refused
+    if error is not None:
+        assert (error.code, error.exit_code) == (code, ExitCode.CONFLICT)
+        assert error.message == "it is still refused: no blueprint has the tier platinum"
+        assert (error.why, error.next) == ("it ends with this: publish one", "paybill blueprint list")
 
 
 def test_an_environment_shows_its_connections_and_its_isolation() -> None:

@@ -221,8 +221,11 @@ def test_a_change_of_the_placement_is_planned_approved_and_pending(on_stack, cus
         assert "cost a month  unknown" in text
         assert re.search(r"^proration  [0-9.]+ EUR now$", text, re.MULTILINE), text
     assert (early.code, early.error["code"]) == (ExitCode.CONFLICT, "approval_required")
+    assert early.error["next"] == f"paybill approval show {approval['id']}"
+    assert all(each.error["next"] for each in refused)
     assert "would record: " in dry.out
     assert (done.code, done.data["status"]) == (ExitCode.OK, "granted"), done.err
+    assert f"next: paybill environment show {slug}  (this version transfers no data" in done.err
     assert (twice.code, twice.error["code"]) == (ExitCode.CONFLICT, "approval_ended")
     assert (applied.code, applied.error["code"]) == (ExitCode.CONFLICT, "transfer_unavailable")
     assert approval["id"] in environment.out

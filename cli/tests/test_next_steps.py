@@ -54,8 +54,6 @@ NOT_ANSWERED = {
     "it is a bug, which the log and the retry queue show",
     "cannot_unseal, malformed_fact, invalid_event, unknown_event, fact_too_large": "events are handled, not requested",
     "plan_mismatch, too_many_members, usage_outside_window, usage_too_late": "raised in handlers and in jobs",
-    "broken_graph, change_refused, invalid_resource, plan_too_large, region_full, region_unknown, "
-    "tables_have_foreign_objects, tables_not_inspected, tier_unknown": "is recorded as the refusal of a plan",
     "no_statement": "no command requests the statement of a tenant",
     "secret_forbidden, secret_not_found, too_many_invoices, unknown_provider_status, overtaken": "raised in jobs",
 }

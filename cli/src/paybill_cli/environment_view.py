@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from paybill_cli import formatting
+from paybill_cli.client.next_steps import next_step
+from paybill_cli.errors import CliError
+from paybill_cli.exit_codes import ExitCode
 from paybill_cli.plan_view import cost
 
 _AT_REST = frozenset({"ready", "failed", "retained", "purged"})
@@ -12,6 +15,22 @@ _CONTINUES = frozenset({"waits", "slow"})
 """Reasons that end by themselves."""
 _OTHERWISE_SHOWN = frozenset({"waits", "failed", "refused", "transfer", "legal_hold"})
 """Reasons with fields of their own."""
+_INSPECTED = frozenset({"tables_not_inspected", "tables_have_foreign_objects"})
+"""Codes of refusals after which a retry inspects the tables first, and plans later."""
+
+
+def refused_again(found: Mapping[str, Any]) -> CliError | None:
+    """Returns the error of a retry after which the environment is refused still; None when it may be planned."""
+    refusal = found["refusal"]
+    if refusal is None or refusal["code"] in _INSPECTED:
+        return None
+    return CliError(
+        refusal["code"],
+        f"it is still refused: {refusal['reason']}",
+        why=f"it ends with this: {refusal['next']}",
+        next=next_step(refusal["code"]),
+        exit_code=ExitCode.CONFLICT,
+    )
 
 
 def is_stable(found: Mapping[str, Any]) -> bool:
@@ -82,7 +101,11 @@ def change_fields(change: Mapping[str, Any] | None) -> dict[str, Any]:
     if "code" in change:
         return {"change": f"refused, {change['code']}: {change['reason']}"}
     shown = pending_fields(change)
-    return {"change": shown.pop("pending"), **shown}
+    return {
+        "change": shown.pop("pending"),
+        "change waits for": shown.pop("waits for"),
+        **{name.replace("pending", "change"): value for name, value in shown.items()},
+    }
 
 
 def row(found: Mapping[str, Any]) -> dict[str, Any]:

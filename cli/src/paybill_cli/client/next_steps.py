@@ -26,10 +26,15 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "answered_before_upgrade": ("paybill events tail --since 1h",),
     "approval_ended": ("paybill approval list",),
     "approval_mismatch": ("paybill approval show {approval}", "paybill approval list"),
-    "approval_required": ("paybill environment plan {tenant}", "paybill approval list --status requested"),
+    "approval_required": (
+        "paybill approval show {approval}",
+        "paybill environment plan {tenant}",
+        "paybill approval list --status requested",
+    ),
     "approval_unknown": ("paybill approval list",),
     "blueprint_not_published": ("paybill blueprint list",),
     "blueprint_version_conflict": ("paybill blueprint diff {file}", "paybill blueprint list"),
+    "broken_graph": ("paybill blueprint list",),
     "catalogue_refused": ("paybill plans diff {file}", "paybill plans list"),
     "cell_unknown": ("paybill cell list",),
     "change_confirmed": _CHANGES,
@@ -37,6 +42,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "change_open": _CHANGES,
     "change_over": _CHANGES,
     "change_pending": ("paybill environment show {tenant}", "paybill environment list"),
+    "change_refused": ("paybill blueprint list",),
     "confirmation_needed": ("{line} --dry-run", "add --yes"),
     "contract_not_running": _CONTRACT,
     "contract_runs": ("paybill subscription show {tenant}", "paybill subscription list"),
@@ -63,6 +69,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "invalid_policy": ("paybill policy lint {file}", "correct the lines that the message names"),
     "invalid_price_book": ("paybill prices lint {file}", "correct the lines that the message names"),
     "invalid_request": ("{command} --help", "correct it; --help describes the arguments"),
+    "invalid_resource": ("paybill blueprint list",),
     "invalid_validity": ("{command} --help", "correct --from and --until; --help describes them"),
     "invoice_settled": ("paybill manual invoices",),
     "job_changed": ("paybill jobs show {id}", "paybill jobs list"),
@@ -130,6 +137,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "period_unpaid": _SUBSCRIPTION,
     "plan_not_on_sale": ("paybill plans list",),
     "plan_superseded": ("paybill environment plan {tenant}", "paybill approval list"),
+    "plan_too_large": ("paybill blueprint list",),
     "policy_not_published": ("paybill policy list",),
     "policy_version_conflict": ("paybill policy list",),
     "price_book_not_published": ("paybill prices list",),
@@ -147,6 +155,8 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "quote_outdated": ("{line}", "repeat the command: it shows the new quote"),
     "reconciliation_ended": ("paybill provider reconciliations",),
     "reconciliation_runs": ("paybill provider reconciliations",),
+    "region_full": ("paybill cell list",),
+    "region_unknown": ("paybill blueprint list",),
     "request_in_progress": _LATER,
     "retention_not_over": _TENANT,
     "retention_unknown": ("{line}", "repeat the command when billing has registered the account"),
@@ -168,6 +178,8 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     ),
     "subscription_pending": _SUBSCRIPTION,
     "subscription_suspended": _SUBSCRIPTION,
+    "tables_have_foreign_objects": ("paybill environment retry {tenant}", "paybill environment list"),
+    "tables_not_inspected": ("paybill environment show {tenant}", "paybill environment list"),
     "tenant_leaving": _SUBSCRIPTION,
     "tenant_left": _TENANT,
     "tenant_not_found": ("paybill tenant list",),
@@ -178,6 +190,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
         "{command} --help",
         "omit the options of the price: the customer keeps its subscription",
     ),
+    "tier_unknown": ("paybill blueprint list",),
     "too_large": ("send less at once",),
     "too_many_holds": _TENANT,
     "too_many_overrides": _ENTITLEMENT,
@@ -219,6 +232,11 @@ def remember_arguments(values: Mapping[str, Any]) -> None:
     for option in _OMITTED if "line" in known else ():
         known[f"line_without_{option}"] = _line_without(known["line"], f"--{option}")
     _arguments.set(known)
+
+
+def remember_argument(name: str, value: str) -> None:
+    """Stores a value that the running command has found, such as the approval of a tenant's plan."""
+    _arguments.set({**_arguments.get(), name: value})
 
 
 def next_step(code: str) -> str:

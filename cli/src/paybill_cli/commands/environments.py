@@ -6,6 +6,7 @@ import typer
 
 from paybill_cli import completion, environment_view
 from paybill_cli.client.http import Service
+from paybill_cli.client.next_steps import remember_argument
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id, with_tenant
@@ -146,6 +147,8 @@ def apply(out: Output, stack: Stack, options: ConfirmedOptions, tenant: TenantNa
         if options.dry_run:
             preview(out, provisioner, path, None, options.idempotency_key)
             return
+        if current is not None and current["approval"] is not None:
+            remember_argument("approval", current["approval"]["id"])
         if current is not None and current["hash"] == chosen and not out.json:
             out.styled("plan", current, list(plan_lines(current, tenant)))
         out.confirm(f"Apply the plan {chosen[:12]}… of {tenant}?", yes=options.yes)
@@ -157,7 +160,8 @@ def apply(out: Output, stack: Stack, options: ConfirmedOptions, tenant: TenantNa
 def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName) -> None:
     """Build a failed environment again, by the current blueprint.
 
-    What is built stays. `paybill tenant retry` and `paybill environment retry` are one action.
+    What is built stays. `paybill tenant retry` and `paybill environment retry` are one action. Exit code 6 when it is
+    refused again, with the reason.
 
     Example: paybill environment retry acme
     """
@@ -168,6 +172,8 @@ def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName
             return
         found = post(out, provisioner, path, None, options.idempotency_key)
     out.record("environment", with_tenant(out, stack, found), FIELDS)
+    if refused := environment_view.refused_again(found):
+        raise refused
     out.info(f"next: paybill why {tenant}")
 
 
