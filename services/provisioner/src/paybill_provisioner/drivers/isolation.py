@@ -1,7 +1,8 @@
 """Inspection of a database that tenants share: every guarantee of their isolation, by PostgreSQL's catalogues.
 
-Nothing is judged by a name alone: policies are compared by their expression, and every privilege, view, function and
-publication is compared with those that this driver makes.
+Nothing is judged by a name alone: policies are compared by their expression, and every privilege, view, function,
+trigger and publication is compared with those that this driver makes. An object of PostgreSQL itself has an id below
+16384, and its privileges are compared with those of a new database: neither a schema nor an extension is trusted.
 """
 
 import re
@@ -12,16 +13,11 @@ from paybill_contracts.cells import Breach, Guarantee
 from paybill_contracts.placement import Isolation
 
 from paybill_provisioner.drivers.inspection import is_our_policy
-from paybill_provisioner.drivers.namespaces import connect_group, groups
+from paybill_provisioner.drivers.namespaces import groups
 from paybill_provisioner.drivers.server import Connection
 
-_OURS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-"""Schemas that are not PostgreSQL's own, of a row of pg_namespace with the name `n`."""
-
-_NOT_OF_EXTENSION = (
-    "NOT EXISTS (SELECT FROM pg_depend AS e WHERE e.classid = '{catalogue}'::regclass AND e.objid = {oid} "
-    "AND e.deptype = 'e')"
-)
+_MADE_TABLE = "c.oid >= 16384 AND c.relpersistence <> 't'"
+"""Tables and views that a new database does not have. No other session can use a temporary one."""
 
 TABLES = f"""
 SELECT n.nspname || '.' || c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
@@ -29,26 +25,39 @@ SELECT n.nspname || '.' || c.relname AS name, c.relrowsecurity AS enabled, c.rel
                           pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)]
              FROM pg_policy AS p WHERE p.polrelid = c.oid ORDER BY p.polname) AS policies
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'f') AND {_OURS}
+WHERE c.relkind IN ('r', 'p', 'f') AND {_MADE_TABLE}
 """  # noqa: S608  # constants
 
-# A view is a rule named _RETURN; other rules rewrite statements on a table.
-VIEWS = f"""
+# A view is a rule named _RETURN; other rules rewrite statements on a table. One of PostgreSQL's own that was replaced
+# depends on a table of ours.
+VIEWS = """
 SELECT n.nspname || '.' || c.relname AS name, pg_get_userbyid(c.relowner)::text AS owner,
        CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' ELSE 'rule ' || r.rulename END AS kind
 FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE {_OURS} AND {_NOT_OF_EXTENSION.format(catalogue="pg_class", oid="c.oid")}
-"""  # noqa: S608  # constants
+WHERE c.relpersistence <> 't' AND (r.oid >= 16384 OR EXISTS (
+    SELECT FROM pg_depend AS d WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+    AND d.refclassid = 'pg_class'::regclass AND d.refobjid >= 16384))
+"""
 
-FUNCTIONS = f"""
-SELECT f.oid::regprocedure::text AS name, pg_get_userbyid(f.proowner)::text AS owner, f.prosecdef AS as_owner
+# PostgreSQL itself has no function that runs as its owner.
+FUNCTIONS = """
+SELECT format('%s.%s(%s)', n.nspname, f.proname, pg_get_function_identity_arguments(f.oid)) AS name,
+       pg_get_userbyid(f.proowner)::text AS owner, f.prosecdef AS as_owner
 FROM pg_proc AS f JOIN pg_namespace AS n ON n.oid = f.pronamespace
-WHERE {_OURS} AND {_NOT_OF_EXTENSION.format(catalogue="pg_proc", oid="f.oid")}
-"""  # noqa: S608  # constants
+WHERE (f.oid >= 16384 OR f.prosecdef) AND NOT pg_is_other_temp_schema(n.oid)
+"""
+
+TRIGGERS = """
+SELECT n.nspname || '.' || c.relname || '.' || t.tgname AS name, t.tgfoid::regprocedure::text AS function
+FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE NOT t.tgisinternal AND c.relpersistence <> 't'
+UNION ALL SELECT e.evtname::text, e.evtfoid::regprocedure::text FROM pg_event_trigger AS e
+"""
 
 PUBLICATIONS = "SELECT pubname::text AS name, pg_get_userbyid(pubowner)::text AS owner FROM pg_publication"
 
 # Every entry of an access list, and the owner of every object. An empty list has the privileges of its default.
+# Default privileges are those of roles that can create something: every role can change its own.
 GRANTS = f"""
 SELECT object, a.grantee::regrole::text AS grantee, a.grantee = 0 AS to_public, owner::regrole::text AS owner,
        a.privilege_type AS privilege, a.is_grantable AS grantable, owner <> (SELECT datdba FROM pg_database
@@ -58,40 +67,90 @@ FROM (
     FROM pg_database AS d WHERE d.datname = current_database()
     UNION ALL
     SELECT 'schema', n.nspname::text, n.nspowner, coalesce(n.nspacl, acldefault('n', n.nspowner)), n.nspname::text
-    FROM pg_namespace AS n WHERE {_OURS}
+    FROM pg_namespace AS n
+    WHERE (n.oid >= 16384 OR n.oid = 'public'::regnamespace) AND NOT pg_is_other_temp_schema(n.oid)
     UNION ALL
     SELECT 'table', n.nspname || '.' || c.relname, c.relowner,
            coalesce(c.relacl, acldefault((CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END)::"char", c.relowner)),
            n.nspname::text
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'f', 'S') AND {_OURS}
+    WHERE c.relkind IN ('r', 'p', 'f', 'S') AND {_MADE_TABLE}
     UNION ALL
     SELECT 'column', n.nspname || '.' || c.relname || '.' || t.attname, c.relowner, t.attacl, n.nspname::text
     FROM pg_attribute AS t JOIN pg_class AS c ON c.oid = t.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE t.attacl IS NOT NULL AND c.relkind IN ('r', 'p', 'f') AND {_OURS}
+    WHERE t.attacl IS NOT NULL AND c.relkind IN ('r', 'p', 'f') AND {_MADE_TABLE}
     UNION ALL
     SELECT 'default', 'default privileges of ' || pg_get_userbyid(p.defaclrole), p.defaclrole, p.defaclacl, ''
     FROM pg_default_acl AS p
+    WHERE EXISTS (
+        SELECT FROM (
+            SELECT DISTINCT a.grantee FROM pg_namespace AS n,
+                   aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a WHERE a.privilege_type = 'CREATE'
+            UNION SELECT a.grantee FROM pg_database AS d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) AS a
+            WHERE d.datname = current_database() AND a.privilege_type = 'CREATE'
+        ) AS creators (role) WHERE role = 0 OR pg_has_role(p.defaclrole, role, 'USAGE'))
 ) AS objects (kind, object, owner, acl, schema), aclexplode(acl) AS a
 WHERE a.grantee <> owner OR owner <> (SELECT datdba FROM pg_database WHERE datname = current_database())
 """  # noqa: S608  # constants
 
-# Logins of tenants are the members of the group, at any depth. The driver, its granter and its creators of logins are
-# members that cannot use it.
+# Entries that the access list of an object of PostgreSQL itself has in addition to those of a new database, of which
+# pg_init_privs has all but those of the information schema.
+SYSTEM_GRANTS = """
+SELECT object, added.grantee::regrole::text AS grantee, added.grantee = 0 AS to_public, owner::regrole::text AS owner,
+       added.privilege_type AS privilege, added.is_grantable AS grantable, false AS foreign, 'system' AS kind,
+       '' AS schema
+FROM (
+    SELECT 'pg_class'::regclass, c.oid, 0, n.nspname || '.' || c.relname, c.relowner, c.relacl,
+           acldefault('r', c.relowner)
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid < 16384 AND c.relacl IS NOT NULL
+    UNION ALL
+    SELECT 'pg_class'::regclass, c.oid, t.attnum, n.nspname || '.' || c.relname || '.' || t.attname, c.relowner,
+           t.attacl, acldefault('c', c.relowner)
+    FROM pg_attribute AS t JOIN pg_class AS c ON c.oid = t.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid < 16384 AND t.attacl IS NOT NULL
+    UNION ALL
+    SELECT 'pg_proc'::regclass, f.oid, 0,
+           format('%s.%s(%s)', n.nspname, f.proname, pg_get_function_identity_arguments(f.oid)), f.proowner, f.proacl,
+           acldefault('f', f.proowner)
+    FROM pg_proc AS f JOIN pg_namespace AS n ON n.oid = f.pronamespace WHERE f.oid < 16384 AND f.proacl IS NOT NULL
+    UNION ALL
+    SELECT 'pg_namespace'::regclass, n.oid, 0, n.nspname::text, n.nspowner, n.nspacl, acldefault('n', n.nspowner)
+    FROM pg_namespace AS n
+    WHERE n.oid < 16384 AND n.oid <> 'public'::regnamespace AND n.nspacl IS NOT NULL
+) AS objects (catalogue, oid, part, object, owner, acl, initial)
+LEFT JOIN pg_init_privs AS i ON (i.classoid, i.objoid, i.objsubid) = (catalogue, objects.oid, part)
+CROSS JOIN LATERAL (
+    SELECT grantee, privilege_type, is_grantable FROM aclexplode(acl)
+    EXCEPT SELECT grantee, privilege_type, is_grantable FROM aclexplode(coalesce(i.initprivs, initial))
+) AS added
+WHERE acl IS DISTINCT FROM i.initprivs AND added.grantee <> owner
+AND NOT (split_part(object, '.', 1) = 'information_schema' AND added.grantee = 0 AND NOT added.is_grantable
+         AND added.privilege_type IN ('USAGE', 'SELECT'))
+"""
+
+# Logins of tenants are the members of the groups, at any depth; the groups are judged with them, and every group whose
+# privileges they have. The driver, its granter and its creators of logins are members that cannot use it: nobody can
+# log in as one of the latter two.
 LOGINS = """
 WITH RECURSIVE members (oid) AS (
-    SELECT m.member FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid WHERE g.rolname = $1
+    SELECT oid FROM pg_roles WHERE rolname = ANY($1::text[])
     UNION SELECT m.member FROM pg_auth_members AS m JOIN members ON members.oid = m.roleid
     WHERE m.roleid <> current_user::regrole
+), granted (oid) AS (
+    SELECT oid FROM members
+    UNION SELECT m.roleid FROM pg_auth_members AS m JOIN granted ON granted.oid = m.member
+    JOIN pg_roles AS g ON g.oid = m.roleid AND g.rolname = ANY($2::text[]) WHERE m.inherit_option OR m.set_option
 )
 SELECT r.rolname::text AS name, r.rolsuper AS superuser, r.rolbypassrls AS bypassrls,
        r.rolreplication AS replication, r.rolcreaterole AS createrole, r.rolcreatedb AS createdb,
        ARRAY(SELECT g.rolname::text FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
              WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)
              ORDER BY 1) AS memberships
-FROM members JOIN pg_roles AS r USING (oid)
-WHERE r.rolname NOT IN (current_user, current_user || '_granter')
-AND NOT starts_with(r.rolname::text, current_user || '_creator_') AND (
+FROM granted JOIN pg_roles AS r USING (oid)
+WHERE r.rolname <> current_user
+AND NOT ((r.rolname = current_user || '_granter' OR starts_with(r.rolname::text, current_user || '_creator_'))
+         AND NOT (r.rolcanlogin OR r.rolsuper OR r.rolbypassrls OR r.rolreplication OR r.rolcreatedb))
+AND (
     r.rolsuper OR r.rolbypassrls OR r.rolreplication OR r.rolcreaterole OR r.rolcreatedb OR EXISTS (
         SELECT FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
         WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)))
@@ -122,11 +181,14 @@ async def breaches(connection: Connection, isolation: Isolation, database: str) 
     for function in await connection.fetch(FUNCTIONS):
         runs_as = "runs as its owner" if function["as_owner"] else "is owned by"
         found.append(_breach(Guarantee.FUNCTIONS, function["name"], f"a function that {runs_as} {function['owner']}"))
+    for trigger in await connection.fetch(TRIGGERS):
+        found.append(_breach(Guarantee.FUNCTIONS, trigger["name"], f"a trigger that runs {trigger['function']}"))
     for each in await connection.fetch(PUBLICATIONS):
         found.append(_breach(Guarantee.PUBLICATIONS, each["name"], f"a publication of {each['owner']}"))
-    found += _of_grants(isolation, database, await connection.fetch(GRANTS))
+    grants = [*await connection.fetch(GRANTS), *await connection.fetch(SYSTEM_GRANTS)]
+    found += _of_grants(isolation, database, grants)
     known = await connection.fetchval(_ALL_GROUPS)
-    found += _of_logins(await connection.fetch(LOGINS, connect_group(database), known))
+    found += _of_logins(await connection.fetch(LOGINS, groups(isolation, database), known))
     return found
 
 
