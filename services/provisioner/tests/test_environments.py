@@ -134,6 +134,17 @@ def test_only_a_building_environment_can_fail(environment: Environment) -> None:
     assert building.build_failed(environment, PLAN_HASH, "disk full") == []
 
 
+def test_a_build_whose_access_is_cancelled_has_failed_and_its_retry_sets_the_access() -> None:
+    steps, *_ = completed(BUILDING)
+    waiting = after(BUILDING, [steps])
+    failed = after(waiting, building.access_cancelled(waiting, "op1 cancelled its job: none"))
+    retried = planning.retry(failed, TENANT, BLUEPRINT, CELLS, NOW)
+
+    assert (waiting.status, waiting.remaining, failed.status) == (Status.BUILDING, (), Status.FAILED)
+    assert [type(each) for each in retried] == [EnvironmentPlanned, AccessChangeStarted]
+    assert [building.access_cancelled(each, "none") for each in (BUILDING, READY, RETAINED)] == [[], [], []]
+
+
 def test_the_failure_of_a_superseded_plan_is_ignored() -> None:
     assert building.build_failed(BUILDING, HASH, "disk full") == []
 

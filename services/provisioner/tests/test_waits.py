@@ -168,6 +168,45 @@ async def test_a_driver_that_lost_its_rights_is_waited_for_and_continues_when_th
     assert await unsettled(provisioner) == {}
 
 
+async def test_a_build_whose_job_is_cancelled_has_failed_and_can_be_retried(
+    provisioner, harness, publish, log, about
+) -> None:
+    """Before, it was `building` without a reason, and a retry had no effect."""
+    tenant = about(Preset.SILO)
+    await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver NOCREATEDB")
+    try:
+        await publish(tenant.requested, tenant.entitled)
+        wait = await wait_of(provisioner, tenant)
+        cancelled = await provisioner.client.post(
+            f"/v1/operations/jobs/{wait['job']}/cancel", json={"reason": "wrong tier"}
+        )
+        (failed,) = await log.facts("provisioner.environment_failed")
+        environment = await shown(provisioner, tenant)
+        found = (await unsettled(provisioner))[tenant.tenant]
+        why = (await provisioner.client.get(f"/v1/why/{tenant.tenant}")).json()
+    finally:
+        await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver CREATEDB")
+    await provisioner.client.post(f"/v1/environments/{tenant.tenant}/retry")
+    await log.facts("provisioner.environment_ready")
+    # The plan of a job that is taken back later is not the current one, and it changes nothing.
+    again = await provisioner.client.post(f"/v1/operations/jobs/{wait['job']}/retry")
+    await until(lambda: _is_done(provisioner, wait["job"]))
+
+    assert cancelled.json()["state"] == "cancelled"
+    assert failed.event.reason.endswith("cancelled its job: wrong tier")
+    assert (environment["status"], environment["wait"]) == ("failed", None)
+    assert (found["reason"], found["is_problem"]) == ("failed", True)
+    assert found["command"] == f"paybill environment retry {environment['slug']}"
+    assert "cancelled its job: wrong tier" in why["environment"]["failure"]
+    assert again.status_code == 200
+    assert (await shown(provisioner, tenant))["status"] == "ready"
+    assert await unsettled(provisioner) == {}
+
+
+async def _is_done(provisioner: Any, job: str) -> bool:
+    return bool((await provisioner.client.get(f"/v1/operations/jobs/{job}")).json()["state"] == "done")
+
+
 class FullDisk:
     """A secret store on a disk without room."""
 

@@ -162,7 +162,7 @@ class Running:
         self.timers = Timers(
             service.timers, service.name, self.database, self.group_commit, self.leases, self.context.jobs_requested
         )
-        effects = EffectRunner(
+        self.effect_runner = EffectRunner(
             service.name,
             service.jobs,
             self.effects,
@@ -173,7 +173,12 @@ class Running:
             self.processor.handled,
         )
         retention = timedelta(days=settings.job_retention_days)
-        kinds = [*effects.kinds(), *self.timers.kinds(), self.retry_queue.kind(), self.jobs.cleanup(retention)]
+        kinds = [
+            *self.effect_runner.kinds(),
+            *self.timers.kinds(),
+            self.retry_queue.kind(),
+            self.jobs.cleanup(retention),
+        ]
         if service.name in RECIPIENTS:
             kinds.append(self.key_bucket.renewal())
         kinds += self.invariant_checks.kinds(self.database, self.group_commit)
@@ -282,7 +287,7 @@ class Running:
             operations.probes(self.service.name, self._alive, self.health),
             operations.operations(self.context, self.retry_queue, self.health, self._lag, self.worker.kinds),
             asyncapi.route(self.service.name, self.service.subscriptions),
-            job_routes.routes(self.service.name, self.jobs, self.worker.kept),
+            job_routes.routes(self.service.name, self.jobs, self.worker.kept, self.effect_runner.cancelled),
             self.service.router(self.context),
         ]
         incidents, violations = self.service.incidents, self.invariant_checks.violations

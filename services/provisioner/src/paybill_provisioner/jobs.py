@@ -73,7 +73,7 @@ def build_failed(job: Job[EnvironmentPlanned] | Job[PlanResumed] | Job[Compensat
     return _failed(job.event, reason)
 
 
-@JOBS.effect(EnvironmentPlanned, attempts=BUILD_ATTEMPTS, failed=build_failed)
+@JOBS.effect(EnvironmentPlanned, attempts=BUILD_ATTEMPTS, failed=build_failed, cancelled=build_failed)
 async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Applies the steps of the recorded plan; any other plan is refused."""
     environment = await _current(job, job.event.tenant_id)
@@ -88,14 +88,14 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
         yield outcome
 
 
-@JOBS.effect(PlanResumed, attempts=BUILD_ATTEMPTS, failed=build_failed)
+@JOBS.effect(PlanResumed, attempts=BUILD_ATTEMPTS, failed=build_failed, cancelled=build_failed)
 async def resume(job: Job[PlanResumed], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Applies the steps that were left when the plan was paused."""
     async for outcome in _apply(job, await _current(job, job.event.tenant_id), drivers):
         yield outcome
 
 
-@JOBS.effect(CompensationStarted, attempts=BUILD_ATTEMPTS, failed=build_failed)
+@JOBS.effect(CompensationStarted, attempts=BUILD_ATTEMPTS, failed=build_failed, cancelled=build_failed)
 async def compensate(job: Job[CompensationStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Deletes what a failed plan had built."""
     async for outcome in _apply(job, await _current(job, job.event.tenant_id), drivers):
@@ -181,7 +181,18 @@ def _failed(event: EnvironmentPlanned | PlanResumed | CompensationStarted, reaso
     return Outcome(decide, writes=writes, reads=PLANNING_READS, last=True)
 
 
-@JOBS.effect(AccessChangeStarted, attempts=UNLIMITED_ATTEMPTS, locks=(ACCESS,), priority=Priority.SECURITY)
+def access_cancelled(job: Job[AccessChangeStarted], reason: str) -> Outcome:
+    """Ends a first build that waits for its access; that of a built environment stays as it is."""
+    return _outcome(job.event.tenant_id, lambda state: building.access_cancelled(state, reason))
+
+
+@JOBS.effect(
+    AccessChangeStarted,
+    attempts=UNLIMITED_ATTEMPTS,
+    cancelled=access_cancelled,
+    locks=(ACCESS,),
+    priority=Priority.SECURITY,
+)
 async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Applies the target access. A superseded event is ignored: the later event has its own job.
 
@@ -261,7 +272,7 @@ def verification_failed(job: Job[DeletionEnded], reason: str) -> Outcome:
     return _outcome(job.event.tenant_id, lambda state: purging.verification_failed(state, reason))
 
 
-@JOBS.effect(DeletionEnded, attempts=BUILD_ATTEMPTS, failed=verification_failed)
+@JOBS.effect(DeletionEnded, attempts=BUILD_ATTEMPTS, failed=verification_failed, cancelled=verification_failed)
 async def certify(job: Job[DeletionEnded], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Removes the export, reads back that each deleted resource is absent, and records the certificate."""
     environment = await _current(job, job.event.tenant_id)

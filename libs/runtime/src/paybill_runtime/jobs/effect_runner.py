@@ -19,7 +19,7 @@ from paybill_runtime.decisions.outbox_headers import complete
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, reason, single_line
 from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.handled_signals import HandledSignals
-from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
+from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter, StoredFact
 from paybill_runtime.jobs.queue import JobQueue, ended
 from paybill_runtime.security.data_keys import DataKeys
 from paybill_runtime.telemetry import DURATION_BUCKETS, OUTCOME, Attributes, log_context, meter, record_failure, span
@@ -102,7 +102,7 @@ class EffectRunner:
                 ) as traceparent,
             ):
                 origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", traceparent)
-                job = self._job(claimed, fact, traceparent)
+                job = self._job(claimed.kind, claimed.attempts, fact, traceparent)
                 failure, part, outcome = None, None, "done"
                 try:
                     await self._record_outcomes(claimed, effect, job, origin)
@@ -117,9 +117,17 @@ class EffectRunner:
             if failure is not None:
                 raise AttemptFailedError(failure, detail=part)
 
-    def _job(self, claimed: ClaimedJob, fact: Fact, traceparent: str) -> Job[Any]:
-        logger = logging.getLogger(f"effect.{claimed.kind}")
-        tenant, attempt = fact.event.tenant or "", claimed.attempts + 1
+    def cancelled(self, kind: str, attempts: int, stored: StoredFact, reason: str) -> Outcome | None:
+        """Returns what is recorded when an operator cancels a job of a fact; None when nothing is."""
+        fact = read_fact(stored.columns.subject, complete(stored.headers, stored.columns), stored.payload)
+        effect = self._jobs.effects.get(fact.event.TYPE)
+        if effect is None or effect.cancelled is None:
+            return None
+        return effect.cancelled(self._job(kind, attempts, fact, fact.origin.traceparent), reason)
+
+    def _job(self, kind: str, attempts: int, fact: Fact, traceparent: str) -> Job[Any]:
+        logger = logging.getLogger(f"effect.{kind}")
+        tenant, attempt = fact.event.tenant or "", attempts + 1
         resources = self._keys, self._database
         return Job(fact.event, fact.id, attempt, tenant, traceparent, logger, *resources, _handled=self._handled)
 

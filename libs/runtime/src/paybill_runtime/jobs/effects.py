@@ -124,6 +124,7 @@ class Effect:
     attempts: int
     job: RequiredJob
     limit: Limit | None
+    cancelled: Callable[[Any, str], Outcome] | None = None
 
 
 class JobRegistry:
@@ -142,12 +143,15 @@ class JobRegistry:
         *,
         attempts: int = 8,
         failed: "Failed[E] | None" = None,
+        cancelled: "Failed[E] | None" = None,
         locks: tuple[str, ...] = (RESOURCE,),
         priority: Priority = Priority.INTERACTIVE,
         within_s: float | None = None,
         limit: Limit | None = None,
     ) -> Callable[["Run[E]"], "Run[E]"]:
         """Registers an effect of `event`; after `attempts` failures the outcome of `failed` is recorded.
+
+        cancelled: its outcome is recorded when an operator cancels the job, so that nothing waits for it any more.
 
         locks: names of the tenant's resources on which it works: effects that share one run in the order of their
         facts, others side by side. within_s: after this time a failed attempt is the last one. limit: shared
@@ -157,7 +161,7 @@ class JobRegistry:
         def register(function: "Run[E]") -> "Run[E]":
             name = getattr(function, "__name__", event.TYPE)
             job = RequiredJob(name, locks, priority, within_s)
-            self._add(event.TYPE, Effect(name, function, failed, attempts, job, limit))
+            self._add(event.TYPE, Effect(name, function, failed, attempts, job, limit, cancelled))
             return function
 
         return register

@@ -1,6 +1,6 @@
 """Queue of background jobs: claims, ends and lists them."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from paybill_runtime.decisions.job_rows import (
 from paybill_runtime.decisions.outbox_headers import FactColumns
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import constraint_of, is_transaction_conflict, single_line
+from paybill_runtime.jobs.effects import Outcome
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind, StoredFact
 from paybill_runtime.jobs.listing import COLUMNS, JobFilter, list_jobs
 
@@ -115,6 +116,10 @@ class JobRecurringError(ConflictError):
     code = "job_recurring"
 
 
+Ends = Callable[[str, int, StoredFact, str], Outcome | None]
+"""Returns the outcome of a cancelled job, by its kind, its attempts, its fact and the reason; None without one."""
+
+
 class Claim(NamedTuple):
     """Jobs that may start. next_s: seconds until another is due, if one is. more: others are due, and have to wait."""
 
@@ -158,7 +163,7 @@ class JobQueue:
             rows = [row for row in rows if row["job_id"] is not None]
             ids = [row["event_id"] for row in rows if row["event_id"] is not None]
             found = await connection.fetch(_FACTS, texts(ids)) if ids else []
-        facts = {row[0]: StoredFact(row[1], row[2], FactColumns._make(row[3:])) for row in map(tuple, found)}
+        facts = _by_id(found)
         jobs = [
             ClaimedJob(
                 id=row["job_id"],
@@ -267,8 +272,10 @@ class JobQueue:
         changes = {"state": "pending", "due": clock.now(), "attempts": 0, "waits": 0, "error": None, "ended_at": None}
         return await self._operate(row, origin, event, changes)
 
-    async def cancel(self, id_: UUID, origin: Origin, reason: str, kept: Collection[str]) -> Any:
+    async def cancel(self, id_: UUID, origin: Origin, reason: str, kept: Collection[str], ends: Ends) -> Any:
         """Ends a job without another attempt; an attempt that runs ends by itself. kept: kinds that stay.
+
+        ends: the outcome that is recorded with it.
 
         Raises JobNotFoundError, JobEndedError, JobRecurringError.
         """
@@ -280,15 +287,28 @@ class JobQueue:
         event = service_event(self._service, JobCancelled)(
             job_id=str(id_), kind=row.kind, operator=origin.actor, reason=single_line(reason)
         )
-        return await self._operate(row, origin, event, {"state": "cancelled", "ended_at": clock.now()})
+        outcome = None
+        if row.event_id is not None:
+            async with self._database.direct() as connection:
+                found = _by_id(await connection.fetch(_FACTS, texts([row.event_id])))
+            if stored := found.get(row.event_id):
+                outcome = ends(
+                    row.kind, row.attempts, stored, f"{origin.actor} cancelled its job: {single_line(reason)}"
+                )
+        return await self._operate(row, origin, event, {"state": "cancelled", "ended_at": clock.now()}, outcome)
 
-    async def _operate(self, row: Row[Any], origin: Origin, event: Any, changes: Mapping[str, Any]) -> Any:
-        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+    async def _operate(
+        self, row: Row[Any], origin: Origin, event: Any, changes: Mapping[str, Any], outcome: Outcome | None = None
+    ) -> Any:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
             unit.emit(event, row.revision + 1)
+            if outcome is not None:
+                outcome.decide(unit, at)
 
-        change = partial(reopen_job, job_id=row.job_id, state=row.state, revision=row.revision, columns=changes)
+        extra = [partial(reopen_job, job_id=row.job_id, state=row.state, revision=row.revision, columns=changes)]
+        writes, reads = (outcome.writes, outcome.reads) if outcome is not None else ((), ())
         try:
-            await self._group_commit.decide(Decision(origin, decide, extra_statements=[change]))
+            await self._group_commit.decide(Decision(origin, decide, writes, reads, extra_statements=extra))
         except Exception as error:
             if constraint_of(error) == "job_key_idx":
                 raise JobEndedError(f"another job {row.kind} of {row.key} is pending; retry that one") from error
@@ -302,3 +322,7 @@ class JobQueue:
 def ended(state: str, attempts: int, error: str | None = None) -> dict[str, Any]:
     """Returns the columns of a job that ended as `done` or `failed`."""
     return {"state": state, "attempts": attempts, "error": error or None, "ended_at": clock.now()}
+
+
+def _by_id(rows: Iterable[Any]) -> dict[UUID, StoredFact]:
+    return {row[0]: StoredFact(row[1], row[2], FactColumns._make(row[3:])) for row in map(tuple, rows)}

@@ -15,7 +15,7 @@ from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.router import Router
 from paybill_runtime.jobs.listing import JobFilter
-from paybill_runtime.jobs.queue import JobQueue
+from paybill_runtime.jobs.queue import Ends, JobQueue
 
 Limit = Annotated[int, Query(ge=1, le=500)]
 Text500 = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -64,8 +64,11 @@ class Reason(BaseModel):
     reason: Text500
 
 
-def routes(service: str, queue: JobQueue, kept: Collection[str]) -> APIRouter:
-    """Returns the routes below `/v1/operations/jobs`. kept: kinds of jobs that cannot be cancelled."""
+def routes(service: str, queue: JobQueue, kept: Collection[str], ends: Ends) -> APIRouter:
+    """Returns the routes below `/v1/operations/jobs`.
+
+    kept: kinds of jobs that cannot be cancelled. ends: what is recorded when one is.
+    """
     router = Router(prefix="/v1/operations/jobs", tags=["operations"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{service}:read"))]
     operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{service}:write"))]
@@ -96,6 +99,6 @@ def routes(service: str, queue: JobQueue, kept: Collection[str]) -> APIRouter:
     @router.post("/{job_id}/cancel")
     async def cancel(job_id: UUID, body: Reason, caller_: operator) -> JobView:
         """Ends a job without another attempt; an attempt that runs now ends by itself. `retry` takes it back."""
-        return JobView.of(await queue.cancel(job_id, caller_.origin, body.reason, kept))
+        return JobView.of(await queue.cancel(job_id, caller_.origin, body.reason, kept, ends))
 
     return router

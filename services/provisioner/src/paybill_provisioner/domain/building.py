@@ -176,6 +176,13 @@ def build_failed(environment: Environment, plan_hash: str, reason: str, address:
     return [failure(environment, plan_hash, reason, address)]
 
 
+def access_cancelled(environment: Environment, reason: str) -> list[EnvironmentEvent]:
+    """Records the failure of a first build that waits for nothing but its access, which is not set any more."""
+    if environment.status is not Status.BUILDING or environment.remaining or environment.plan_hash is None:
+        return []
+    return [failure(environment, environment.plan_hash, reason)]
+
+
 def failure(environment: Environment, plan_hash: str, reason: str, address: str = "") -> EnvironmentFailed:
     """Returns the failure of a plan. reason: any text, also of a server; address: as in `build_failed`."""
     return EnvironmentFailed(
