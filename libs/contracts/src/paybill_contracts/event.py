@@ -1,6 +1,6 @@
 """Base class and registry of events: frozen, typed, versioned and owned by one service."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar, TypeVar
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import override
 
 from paybill_contracts.errors import DomainError
+from paybill_contracts.validation_messages import plain_message
 
 Payload = dict[str, Any]
 PARTITIONS = 16
@@ -131,39 +132,6 @@ def explain(error: ValidationError) -> str:
         f"{'.'.join(str(part) for part in item['loc']) or 'payload'}: {plain_message(item)}"
         for item in error.errors()[:5]
     )
-
-
-_MESSAGES = {
-    "greater_than": "write more than {gt}",
-    "greater_than_equal": "write {ge} or more",
-    "less_than": "write less than {lt}",
-    "less_than_equal": "write {le} or less",
-    "string_too_short": "write at least {min_length} characters",
-    "string_too_long": "write at most {max_length} characters",
-    "too_short": "write at least {min_length} entries",
-    "too_long": "write at most {max_length} entries",
-    "int_type": "write a whole number",
-    "int_parsing": "write a whole number",
-    "int_from_float": "write a whole number",
-    "bool_type": "write true or false",
-    "bool_parsing": "write true or false",
-    "string_type": "write a text",
-    "literal_error": "write {expected}",
-    "enum": "write {expected}",
-    "missing": "it is required",
-    "extra_forbidden": "there is no such field",
-}
-"""Messages by pydantic's type of error; pydantic's own are written for programmers."""
-_EMPTY = {"string_too_short": "write a text that is not empty", "too_short": "write at least one entry"}
-
-
-def plain_message(item: Mapping[str, Any]) -> str:
-    """Returns the message of a validation error of pydantic for people."""
-    values = item.get("ctx") or {}
-    if item.get("type") in _EMPTY and values.get("min_length") == 1:
-        return _EMPTY[item["type"]]
-    known = _MESSAGES.get(item.get("type", ""))
-    return str(item["msg"]).removeprefix("Value error, ") if known is None else known.format_map(values)
 
 
 def _upcast(type_: str, version: int, target: int, payload: bytes) -> bytes:

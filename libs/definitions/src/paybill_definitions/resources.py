@@ -8,9 +8,10 @@ from typing import Any, Self
 from paybill_contracts.blueprints import Blueprint, ResourceDefinition, TierBlueprint
 from paybill_contracts.environment_plans import Resource
 from paybill_contracts.errors import DomainError
-from paybill_contracts.event import canonical, plain_message
+from paybill_contracts.event import canonical
 from paybill_contracts.kinds import KINDS, LAYERS, Attributes, meanings, needs_of
 from paybill_contracts.placement import Isolation
+from paybill_contracts.validation_messages import plain_message
 from pydantic import TypeAdapter, ValidationError
 
 from paybill_definitions.expressions import ExpressionError, all_names, resolved

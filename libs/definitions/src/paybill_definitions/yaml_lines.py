@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import yaml
-from paybill_contracts.event import plain_message
+from paybill_contracts.validation_messages import plain_message
 from pydantic import BaseModel, ValidationError
 from typing_extensions import override
 

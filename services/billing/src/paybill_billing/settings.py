@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from paybill_contracts.accounts import LeftoverAction
 from paybill_contracts.billing import PublisherGrant
-from paybill_contracts.event import plain_message
+from paybill_contracts.validation_messages import plain_message
 from paybill_contracts.values import Key, TenantId
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.settings import ServiceSettings, read_secret

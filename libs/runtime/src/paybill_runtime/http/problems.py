@@ -7,10 +7,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
+from paybill_contracts.validation_messages import plain_message
 from starlette.exceptions import HTTPException
 
 from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, UnknownOutcomeError, is_unstorable
-from paybill_runtime.http.patterns import in_words
 from paybill_runtime.telemetry import trace_var
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         detail = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'][1:] or item['loc'])}: {in_words(item)}"  # not `body.`
+            f"{'.'.join(str(part) for part in item['loc'][1:] or item['loc'])}: {plain_message(item)}"  # not `body.`
             for item in error.errors()[:5]
         )
         return problem(422, "invalid_request", detail)

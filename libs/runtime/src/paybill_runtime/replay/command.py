@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
-from paybill_contracts.event import plain_message
+from paybill_contracts.validation_messages import plain_message
 from pydantic import ValidationError
 
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, reason

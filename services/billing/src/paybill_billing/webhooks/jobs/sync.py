@@ -5,7 +5,7 @@ from datetime import timedelta
 from functools import partial
 
 from paybill_contracts.errors import DomainError
-from paybill_contracts.event import plain_message
+from paybill_contracts.validation_messages import plain_message
 from paybill_runtime import clock
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import Priority

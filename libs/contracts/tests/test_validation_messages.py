@@ -1,13 +1,16 @@
-"""Patterns of request fields in words."""
+"""Errors of fields in words: of requests, of definitions and of events."""
 
 from datetime import timedelta
 from typing import Annotated, Literal
 from uuid import UUID
 
 import pytest
+from paybill_contracts.drift import DifferenceId
+from paybill_contracts.kinds import Address, Cidr, Name
+from paybill_contracts.plan_approvals import ApprovalId
 from paybill_contracts.purchases import Coupon, Currency
+from paybill_contracts.validation_messages import plain_message
 from paybill_contracts.values import Digest, Key, ProviderId, Slug, SubscriptionId, TenantId, Text
-from paybill_runtime.http.patterns import in_words
 from pydantic import Field, TypeAdapter, ValidationError
 
 
@@ -23,13 +26,18 @@ from pydantic import Field, TypeAdapter, ValidationError
         (Digest, "64 hexadecimal digits"),
         (TenantId, "ten_ and 32"),
         (SubscriptionId, "sub_ and 32"),
+        (Address, "a kind and a name"),
+        (Name, "1 to 200 letters"),
+        (Cidr, "a range of addresses"),
+        (DifferenceId, "dif_ and 16"),
+        (ApprovalId, "apr_ and 32"),
     ],
 )
-def test_a_value_that_does_not_match_is_refused_in_words(field, words) -> None:
+def test_a_value_that_does_not_match_is_refused_plain_message(field, words) -> None:
     with pytest.raises(ValidationError) as refused:
         TypeAdapter(field).validate_python("\n")
 
-    message = in_words(refused.value.errors()[0])
+    message = plain_message(refused.value.errors()[0])
     assert message.startswith("write ")
     assert words in message
 
@@ -50,4 +58,4 @@ def test_a_bound_and_a_type_are_in_words_and_another_error_keeps_its_message(typ
     with pytest.raises(ValidationError) as refused:
         TypeAdapter(type_).validate_python(value)
 
-    assert in_words(refused.value.errors()[0]).startswith(words)
+    assert plain_message(refused.value.errors()[0]).startswith(words)
