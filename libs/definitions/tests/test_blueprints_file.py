@@ -74,6 +74,9 @@ def test_the_shipped_blueprint_has_every_preset_and_region() -> None:
         ("cloud: local", "cloud: moon", "b.yaml:14: there is no driver for moon, only local"),
         ("isolation: pool", "isolation: bridge", "b.yaml:12: the layer data is pool, and `cells` has none"),
         ("isolation: pool", "isolation: silo", "b.yaml:5: a silo is not shared"),
+        ("capacity: 100", "capacity: 9007199254740991", "b.yaml:5: cells.0.capacity: write 1000000000000000 or less"),
+        ("count: 1", f"count: {10**30}", "b.yaml:5: cells.0.count: the number has more than 53 bits"),
+        ("limit: 10", f"limit: {2**64}", "b.yaml:18: tiers.0.resources.2.connection_limit: the number has more than"),
         ("capacity: 100", "capacity: 1001", "b.yaml:5: a cell has 1 to 1000 tenants"),
         (
             "tables:\n  - name: documents",

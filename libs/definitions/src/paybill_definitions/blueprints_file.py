@@ -7,7 +7,7 @@ from paybill_contracts.errors import DomainError
 from paybill_contracts.event import canonical
 from paybill_contracts.kinds import Address, Table
 from paybill_contracts.placement import Isolation, Placement, Preset, placement_of
-from paybill_contracts.values import Key
+from paybill_contracts.values import Count, Key
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from paybill_definitions.blueprint_rules import errors
@@ -38,8 +38,8 @@ class _Table(StrictInput):
 
 class _Cells(StrictInput):
     isolation: Isolation
-    count: Annotated[int, Field(ge=0)]
-    capacity: Annotated[int, Field(ge=0)]
+    count: Count
+    capacity: Count
 
 
 class _Layers(StrictInput):

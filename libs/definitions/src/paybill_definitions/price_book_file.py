@@ -6,6 +6,7 @@ from typing import Annotated
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import canonical
 from paybill_contracts.kinds import ResourceSize
+from paybill_contracts.money import MAX_MINOR
 from paybill_contracts.placement import Isolation
 from paybill_contracts.price_book import CurrencyCode, PriceBook, PriceUnit, ResourcePrice
 from paybill_contracts.values import Key, Text
@@ -32,7 +33,7 @@ class _Price(StrictInput):
     isolation: Isolation | None = None
     size: ResourceSize | None = None
     per: PriceUnit | None = None
-    minor: Annotated[int, Field(ge=0, strict=True)]
+    minor: Annotated[int, Field(ge=0, le=MAX_MINOR, strict=True)]
 
 
 class _File(StrictInput):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from paybill_contracts.kinds import KINDS
-from paybill_contracts.money import MAX_MINOR, is_currency
+from paybill_contracts.money import is_currency
 from paybill_contracts.price_book import PriceBook
 
 from paybill_definitions.blueprint_rules import CLOUDS
@@ -29,8 +29,6 @@ def errors(book: PriceBook) -> Iterator[PartDiagnostic]:
         for name, value in (("per", price.per), ("size", "size" if price.size else None)):
             if value is not None and value not in attributes:
                 yield PartDiagnostic((*path, name), f"a {price.kind} has no attribute {value}")
-        if price.minor > MAX_MINOR:
-            yield PartDiagnostic((*path, "minor"), f"the largest amount is {MAX_MINOR} minor units")
         case = (price.kind, price.cloud, price.region, price.isolation, price.size, price.per)
         if case in first:
             yield PartDiagnostic(path, f"this case has a price already, number {first[case] + 1} of `prices`")

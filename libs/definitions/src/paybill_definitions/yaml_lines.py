@@ -13,6 +13,8 @@ MAX_BYTES = 512 * 1024
 MAX_DEPTH = 100
 MAX_DIAGNOSTICS = 20
 MAX_VALUES = 100_000
+MAX_NUMBER = 2**53 - 1
+"""Larger numbers are not exact in JSON, and cannot be hashed."""
 
 M = TypeVar("M", bound=BaseModel)
 Path = tuple[int | str, ...]
@@ -111,9 +113,13 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: Lines) -
             plain[key.value] = _plain(loader, value, (*path, key.value), lines)
         return plain
     try:
-        return loader.construct_object(node)
+        value = loader.construct_object(node)
     except ValueError as error:  # such as a thirteenth month
         raise InvalidDocumentError(Diagnostic(line, f"{node.value!r:.60} is no value: {error}")) from None
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        where = ".".join(map(str, path)) or "the file"
+        raise InvalidDocumentError(Diagnostic(line, f"{where}: the number has more than 53 bits"))
+    return value
 
 
 def _schema_diagnostic(item: Any, lines: Lines) -> Diagnostic:
