@@ -23,7 +23,7 @@ from paybill_provisioner.drivers.exports import ExportFile, no_rows, remove_expo
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
 from paybill_provisioner.drivers.observation import observe_files, observe_server, problem_of
 from paybill_provisioner.drivers.scram import Credentials, CredentialsFactory
-from paybill_provisioner.drivers.server import TenantServer
+from paybill_provisioner.drivers.server import TenantServer, refusals
 
 SECRET_GRANTEES = ("operator",)
 """Services other than the provisioner that may read a tenant's password."""
@@ -77,6 +77,7 @@ class LocalDriver:
         return Done(self._outputs(resource)) if exists else None
 
     @directories.waits_for_disk()
+    @refusals()
     async def create(self, resource: Resource, site: Site, token: str) -> Result:  # noqa: ARG002  # the port has it
         """Creates the resource, or what an interrupted call left out. Names are unique, so that no token is needed."""
         match resource.attributes:
@@ -97,6 +98,7 @@ class LocalDriver:
         return Done(self._outputs(resource))
 
     @directories.waits_for_disk()
+    @refusals()
     async def update(self, before: Resource, after: Resource, site: Site) -> Result:
         """Changes the resource in place: creation adds what is missing and sets what differs."""
         if isinstance(before.attributes, Schema) and not before.attributes.tenant_column:
@@ -111,6 +113,7 @@ class LocalDriver:
         return await self._databases.inspect_tables(schema)
 
     @directories.waits_for_disk()
+    @refusals()
     async def delete(self, resource: Resource, site: Site) -> Result:
         """Deletes the resource, and reads back that it is absent."""
         match resource.attributes:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.jobs.effects import Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_provisioner.drivers.namespaces import ident
@@ -48,6 +49,18 @@ _TRANSIENT = (
 )
 """The server answers, and refuses what it accepts once an operator has put it right: nothing is wrong with the plan."""
 
+_REFUSALS = ("0A", "22", "2B", "42", "54")
+"""Classes of SQLSTATE of a statement that is wrong here: unsupported, wrong data, dependents, names and limits."""
+_RACES = (
+    asyncpg.DuplicateDatabaseError,
+    asyncpg.DuplicateSchemaError,
+    asyncpg.DuplicateTableError,
+    asyncpg.DuplicateObjectError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.UndefinedTableError,
+)
+"""Somebody created or dropped the object at the same time: the next attempt finds what exists."""
+
 _SETTINGS = {
     "application_name": "paybill-provisioner",
     "timezone": "UTC",
@@ -56,6 +69,19 @@ _SETTINGS = {
     # A statement that waits for a tenant's long transaction would block all later ones.
     "lock_timeout": "5s",
 }
+
+
+@asynccontextmanager
+async def refusals() -> AsyncIterator[None]:
+    """Raises Refused for a statement that the server refuses permanently: another attempt would be refused, too."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        state = str(error.sqlstate)
+        if not state.startswith(_REFUSALS) or isinstance(error, _RACES):
+            raise
+        detail = f"; {error.detail}" if error.detail else ""
+        raise Refused(f"the server of tenants' databases refuses: {error}{detail} ({state})") from error
 
 
 class TenantServer:
