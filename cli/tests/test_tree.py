@@ -120,6 +120,15 @@ def test_the_help_of_a_command_is_complete_and_describes_json(paybill, path: tup
 
 
 @every_command_of_ours
+def test_every_change_with_a_preview_accepts_yes(path: tuple[str, ...]) -> None:
+    options = {name for each in command_of(function(OWN[path]), path[-1]).params for name in each.opts}
+
+    # The dry run of a reconciliation is a run of its own, and previews no change.
+    is_change = {"--idempotency-key", "--dry-run"} <= options and path != ("provider", "reconcile")
+    assert not is_change or {"--yes", "-y"} <= options
+
+
+@every_command_of_ours
 def test_the_arguments_of_a_command_are_upper_case_without_brackets_of_their_own(path: tuple[str, ...]) -> None:
     arguments = [
         each for each in command_of(function(OWN[path]), path[-1]).params if each.param_type_name == "argument"

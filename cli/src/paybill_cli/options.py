@@ -57,10 +57,11 @@ Interval = Annotated[Literal["month", "year"] | None, typer.Option("--interval",
 
 @dataclass(frozen=True)
 class RequestOptions(OptionGroup):
-    """Options of a change without a confirmation."""
+    """Options of a change without a confirmation. It accepts `--yes`, so that a script can add it to every change."""
 
     idempotency_key: IdempotencyKey = None
     dry_run: DryRun = False
+    yes: Annotated[bool, typer.Option("--yes", "-y", hidden=True)] = False
 
 
 @dataclass(frozen=True)

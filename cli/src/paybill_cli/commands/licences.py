@@ -14,7 +14,7 @@ from paybill_cli.client.tenants import tenant_id, with_tenant, with_tenants
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import ConfirmedOptions, DryRun, IdempotencyKey, Limit, OnlyTenant, Reason, TenantName
+from paybill_cli.options import ConfirmedOptions, Limit, OnlyTenant, Reason, RequestOptions, TenantName
 from paybill_cli.output import Output
 
 COLUMNS = ("licence_id", "tenant", "status", "plan", "seats_used", "seats", "expires_at")
@@ -54,6 +54,7 @@ Digest = Annotated[str | None, typer.Option("--digest", help="Hash of the identi
 def issue(
     out: Output,
     stack: Stack,
+    options: RequestOptions,
     tenant: TenantName,
     seats: Annotated[
         int | None, typer.Option("--seats", min=0, help="Number of machines; by default as many as were bought.")
@@ -62,8 +63,6 @@ def issue(
         int | None,
         typer.Option("--valid-days", min=1, max=366, help="Validity; the licence is renewed before its end."),
     ] = None,
-    idempotency_key: IdempotencyKey = None,
-    dry_run: DryRun = False,
 ) -> None:
     """Issue the licence of a tenant's entitling subscription.
 
@@ -74,9 +73,9 @@ def issue(
     """
     path, body = f"/v1/tenants/{tenant_id(stack, tenant)}/licences", {"seats": seats, "valid_days": valid_days}
     with Service(stack, "billing") as billing:
-        found = _post(out, billing, path, body, idempotency_key, dry_run=dry_run)
-        _show(out, stack, found if dry_run else _signed(out, billing, found))
-    if not dry_run:
+        found = _post(out, billing, path, body, options.idempotency_key, dry_run=options.dry_run)
+        _show(out, stack, found if options.dry_run else _signed(out, billing, found))
+    if not options.dry_run:
         out.info(f"next: paybill licence show {found['licence_id']} --token, and send it to the customer")
 
 
@@ -135,17 +134,15 @@ def show(
             out.info(f"machine {each['machine']}, last activation {formatting.readable(each['seen_at'])}")
 
 
-def renew(
-    out: Output, stack: Stack, licence: Id, idempotency_key: IdempotencyKey = None, dry_run: DryRun = False
-) -> None:
+def renew(out: Output, stack: Stack, options: RequestOptions, licence: Id) -> None:
     """Renew a licence before its scheduled renewal.
 
     Example: paybill licence renew lic_0123456789abcdef0123456789abcdef
     """
     path = _path(licence)
     with Service(stack, "billing") as billing:
-        found = _post(out, billing, f"{path}/renew", None, idempotency_key, dry_run=dry_run)
-        _show(out, stack, found if dry_run else _signed(out, billing, found))
+        found = _post(out, billing, f"{path}/renew", None, options.idempotency_key, dry_run=options.dry_run)
+        _show(out, stack, found if options.dry_run else _signed(out, billing, found))
 
 
 def revoke(out: Output, stack: Stack, options: ConfirmedOptions, licence: Id, reason: Reason) -> None:
@@ -165,11 +162,10 @@ def revoke(out: Output, stack: Stack, options: ConfirmedOptions, licence: Id, re
 def activate(
     out: Output,
     stack: Stack,
+    options: RequestOptions,
     licence: Id,
     machine: Machine = None,
     digest: Digest = None,
-    idempotency_key: IdempotencyKey = None,
-    dry_run: DryRun = False,
 ) -> None:
     """Activate a machine: it uses a seat of the licence.
 
@@ -177,24 +173,31 @@ def activate(
 
     Example: paybill licence activate lic_0123456789abcdef0123456789abcdef "$(cat /etc/machine-id)"
     """
-    _change_seat(out, stack, "activate", licence, _machine(licence, machine, digest), idempotency_key, dry_run=dry_run)
+    _change_seat(
+        out,
+        stack,
+        "activate",
+        licence,
+        _machine(licence, machine, digest),
+        options.idempotency_key,
+        dry_run=options.dry_run,
+    )
 
 
 def deactivate(
     out: Output,
     stack: Stack,
+    options: RequestOptions,
     licence: Id,
     machine: Machine = None,
     digest: Digest = None,
-    idempotency_key: IdempotencyKey = None,
-    dry_run: DryRun = False,
 ) -> None:
     """Release the seat of a machine.
 
     Example: paybill licence deactivate lic_0123456789abcdef0123456789abcdef "$(cat /etc/machine-id)"
     """
     digest = _machine(licence, machine, digest)
-    _change_seat(out, stack, "deactivate", licence, digest, idempotency_key, dry_run=dry_run)
+    _change_seat(out, stack, "deactivate", licence, digest, options.idempotency_key, dry_run=options.dry_run)
 
 
 def keys(
