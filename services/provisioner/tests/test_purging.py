@@ -248,6 +248,32 @@ def test_a_failed_deletion_is_kept_and_retried() -> None:
     assert (again.failure, again.remaining) == (None, started.remaining)
 
 
+def test_a_failed_deletion_that_a_person_applies_again_is_not_shown_as_failed() -> None:
+    started = after(PURGING, removed(PURGING, 1))
+    failed = after(started, building.build_failed(started, started.plan_hash or "", "is in use"))
+    plan_hash = applying.propose(failed, BLUEPRINT, CELLS, UNATTENDED).plan_hash
+    again = after(failed, applying.apply(failed, TENANT, plan_hash, BLUEPRINT, CELLS, UNATTENDED, LATER))
+
+    assert (again.failure, again.remaining) == (None, started.remaining)
+    with pytest.raises(EnvironmentNotPlannableError, match="a plan is being applied"):
+        applying.apply(again, TENANT, plan_hash, BLUEPRINT, CELLS, UNATTENDED, LATER)
+
+
+@pytest.mark.parametrize("inputs", [UNATTENDED, BY_PERSON])
+def test_no_plan_of_a_purge_is_shown_or_applied_under_a_legal_hold(inputs: PlanInputs) -> None:
+    started = after(PURGING, removed(PURGING, 1))
+    failed = after(started, building.build_failed(started, started.plan_hash or "", "is in use"))
+    plan_hash = applying.propose(failed, BLUEPRINT, CELLS, inputs).plan_hash
+    stopped = after(failed, purging.on_legal_hold_placed(failed, held("C1")))
+
+    for call in (applying.propose, applying.current):
+        with pytest.raises(EnvironmentNotPlannableError, match="legal holds stop the purge: C1"):
+            call(stopped, BLUEPRINT, CELLS, inputs)
+    with pytest.raises(EnvironmentNotPlannableError, match="legal holds stop the purge: C1"):
+        applying.apply(stopped, TENANT, plan_hash, BLUEPRINT, CELLS, inputs, LATER)
+    assert purging.delete_all(stopped, inputs, LATER) == []
+
+
 def test_a_resource_that_exists_after_its_deletion_fails_the_purge_and_is_verified_again() -> None:
     (event,) = purging.verification_failed(DELETED, "role t_x exists")
     failed = after(DELETED, [event])

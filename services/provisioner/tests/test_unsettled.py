@@ -69,6 +69,12 @@ def test_what_is_built_or_becomes_so_by_itself_needs_no_reason(environment: Envi
         (
             replace(PURGING, failure=FAILED.failure),
             Reason.FAILED,
+            "could not be deleted: disk full",
+            "paybill environment retry acme",
+        ),
+        (
+            replace(PURGING, purge=replace(PURGING.purge, is_deleted=True), failure=FAILED.failure),
+            Reason.FAILED,
             "could not be verified as deleted: disk full",
             "paybill environment retry acme",
         ),

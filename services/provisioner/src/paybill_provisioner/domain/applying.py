@@ -52,6 +52,7 @@ def propose(environment: Environment, blueprints: Blueprints, cells: CellsInForc
     Raises EnvironmentNotPlannableError, and the errors of `plan_of`, `cell_for` and `hash_of`.
     """
     if environment.status is Status.PURGING and (plan := purging.plan_of_purge(environment, inputs)) is not None:
+        _require_deletable(environment)
         judged = verdict(inputs.policy, plan, was_ready=environment.epoch > 0)
         return Proposal(plan, hash_of(plan), judged, transfers_data=False)
     desired = plannable(environment)
@@ -143,7 +144,9 @@ def apply(
         case _:
             assert_never(approval.status)
     plan = approvals.require_current(environment, approval, blueprints, inputs)
-    if not plan.purge:
+    if plan.purge:
+        _require_deletable(environment)
+    else:
         plannable(environment)
     if approval.granted is not None:
         approval.granted.check(plan_hash, now)
@@ -222,6 +225,12 @@ def plannable(environment: Environment) -> Desired:
             return desired
         case _:
             assert_never(environment.status)
+
+
+def _require_deletable(environment: Environment) -> None:
+    """Raises EnvironmentNotPlannableError when no plan of a purge may begin."""
+    if (reason := purging.objection(environment)) is not None:
+        raise EnvironmentNotPlannableError(reason)
 
 
 def _require_room(environment: Environment, plan: Plan, cells: CellsInForce) -> None:

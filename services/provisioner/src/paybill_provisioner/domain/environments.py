@@ -307,7 +307,8 @@ def _with_plan(environment: Environment, event: EnvironmentPlanned) -> Environme
     plan = event.plan
     if plan.purge:
         purge = replace(_purge(environment), plan_hash=event.plan_hash)
-        return replace(environment, plan=plan, plan_hash=event.plan_hash, planned_at=event.planned_at, purge=purge)
+        begun = replace(environment, plan=plan, plan_hash=event.plan_hash, planned_at=event.planned_at)
+        return replace(begun, purge=purge, failure=None)
     changes = environment.status in {Status.READY, Status.CHANGING}
     return replace(
         desired_state.with_planned(environment, plan),

@@ -78,8 +78,7 @@ def delete_all(
 
     Nothing while a legal hold stops the deletion, while its steps run, or while a rejected plan is still the same.
     """
-    purge = environment.purge
-    if environment.status is not Status.PURGING or purge is None or purge.held_by or _runs(environment):
+    if environment.status is not Status.PURGING or objection(environment) is not None:
         return []
     plan = plan_of_purge(environment, inputs)
     if plan is None:
@@ -97,6 +96,17 @@ def delete_all(
     voided = approvals.void(environment, "requested again")
     environment = evolved(environment, voided)
     return [*voided, approvals.request(environment, plan, plan_hash, judged, inputs, now, requester)]
+
+
+def objection(environment: Environment) -> str | None:
+    """Returns why no plan of a purge may begin; None when one may."""
+    if environment.purge is None:
+        return "no purge has begun"
+    if environment.purge.held_by:
+        return f"legal holds stop the purge: {', '.join(environment.purge.held_by)}; nothing is deleted while one lasts"
+    if _runs(environment):
+        return "a plan is being applied; wait until it has ended"
+    return None
 
 
 def planned(environment: Environment, plan: Plan, plan_hash: str, now: datetime) -> EnvironmentPlanned:

@@ -89,7 +89,7 @@ def _stopped(environment: Environment) -> Unsettled | None:
         text = f"legal holds stop its purge: {', '.join(environment.purge.held_by)}"
         return Unsettled(Reason.LEGAL_HOLD, text, f"paybill tenant show {slug}", environment.purge.since)
     if failure is not None and environment.status is not Status.COMPENSATING:
-        what = "verified as deleted" if environment.status is Status.PURGING else "built"
+        what = _expected(environment)
         text = f"{failure.address} could not be {what}: {failure.reason}"
         return Unsettled(Reason.FAILED, text, f"paybill environment retry {slug}", is_problem=True)
     if refusal is not None:
@@ -97,6 +97,14 @@ def _stopped(environment: Environment) -> Unsettled | None:
         text = f"it cannot be planned ({refusal.code}): {refusal.reason}"
         return Unsettled(Reason.REFUSED, text, command, is_problem=refusal.code != TablesNotInspectedError.code)
     return None
+
+
+def _expected(environment: Environment) -> str:
+    """Returns what a failed step should have reached."""
+    if environment.status is not Status.PURGING:
+        return "built"
+    is_deleted = environment.purge is not None and environment.purge.is_deleted
+    return "verified as deleted" if is_deleted else "deleted"
 
 
 def _held(environment: Environment, now: datetime) -> Unsettled | None:
