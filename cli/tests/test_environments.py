@@ -106,6 +106,15 @@ def test_a_plan_shows_everything_before_it_happens() -> None:
         assert line in text, line
 
 
+def test_the_deletion_of_a_replaced_resource_has_a_label() -> None:
+    deleted = PLAN["steps"][1] | {"action": "delete", "isolation_after": None, "reason": None}
+    text = text_of(steps=[*PLAN["steps"], deleted, deleted | {"address": "bucket.data"}])
+
+    assert "  ± schema.main  replace  pool -> silo" in text
+    assert "  - schema.main  delete the replaced one  pool" in text
+    assert "  - bucket.data  delete  pool" in text
+
+
 @pytest.mark.parametrize(
     ("edits", "next_"),
     [

@@ -29,7 +29,11 @@ def plan_lines(plan: Mapping[str, Any], tenant: str) -> Iterator[Line]:
     yield "", f"plan {plan['hash']}  {_handling(plan)}"
     if not plan["steps"]:
         yield "", "  no changes: what is built is what the tenant is entitled to"
+    replaced = {each["address"] for each in plan["steps"] if each["action"] == "replace"}
     for step in plan["steps"]:
+        if step["action"] == "delete" and step["address"] in replaced:
+            yield _STYLES["delete"], f"  {_SIGNS['delete']} {step['address']}  delete the replaced one  {_step(step)}"
+            continue
         yield _STYLES[step["action"]], f"  {_SIGNS[step['action']]} {step['address']}  {step['action']}  {_step(step)}"
     limits = [f"{each['feature']} {_or_dash(each['before'])} -> {_or_dash(each['after'])}" for each in plan["limits"]]
     yield "", f"entitlements  {', '.join(limits) or 'unchanged'}"
