@@ -40,7 +40,11 @@ BREACHES = [
     (
         Guarantee.POLICY,
         "product.documents",
-        "own_rows USING true",
+        (
+            "own_rows USING true WITH CHECK (tenant_id = (('ten_'::text || substr((CURRENT_USER)::text, 3, 32)) "
+            "COLLATE \"default\")); expected is only own_rows USING and WITH CHECK (tenant_id = (('ten_'::text || "
+            'substr((CURRENT_USER)::text, 3, 32)) COLLATE "default"))'
+        ),
         "ALTER POLICY own_rows ON product.documents USING (true)",
         (
             "ALTER POLICY own_rows ON product.documents USING"

@@ -13,7 +13,7 @@ from paybill_contracts.cells import Breach, Guarantee
 from paybill_contracts.placement import Isolation
 
 from paybill_provisioner.drivers.inspection import is_our_policy
-from paybill_provisioner.drivers.namespaces import groups
+from paybill_provisioner.drivers.namespaces import POLICY, POLICY_EXPRESSION, groups
 from paybill_provisioner.drivers.server import Connection
 
 _MADE_TABLE = "c.oid >= 16384 AND c.relpersistence <> 't'"
@@ -166,6 +166,7 @@ _PRIVILEGED = {
     "createrole": "CREATEROLE",
     "createdb": "CREATEDB",
 }
+_EXPECTED = f"{POLICY} USING and WITH CHECK {POLICY_EXPRESSION}"
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE"})
 _OWNER_OF_PUBLIC = "pg_database_owner"
 _OWN_SCHEMA = re.compile(r"t_[0-9a-f]{32}")
@@ -200,7 +201,8 @@ def _of_tables(tables: list[Any]) -> Iterator[Breach]:
         policies = table["policies"]
         if len(policies) != 1 or not is_our_policy(policies[0]):
             shown = "; ".join(f"{each[0]} USING {each[4]} WITH CHECK {each[5]}" for each in policies) or "no policy"
-            yield _breach(Guarantee.POLICY, table["name"], shown)
+            # A text is cut at its end, and what has to be there must not be lost behind many policies.
+            yield _breach(Guarantee.POLICY, table["name"], f"{shown[:200]}; expected is only {_EXPECTED}")
 
 
 def _of_grants(isolation: Isolation, database: str, grants: list[Any]) -> Iterator[Breach]:
