@@ -207,6 +207,62 @@ async def _is_done(provisioner: Any, job: str) -> bool:
     return bool((await provisioner.client.get(f"/v1/operations/jobs/{job}")).json()["state"] == "done")
 
 
+@pytest.mark.parametrize(
+    ("preset", "statement"),
+    [(Preset.SILO, 'CREATE DATABASE "silo_{number}"'), (Preset.BRIDGE, 'CREATE SCHEMA "t_{number}"')],
+)
+async def test_a_name_that_belongs_to_somebody_else_fails_at_once_and_what_is_desired_is_planned(
+    provisioner, harness, publish, log, about, preset, statement
+) -> None:
+    """Before, `must be owner of database` was waited for, and another plan of the subscription was never planned."""
+    first, tenant = about(preset), about(preset)
+    await publish(first.requested, first.entitled)
+    (ready,) = await log.facts("provisioner.environment_ready")
+    number = tenant.tenant.removeprefix("ten_")
+    database = ready.event.connections[0].database if preset is Preset.BRIDGE else "postgres"
+    await harness.as_superuser(database, statement.format(number=number))
+    await publish(tenant.requested, tenant.entitled)
+    (failed,) = await log.facts("provisioner.environment_failed")
+    pooled = about(Preset.POOLED).entitled.model_copy(
+        update={"tenant_id": tenant.tenant, "entitlements_hash": "cd" * 32}
+    )
+    await publish(pooled)
+    await log.facts("provisioner.environment_ready", at_least=2)
+
+    assert "exists and belongs to postgres; rename or remove it, then retry" in failed.event.reason
+    assert (await shown(provisioner, tenant))["preset"] == "pooled"
+
+
+async def test_a_plan_that_waits_is_replaced_by_what_is_desired_now(provisioner, harness, publish, log, about) -> None:
+    tenant = about(Preset.SILO)
+    pooled = about(Preset.POOLED).entitled.model_copy(
+        update={"tenant_id": tenant.tenant, "entitlements_hash": "cd" * 32}
+    )
+    await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver NOCREATEDB")
+    try:
+        await publish(tenant.requested, tenant.entitled)
+        await wait_of(provisioner, tenant)
+        await provisioner.client.post(f"/v1/environments/{tenant.tenant}/retry")
+        unchanged = await shown(provisioner, tenant)
+        await publish(pooled)
+        await log.facts("provisioner.environment_desired")
+        found = (await unsettled(provisioner))[tenant.tenant]
+        retried = await provisioner.client.post(f"/v1/environments/{tenant.tenant}/retry")
+    finally:
+        await harness.as_superuser("postgres", "ALTER ROLE provisioner_driver CREATEDB")
+    job = (await shown(provisioner, tenant))["wait"]
+    if job is not None:
+        await provisioner.client.post(f"/v1/operations/jobs/{job['job']}/retry")
+    await log.facts("provisioner.environment_ready")
+
+    assert (unchanged["preset"], unchanged["status"]) == ("silo", "building")
+    assert found["command"] == f"paybill environment retry {unchanged['slug']}"
+    assert "is entitled by now" in found["text"]
+    assert (retried.json()["status"], retried.json()["preset"]) == ("building", "pooled")
+    assert (await shown(provisioner, tenant))["preset"] == "pooled"
+    assert await unsettled(provisioner) == {}
+
+
 class FullDisk:
     """A secret store on a disk without room."""
 

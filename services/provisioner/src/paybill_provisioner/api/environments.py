@@ -22,7 +22,7 @@ from paybill_provisioner.api.environment_ids import EnvironmentOrTenantId, id_fr
 from paybill_provisioner.api.environment_views import EnvironmentSummary, EnvironmentView
 from paybill_provisioner.api.plan_decisions import PlanningStates, decide_plan, view_of_environment
 from paybill_provisioner.api.waits import may_be_unsettled, policy_in_force, waits
-from paybill_provisioner.domain import planning, purging
+from paybill_provisioner.domain import applying, purging
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.environments import EnvironmentUnknownError, id_of
@@ -97,11 +97,22 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/environments/{environment}/retry", status_code=HTTPStatus.ACCEPTED)
     async def retry(environment: EnvironmentOrTenantId, principal: Operator) -> EnvironmentView:
-        """Plans again after a failure or a refusal, by the blueprint in force; built resources stay."""
+        """Plans again after a failure or a refusal, by the blueprint in force; built resources stay.
+
+        A plan that waits ends when another tier, placement or limit is entitled by now, and that is planned instead.
+        """
+        tenant_id = f"ten_{environment.rpartition('_')[2]}"
+        is_waiting = tenant_id in await waits(context, [tenant_id])
 
         def decision(known: PlanningStates) -> Sequence[EnvironmentEvent]:
-            return planning.retry(
-                known.environment, environment, known.blueprints, known.cells, known.now, known.inputs
+            return applying.retry(
+                known.environment,
+                environment,
+                known.blueprints,
+                known.cells,
+                known.now,
+                known.inputs,
+                is_waiting=is_waiting,
             )
 
         return await decide_plan(

@@ -9,14 +9,15 @@ from paybill_contracts.errors import ConflictError
 from paybill_contracts.plan_approvals import ApprovalUsed, PlanSuperseded
 from paybill_contracts.policy import Handling
 
-from paybill_provisioner.domain import approvals, purging
+from paybill_provisioner.domain import approvals, planning, purging
 from paybill_provisioner.domain.approvals import ApprovalEndedError, ApprovalRequiredError, PlanSupersededError
 from paybill_provisioner.domain.blueprints import Blueprints
+from paybill_provisioner.domain.building import failure
 from paybill_provisioner.domain.cells import RegionFullError
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status
 from paybill_provisioner.domain.environments import evolve, evolved, existing
-from paybill_provisioner.domain.inputs import PlanInputs
+from paybill_provisioner.domain.inputs import NO_INPUTS, PlanInputs
 from paybill_provisioner.domain.plan_approvals import ApprovalStatus
 from paybill_provisioner.domain.planning import held, plan_of_kept, planned, towards
 from paybill_provisioner.domain.plans import CellsInForce, cell_for, changed_since, hash_of, plan_of
@@ -209,6 +210,30 @@ def plan_anew(
     after = evolve(environment, event)
     reason = f"{approvals.named(changed)} changed"
     return [event, *towards(after, environment.desired, blueprints, cells, now, reason, inputs)]
+
+
+def retry(
+    environment: Environment | None,
+    id_: str,
+    blueprints: Blueprints,
+    cells: CellsInForce,
+    now: datetime,
+    inputs: PlanInputs = NO_INPUTS,
+    *,
+    is_waiting: bool = False,
+) -> list[EnvironmentEvent]:
+    """Ends a plan that waits when another state is desired by now, and plans that; else as `planning.retry`.
+
+    is_waiting: a job of the plan could not be done yet. Raises EnvironmentUnknownError, EnvironmentNotFailedError.
+    """
+    environment = existing(environment, id_)
+    desired, plan_hash = environment.desired, environment.plan_hash
+    is_open = environment.status in {Status.BUILDING, Status.CHANGING} and environment.is_overtaken
+    if not (is_waiting and is_open) or desired is None or plan_hash is None or not desired.allows_access:
+        return planning.retry(environment, id_, blueprints, cells, now, inputs)
+    reason = f"the plan waited, and {desired.size.text} is entitled by now"
+    events: list[EnvironmentEvent] = [failure(environment, plan_hash, reason)]
+    return [*events, *towards(evolved(environment, events), desired, blueprints, cells, now, reason, inputs)]
 
 
 def plannable(environment: Environment) -> Desired:

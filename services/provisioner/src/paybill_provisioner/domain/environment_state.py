@@ -186,6 +186,15 @@ class Environment:
         return self.status in open_ and not is_held
 
     @property
+    def is_overtaken(self) -> bool:
+        """True when another state is desired than the one that the plan is for."""
+        plan, desired = self.plan, self.desired
+        if plan is None or desired is None:
+            return False
+        size = Size(plan.tier, plan.preset)
+        return desired != Desired(size, plan.entitlements_hash, plan.limits, desired.allows_access)
+
+    @property
     def has_begun(self) -> bool:
         """True when a step of the plan is recorded as intended, pending or done."""
         steps = self.plan.steps if self.plan else ()

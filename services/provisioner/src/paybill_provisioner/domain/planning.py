@@ -103,7 +103,8 @@ def compare(
         return []
     plan, hashes = environment.plan, {each.content_hash for each in blueprints.in_force}
     unchanged = plan is not None and plan.blueprint.content_hash in hashes
-    if environment.desired is None or (environment.failure is not None and unchanged):
+    has_failed = environment.failure is not None and unchanged and not environment.is_overtaken
+    if environment.desired is None or has_failed:
         return approvals.superseded(environment, blueprints, inputs)
     return towards(environment, environment.desired, blueprints, cells, now, inputs=inputs)
 

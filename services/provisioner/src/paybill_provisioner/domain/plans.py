@@ -24,7 +24,6 @@ from paybill_provisioner.domain.rebuilding import (
     earlier_schemas,
     require_inspected,
 )
-from paybill_provisioner.domain.sizes import Size
 from paybill_provisioner.domain.steps import BrokenGraphError, ChangeRefusedError, cells_of, diff
 from paybill_provisioner.domain.unfinished import changes_of
 
@@ -178,7 +177,7 @@ def is_current(environment: Environment, blueprints: Blueprints) -> bool:
         return False
     if earlier_schemas(environment):
         return False
-    if desired != Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits, desired.allows_access):
+    if environment.is_overtaken:
         return False
     try:
         in_force, _ = definition_of(blueprints, plan.tier, plan.preset, environment.region)

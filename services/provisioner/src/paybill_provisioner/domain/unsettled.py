@@ -73,6 +73,10 @@ def unsettled(environment: Environment, wait: Wait | None, policy: Policy, now: 
     if wait is not None:
         where = f"{wait.step or wait.kind.replace('_', ' ')} waits"
         text = f"{where}, tried {wait.tries} times, next at {_time(wait.next_try)}: {wait.reason}"
+        if environment.status in {Status.BUILDING, Status.CHANGING} and environment.is_overtaken:
+            entitled = environment.desired_size.text if environment.desired_size else "nothing"
+            text = f"{text}; {entitled} is entitled by now, and a retry of the environment plans that instead"
+            return Unsettled(Reason.WAITS, text, f"paybill environment retry {environment.slug}", is_problem=True)
         return Unsettled(Reason.WAITS, text, f"paybill jobs retry {wait.job_id}", is_problem=True)
     if environment.status in {Status.RETAINED, Status.PURGED}:
         return None

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import Resource
-from paybill_contracts.kinds import Role
+from paybill_contracts.kinds import Role, Schema
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access
 from paybill_contracts.table_rebuilds import InspectedTables
@@ -30,6 +30,12 @@ SELECT count(pg_terminate_backend(pid, $3)) FROM pg_stat_activity WHERE usename 
 """
 
 _DATABASE = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)"
+_OWNER = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1 AND NOT pg_has_role(datdba, 'USAGE')"
+"""Owner of a database that is not the driver's."""
+_SCHEMA_OWNER = (
+    "SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = $1 AND NOT pg_has_role(nspowner, 'USAGE')"
+)
+"""Owner of a schema that is not the driver's."""
 _SCHEMA = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)"
 
 
@@ -90,6 +96,7 @@ class TenantDatabases:
         shared = isolation is not Isolation.SILO
         await self._roles.ensure_groups(namespaces.groups(isolation, name))
         async with self._server.exclusive(name) as connection:
+            _require_own(f"database {name}", await connection.fetchval(_OWNER, name))
             if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
                 await connection.execute(namespaces.create_database(name))
             await connection.execute(namespaces.close_to_public(name))
@@ -99,9 +106,24 @@ class TenantDatabases:
                 await connection.execute(namespaces.grant_connect(name))
 
     async def delete_database(self, name: str) -> None:
-        """Drops a tenant's own database, after a creation of it that is under way, even one whose caller was killed."""
+        """Drops a tenant's own database, after a creation of it that is under way, even one whose caller was killed.
+
+        One of this name that is not the driver's stays: the driver did not create it.
+        """
         async with self._server.exclusive(name) as connection:
-            await connection.execute(namespaces.drop_database(name))
+            if await connection.fetchval(_OWNER, name) is None:
+                await connection.execute(namespaces.drop_database(name))
+
+    async def is_foreign(self, resource: Resource) -> bool:
+        """Returns True when a silo or a schema of this name is not the driver's: it did not create it."""
+        if isinstance(resource.attributes, Schema):
+            namespace = DatabaseNamespace.of(resource)
+            with suppress(*DATABASE_MISSING):
+                async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+                    return await connection.fetchval(_SCHEMA_OWNER, namespace.schema) is not None
+            return False
+        async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
+            return await connection.fetchval(_OWNER, resource.attributes.name) is not None
 
     async def tables(self, namespace: DatabaseNamespace) -> Tables | None:
         """Returns the existing tables; None without a database."""
@@ -118,6 +140,7 @@ class TenantDatabases:
         """
         if namespace.isolation is not Isolation.POOL:
             async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+                await _require_own_schema(connection, namespace)
                 found = await tables_of(connection, namespace)
                 await connection.execute(namespaces.create_schema(namespace, found.columns))
             return
@@ -141,6 +164,7 @@ class TenantDatabases:
             self._server.exclusive(namespace.database),
             self._server.connection(namespace.database, pooled=True) as connection,
         ):
+            await _require_own_schema(connection, namespace)
             found = await tables_of(connection, namespace)
             if not found.include(namespace):
                 await connection.execute(namespaces.create_schema(namespace, found.columns))
@@ -171,7 +195,8 @@ class TenantDatabases:
                         await connection.execute(namespaces.delete_rows(namespace, tables))
             else:
                 async with self._server.connection(namespace.database, pooled=False) as connection:
-                    await connection.execute(namespaces.drop_schema(namespace))
+                    if await connection.fetchval(_SCHEMA_OWNER, namespace.schema) is None:
+                        await connection.execute(namespaces.drop_schema(namespace))
         if namespace.shared and (login := await self._roles.login(role)):
             await self._roles.change(role, login, leave=namespaces.groups(namespace.isolation, namespace.database))
 
@@ -302,3 +327,14 @@ class TenantDatabases:
                     return
                 await asyncio.sleep(_TERMINATE_INTERVAL_S)
         raise TimeoutError(f"sessions of {role} do not end; see pg_stat_activity")
+
+
+async def _require_own_schema(connection: Connection, namespace: DatabaseNamespace) -> None:
+    owner = await connection.fetchval(_SCHEMA_OWNER, namespace.schema)
+    _require_own(f"schema {namespace.schema} of {namespace.database}", owner)
+
+
+def _require_own(what: str, owner: str | None) -> None:
+    """Raises Refused for what somebody else made: the server would refuse every change of it."""
+    if owner is not None:
+        raise Refused(f"the {what} exists and belongs to {owner}; rename or remove it, then retry")
