@@ -127,6 +127,24 @@ async def test_a_injected_breach_is_found(harness, injected, removed, breach) ->
     ]
 
 
+async def test_a_login_with_the_name_of_a_creator_creates_no_tenant(harness) -> None:
+    names = ("provisioner_driver_creator_zz", "provisioner_driver_creator_99998")
+    for name in names:
+        await harness.as_superuser("postgres", f"CREATE ROLE {name} LOGIN")
+    try:
+        # A new driver reads which creator is the last one.
+        driver = harness.new_driver()
+        try:
+            environment = await harness.build(harness.planned(Preset.POOLED), driver)
+        finally:
+            await driver.close()
+    finally:
+        for name in names:
+            await harness.as_superuser("postgres", f"DROP ROLE {name}")
+
+    assert await harness.can_write(environment)
+
+
 @pytest.mark.parametrize(("preset", "level"), [(Preset.POOLED, Isolation.POOL), (Preset.BRIDGE, Isolation.BRIDGE)])
 async def test_what_a_tenant_can_grant_of_its_own_does_not_close_its_cell(harness, preset, level) -> None:
     """Default privileges need no right, and a login that can create nothing shared gives nothing by them."""

@@ -34,13 +34,13 @@ _LOCK = 4_281_773_102
 
 _CONCURRENT = 16
 """Logins that one process creates at the same time."""
-
 _ATTEMPTS = 5
 _CONFLICT = "tuple concurrently updated"
 
 _LAST_CREATOR = """
 SELECT c.rolname::text AS name, (SELECT count(*) FROM pg_auth_members AS m WHERE m.member = c.oid) AS logins
-FROM pg_roles AS c WHERE c.rolname >= $1::text::name AND c.rolname < $2::text::name ORDER BY c.rolname DESC LIMIT 1
+FROM pg_roles AS c WHERE c.rolname >= $1::text::name AND c.rolname < $2::text::name AND c.rolname ~ '_[0-9]+$'
+AND NOT c.rolcanlogin ORDER BY c.rolname DESC LIMIT 1
 """
 _GROUPS = """
 SELECT g.rolname::text AS name, EXISTS (
