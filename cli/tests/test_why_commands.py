@@ -188,13 +188,15 @@ def commands_of(explanation: Explanation) -> set[str]:
 
 
 def takes(command: str, option: str) -> bool:
-    """Returns whether a command of `paybill` has an option."""
+    """Returns whether the help of a command of `paybill` lists an option."""
     node: Branch | Leaf = TREE
     words = iter(command.split()[1:])
     while isinstance(node, Branch):
         name = next(words)
         node = node.commands[name]
-    return any(option in parameter.opts for parameter in load(node, name).params)
+    return any(
+        option in parameter.opts and not getattr(parameter, "hidden", False) for parameter in load(node, name).params
+    )
 
 
 def declared_kinds() -> set[str]:
