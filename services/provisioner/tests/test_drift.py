@@ -303,6 +303,20 @@ def test_a_change_in_place_reaches_a_tenant_whose_change_of_placement_waits() ->
     assert done.pending is not None
 
 
+def test_a_change_in_place_that_fails_while_a_transfer_waits_is_repeated_by_a_person_only() -> None:
+    larger = entitled(tier="business", placement=Preset.SILO)
+    pending = after(READY, planning.on_entitlements_set(READY, larger, BLUEPRINT, CELLS, NOW))
+    blueprint = published(blueprint_of(tier_blueprint("starter", Preset.POOLED, 11), *CONTENT.tiers[1:], version=2))
+    changing = after(pending, planning.compare(pending, blueprint, CELLS, NOW))
+    failed = after(changing, building.build_failed(changing, changing.plan_hash, "disk full"))
+    again = planning.retry(failed, failed.id, blueprint, CELLS, NOW)
+
+    assert (failed.status, failed.is_overtaken) == (Status.READY, False)
+    assert planning.compare(failed, blueprint, CELLS, NOW) == []
+    assert applying.retry(changing, changing.id, blueprint, CELLS, NOW, is_waiting=True) == []
+    assert [step.address for step in after(failed, again).remaining] == ["role.main"]
+
+
 def test_an_accepted_difference_stays_when_its_resource_changes() -> None:
     known = drifted(role={"connection_limit": "3"})
     found = known.drift[0].difference

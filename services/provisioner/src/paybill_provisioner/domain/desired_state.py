@@ -29,8 +29,7 @@ def with_planned(environment: Environment, plan: Plan) -> Environment:
     """Sets what a plan is for as desired, unless it only keeps what is built while a change is pending."""
     if environment.keeps(plan):
         return environment
-    desired = Desired(Size(plan.tier, plan.preset), plan.entitlements_hash, plan.limits)
-    return replace(with_desired(environment, desired), pending=None)
+    return replace(with_desired(environment, Desired.of(plan)), pending=None)
 
 
 def with_move(environment: Environment, event: MoveRequested) -> Environment:

@@ -48,6 +48,15 @@ class Desired:
     limits: Mapping[str, int] = field(default_factory=dict)
     allows_access: bool = True
 
+    @classmethod
+    def of(cls, plan: Plan) -> "Desired":
+        """Returns the state that a plan is for."""
+        return cls(Size.of(plan), plan.entitlements_hash, plan.limits)
+
+    def is_planned_by(self, plan: Plan) -> bool:
+        """Returns True when the plan is for this state; it names no access."""
+        return replace(self, allows_access=True) == Desired.of(plan)
+
 
 def intent_key(resource: Resource) -> str:
     """Returns what identifies the intent to create a resource."""
@@ -114,7 +123,7 @@ class Environment:
     @property
     def planned_size(self) -> Size | None:
         """The size of the plan; None before the first plan."""
-        return Size(self.plan.tier, self.plan.preset) if self.plan else None
+        return Size.of(self.plan) if self.plan else None
 
     @property
     def desired_size(self) -> Size | None:
@@ -135,7 +144,11 @@ class Environment:
 
     def keeps(self, plan: Plan) -> bool:
         """Returns True for a plan of what is built, while a change of its size is pending."""
-        return self.kept is not None and self.kept.size == Size(plan.tier, plan.preset)
+        return self.kept is not None and self.kept.size == Size.of(plan)
+
+    def due(self, plan: Plan) -> Desired | None:
+        """Returns the state that a plan of this size has to be for: the desired one, or the one that it keeps."""
+        return self.kept if self.keeps(plan) else self.desired
 
     def moved(self, desired: Desired) -> Desired:
         """Returns `desired` on the placement of a move, unless the tenant is entitled to another size than before."""
@@ -188,11 +201,8 @@ class Environment:
     @property
     def is_overtaken(self) -> bool:
         """True when another state is desired than the one that the plan is for."""
-        plan, desired = self.plan, self.desired
-        if plan is None or desired is None:
-            return False
-        size = Size(plan.tier, plan.preset)
-        return desired != Desired(size, plan.entitlements_hash, plan.limits, desired.allows_access)
+        due = self.due(self.plan) if self.plan else None
+        return self.plan is not None and due is not None and not due.is_planned_by(self.plan)
 
     @property
     def has_begun(self) -> bool:

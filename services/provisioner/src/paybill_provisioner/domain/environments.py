@@ -298,7 +298,7 @@ def _with_superseded(environment: Environment, event: PlanSuperseded) -> Environ
             failure = Failure(address="environment", reason="the plan was superseded before it began")
             return replace(environment, status=Status.FAILED, failure=failure)
         return replace(environment, status=Status.REGISTERED, plan=None, plan_hash=None)
-    built = environment.built_size or Size(plan.tier, plan.preset)
+    built = environment.built_size or Size.of(plan)
     nothing = plan.model_copy(update={"steps": (), "tier": built.tier, "preset": built.preset})
     return replace(environment, status=Status.READY, plan=nothing)
 

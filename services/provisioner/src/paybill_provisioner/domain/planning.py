@@ -203,10 +203,10 @@ def towards(
         state = evolved(after, pending)
         kept = plan_of_kept(state, blueprints, cells, inputs)
         if kept is not None:
-            first = verdict(inputs.policy, kept, was_ready=was_ready)
+            first, first_hash = verdict(inputs.policy, kept, was_ready=was_ready), hash_of(kept)
             if first.handling is Handling.UNATTENDED:
-                return planned(state, [*events, *pending], kept, hash_of(kept), now)
-            return [*events, *pending, *held(state, kept, hash_of(kept), first, inputs, now, reason)]
+                return planned(state, [*events, *pending], kept, first_hash, now)
+            return [*events, *pending, *held(state, kept, first_hash, first, inputs, now, reason)]
     requester = after.move.requester if after.move and after.is_moving else approvals.SERVICE
     return [*events, *held(after, plan, plan_hash, judged, inputs, now, reason, requester)]
 
@@ -266,9 +266,8 @@ def planned(
     voided = approvals.void(environment, "another plan is applied")
     events, environment = [*events, *voided], evolved(environment, voided)
     if environment.pending is not None and not environment.keeps(plan):
-        size = Size(plan.tier, plan.preset)
         reason = PLANNED_AGAIN if plan.steps else "the tenant is entitled to the built size again"
-        events = [*events, settled(environment, size, reason)]
+        events = [*events, settled(environment, Size.of(plan), reason)]
     if not plan.steps and last is not None and environment.failure is None and _same(last, plan):
         return events
     fact = EnvironmentPlanned(
@@ -327,7 +326,7 @@ def _pending(
     built, pending, approval = environment.built_size, environment.pending, environment.approval
     if built is None or environment.keeps(plan):
         return []
-    of_plan = approval if approval and approval.plan and _size(approval.plan) == _size(plan) else None
+    of_plan = approval if approval and approval.plan and Size.of(approval.plan) == Size.of(plan) else None
     waits_for = _waits_for(plan, of_plan)
     open_ = of_plan if of_plan and of_plan.is_open else None
     if pending is not None and (pending.tier, pending.preset, pending.waits_for) == (plan.tier, plan.preset, waits_for):
@@ -348,10 +347,6 @@ def _pending(
             approval_id=of_plan.id if of_plan else None,
         )
     ]
-
-
-def _size(plan: Plan) -> Size:
-    return Size(plan.tier, plan.preset)
 
 
 def _waits_for(plan: Plan, approval: PlanApproval | None) -> str:

@@ -192,7 +192,7 @@ def changed_since(environment: Environment, plan: Plan, blueprints: Blueprints, 
 
 
 def _changed(environment: Environment, plan: Plan, blueprints: Blueprints, inputs: PlanInputs) -> Iterator[str]:
-    desired = environment.kept if environment.keeps(plan) else environment.desired
+    due = environment.due(plan)
     in_force = blueprints.named(plan.blueprint.name)
     if (plan.epoch, plan.based_on) != (environment.epoch, environment.base_revision):
         yield "base_revision"
@@ -202,12 +202,7 @@ def _changed(environment: Environment, plan: Plan, blueprints: Blueprints, input
         return
     if in_force is None or in_force.content_hash != plan.blueprint.content_hash:
         yield "blueprint"
-    if desired is None or (desired.size.tier, desired.size.preset, desired.entitlements_hash, dict(desired.limits)) != (
-        plan.tier,
-        plan.preset,
-        plan.entitlements_hash,
-        plan.limits,
-    ):
+    if due is None or not due.is_planned_by(plan):
         yield "entitlements"
     if plan.price_book != (inputs.price_book.ref if inputs.price_book else None):
         yield "price_book"

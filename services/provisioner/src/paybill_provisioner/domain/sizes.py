@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from paybill_contracts.environment_plans import Plan
 from paybill_contracts.placement import Preset
 from paybill_contracts.plan_estimates import MonthlyCost
 from paybill_contracts.values import Timestamp
@@ -13,6 +14,11 @@ class Size:
 
     tier: str
     preset: Preset
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Size":
+        """Returns the size that a plan is for."""
+        return cls(plan.tier, plan.preset)
 
     @property
     def text(self) -> str:
