@@ -248,10 +248,13 @@ def _fewer_connections(steps: Sequence[Step]) -> str:
     return f"connections above the new limit are refused ({', '.join(found)})" if found else ""
 
 
+def creates_empty(step: Step) -> bool:
+    """Returns True for a step that creates a lost resource again, whose data stays lost."""
+    return step.repairs and step.action is StepAction.CREATE and step.resource.kind in DATA_KINDS
+
+
 def _created_empty(steps: Sequence[Step]) -> str:
-    found = [
-        step for step in steps if step.repairs and step.action is StepAction.CREATE and step.resource.kind in DATA_KINDS
-    ]
+    found = [step for step in steps if creates_empty(step)]
     return f"{_names(found)} is created again and empty: the data that was in it stays lost" if found else ""
 
 

@@ -11,7 +11,7 @@ from paybill_definitions.diagnostics import PartDiagnostic
 from paybill_definitions.policy_rules import errors
 
 from paybill_provisioner.domain.blueprints import MAX_EARLIER, EarlierVersion
-from paybill_provisioner.domain.estimates import DATA_KINDS
+from paybill_provisioner.domain.estimates import DATA_KINDS, creates_empty
 
 POLICY_ID = "main"
 """Id of the state with the policy in force."""
@@ -149,7 +149,7 @@ def _found(policy: Policy, plan: Plan, *, was_ready: bool) -> Iterator[tuple[Han
     if repairs:
         names = ", ".join(sorted({step.address for step in repairs}))
         # What is created again is empty: a person has to know where the data is.
-        lost = any(step.action is StepAction.CREATE and step.resource.kind in DATA_KINDS for step in repairs)
+        lost = any(map(creates_empty, repairs))
         unattended = policy.drift is DriftHandling.REPAIR and not lost
         handling = Handling.UNATTENDED if unattended else Handling.APPROVAL
         yield handling, PolicyReason(rule="drift", text=f"the plan repairs {names}"[:500])

@@ -29,7 +29,7 @@ SECRET_GRANTEES = ("operator",)
 """Services other than the provisioner that may read a tenant's password."""
 
 ROWS_READ = "a temporary role that saw the tenant's rows, and was dropped after it, read none in its tables"
-"""How the absence of rows in a pool is verified, also after the tenant's own logins are deleted."""
+"""Verification of the absence of rows in a pool, also after the tenant's own logins are deleted."""
 
 TENANTS = "tenants"
 SECRETS = "environments"
