@@ -107,6 +107,16 @@ async def test_histories_reach_what_happens_between_a_quote_and_its_confirmation
     assert {"period_unpaid", "quote_outdated", "subscription_paused"} <= codes.keys()
 
 
+async def test_usage_of_a_subscription_that_stripe_ends_during_the_poll_is_unbilled() -> None:
+    """History 147 of seed 3178276138, with the actions that matter."""
+    world = await play([Step("sign_up", 798723652), Step("fail_renewal", 2541386571), Step("use", 800513815)])
+    before = [each["status"] for each in world.stripe.all("subscription")]
+
+    assert await faults_of(world) == []
+    assert (before, [each["status"] for each in world.stripe.all("subscription")]) == (["past_due"], ["canceled"])
+    assert {number for number, _ in world.lasting} == {5}
+
+
 async def print_digest(seed: str) -> None:
     """Prints what happened in one random history. A process of its own runs it."""
     world = await play(random_steps(seed))
