@@ -5,6 +5,7 @@ import json
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from paybill_cli.exit_codes import ExitCode
 from paybill_client import Fact, Subscriber, Unsealer
 from paybill_contracts.tenant import TenantRequested
 from paybill_embedded import NatsServer
+from paybill_embedded.credentials import password
+from paybill_embedded.subscribers import store_subscriber
 from paybill_runtime.messaging.streams import connect, ensure
 from paybill_runtime.testing import until
 
@@ -158,11 +161,7 @@ def test_a_deleted_subscriber_cannot_read_any_more(on_stack, real_stack) -> None
     credentials = json.loads((real_stack.data_dir / "clients/lost.json").read_text())
 
     async def refused() -> bool:
-        try:
-            async with connected(NatsAccess(credentials["servers"][0], "lost", credentials["password"])):
-                return False
-        except CliError:
-            return True
+        return not await _accepted(credentials["servers"][0], "lost", credentials["password"])
 
     assert not asyncio.run(refused())
     listed = on_stack("subscriber", "list", "--json").data
@@ -176,6 +175,34 @@ def test_a_deleted_subscriber_cannot_read_any_more(on_stack, real_stack) -> None
     asyncio.run(until(refused))
     assert not (real_stack.data_dir / "clients/lost.json").exists()
     assert "lost" not in {row["name"] for row in on_stack("subscriber", "list", "--json").data}
+
+
+async def _accepted(url: str, name: str, secret: str) -> bool:
+    """Returns whether NATS accepts the login."""
+    try:
+        async with connected(NatsAccess(url, name, secret)):
+            return True
+    except CliError:
+        return False
+
+
+def test_a_subscriber_that_cannot_be_applied_at_first_is_applied_later(on_stack, real_stack) -> None:
+    url = json.loads((real_stack.data_dir / "stack.json").read_text())["nats"]["url"]
+    obstacle = real_stack.data_dir / "nats" / "nats-server.conf.draft"
+    messages = real_stack.data_dir / "messages"
+
+    async def reported() -> bool:
+        return "the list of subscribers is not applied" in messages.read_text()
+
+    obstacle.mkdir()
+    try:
+        store_subscriber(real_stack.data_dir, "later", ("tenant",), batches=False)
+        asyncio.run(until(reported))
+    finally:
+        obstacle.rmdir()
+
+    asyncio.run(until(partial(_accepted, url, "later", password(real_stack.data_dir, "nats-later"))))
+    assert on_stack("subscriber", "delete", "later", "--yes").code == ExitCode.OK
 
 
 def test_without_a_stack_nothing_is_created(paybill, tmp_path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _RECIPIENTS = "/v1/operations/key-recipients"
-_APPLY_TIMEOUT_S = 10.0
+_APPLY_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 
 

@@ -1,8 +1,11 @@
 """Passwords of the embedded servers: random, in one file each, readable by the owner alone."""
 
+import fcntl
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from paybill_embedded.errors import writing
@@ -19,14 +22,38 @@ def password_file(data_dir: Path, name: str) -> Path:
 
 
 def password(data_dir: Path, name: str) -> str:
-    """Returns the password of `name`, created on first use: 43 characters of base64url, 256 bits."""
+    """Returns the password of `name`, created on first use: 43 characters of base64url, 256 bits.
+
+    Processes that create it at the same time get the same one.
+    """
     path = password_file(data_dir, name)
-    if path.exists():
-        return path.read_text(encoding="ascii").strip()
-    secret = secrets.token_urlsafe(32)
-    private_dir(path.parent)
-    write_private(path, secret + "\n")
-    return secret
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        private_dir(path.parent)
+    with locked(path.parent):
+        try:
+            return _read(path)
+        except FileNotFoundError:
+            secret = secrets.token_urlsafe(32)
+            write_private(path, secret + "\n")
+            return secret
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="ascii").strip()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Excludes other processes and threads that change `path`; the lock is a file beside it."""
+    with writing(path.parent):
+        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def private_dir(path: Path) -> Path:

@@ -22,7 +22,7 @@ DEFAULT_PUBLISHERS = ("metering",)
 _ERROR_LINE = re.compile(r"(?:\[FTL\]|\[ERR\]|^nats-server:) (.*)", re.MULTILINE)
 _STALL_S = 30.0  # without progress; recovery of a large store after a crash reads all of it, and may take longer
 _STOP_TIMEOUT_S = 10.0
-_RELOAD_TIMEOUT_S = 10.0
+_RELOAD_TIMEOUT_S = 30.0
 _RELOADED = b"Reloaded server configuration"
 
 

@@ -1,16 +1,12 @@
 """Identities that read events of chosen contexts: a file in the data directory, and their rights on NATS."""
 
-import fcntl
 import json
-import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from paybill_embedded.credentials import write_private
-from paybill_embedded.errors import EmbeddedError, writing
+from paybill_embedded.credentials import locked, write_private
+from paybill_embedded.errors import EmbeddedError
 
 FILE = "subscribers.json"
 
@@ -58,7 +54,7 @@ def store_subscriber(
     data_dir: Path, name: str, contexts: tuple[str, ...], *, batches: bool, opens: tuple[str, ...] = ()
 ) -> Subscriber:
     """Adds a subscriber, or changes the rights of an existing one, which keeps its consumer; returns it."""
-    with _locked(data_dir):
+    with locked(data_dir / FILE):
         known = read_subscribers(data_dir)
         stored = known.get(name) or Subscriber(name, contexts, consumer_name(name))
         stored = replace(stored, contexts=contexts, batches=batches, opens=opens)
@@ -69,7 +65,7 @@ def store_subscriber(
 
 def remove_subscriber(data_dir: Path, name: str) -> None:
     """Removes a subscriber, if it exists. Its login ends when NATS reads its configuration again."""
-    with _locked(data_dir):
+    with locked(data_dir / FILE):
         known = read_subscribers(data_dir)
         if known.pop(name, None) is not None:
             _write(data_dir, known)
@@ -78,14 +74,3 @@ def remove_subscriber(data_dir: Path, name: str) -> None:
 def _write(data_dir: Path, subscribers: dict[str, Subscriber]) -> None:
     entries = [asdict(each) for _, each in sorted(subscribers.items())]
     write_private(data_dir / FILE, json.dumps({"subscribers": entries}, indent=2) + "\n")
-
-
-@contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    with writing(data_dir):
-        lock = os.open(data_dir / f"{FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

@@ -329,16 +329,19 @@ class Supervisor:
                 self.report(f"{name} is ready again (pid {server.pid})")
 
     async def _apply_subscribers(self, nats: NatsServer) -> None:
-        """Applies each change of the list of subscribers to the running NATS."""
-        applied_at = 0
+        """Applies each change of the list of subscribers to the running NATS; what fails is tried again."""
+        applied, problem = (0, 0), ""
         while True:
-            changed_at = self.layout.subscribers.stat().st_mtime_ns if self.layout.subscribers.exists() else 0
-            if changed_at != applied_at:
-                applied_at = changed_at
+            changed = _version(self.layout.subscribers)
+            if changed != applied:
                 try:
                     await self._in_thread(nats.reload)
                 except EmbeddedError as error:
-                    self.report(f"the list of subscribers is not applied: {error}")
+                    if str(error) != problem:
+                        self.report(f"the list of subscribers is not applied: {error}")
+                    problem = str(error)
+                else:
+                    applied, problem = changed, ""
             await asyncio.sleep(_CHECK_S)
 
     async def _in_thread(self, work: Callable[[], object]) -> None:
@@ -365,6 +368,15 @@ class Supervisor:
             pid = self._processes[STRIPE_FAKE].pid
             content["stripe_fake"] = {"url": self.addresses.url(STRIPE_FAKE), "pid": pid}
         write_private(self.layout.stack_file, json.dumps(content, indent=2) + "\n")
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Returns what differs after each replacement of a file: its time, and its inode for two at one time."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_ino
 
 
 def _ending(status: int) -> str:
