@@ -8,8 +8,9 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from blueprint_sample import CONTENT, OUTPUTS
+from blueprint_sample import CONTENT
 from memory_billing import BillingContext
+from memory_driver import MemoryDriver
 from memory_services import EffectJob, MemoryService
 from memory_stripe import KEY, MemoryStripe
 from paybill_billing import app as billing_app
@@ -36,13 +37,11 @@ from paybill_contracts.envelope import Fact, IntakeEvent, Origin
 from paybill_contracts.event import Event
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.usage import Usage
 from paybill_provisioner import app as provisioner_app
 from paybill_provisioner.domain import blueprints, policy
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
 from paybill_provisioner.domain.policy import POLICY_ID
-from paybill_provisioner.drivers import Done
 from paybill_provisioner.tables import BLUEPRINTS, CELL_KEYS, record_cells
 from paybill_provisioner.tables import POLICY as PLAN_POLICY
 from paybill_runtime.jobs.effects import DueJob
@@ -58,7 +57,6 @@ DAY_S = 86_400
 TOLERANCE = timedelta(seconds=60)
 METER = "api_calls"
 PUBLISHER = "metering"
-EXPORT = Export(location="exports/x.jsonl.gz", sha256="ab" * 32, size_bytes=10, rows=1)
 
 
 OVERAGE = Money(minor=3, currency="EUR")
@@ -139,24 +137,6 @@ class Network(Enum):
     RELIABLE = auto()
     FAULTY = auto()
     DOWN = auto()
-
-
-class MemoryDriver:
-    """A cloud on which everything succeeds."""
-
-    unique_names = frozenset(address.partition(".")[0] for address in OUTPUTS)
-    settled_after_s = 0.0
-
-    async def create(self, resource: Any, _site: Any, _token: str) -> Done:
-        """Creates the resource at once."""
-        return Done(OUTPUTS[resource.address])
-
-    async def set_access(self, _environment: Any, _access: Access) -> None:
-        """Sets nothing: the environment records it."""
-
-    async def export(self, _environment: Any) -> Export:
-        """Returns an export."""
-        return EXPORT
 
 
 def _publish_first(unit: Any, _: Any) -> None:

@@ -24,6 +24,10 @@ _DUE: dict[str, Callable[[Any], datetime | None]] = {
     "approval_expires": lambda state: state.approval.expires_at if state.approval and state.approval.is_open else None,
 }
 """Times of timers that no attribute has by the name of their column."""
+_COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "refusal_code": lambda state: state.refusal.code if state.refusal else None,
+}
+"""Values of columns that no attribute has by their name."""
 
 
 @dataclass
@@ -51,10 +55,15 @@ class MemoryJob(Job[Any]):
         """Returns the contact address of each tenant."""
         return EMAIL
 
-    async def ids(self, stored: Any, after: str, limit: int) -> list[str]:
-        """Returns the ids of aggregates after the id `after`, in order."""
-        kind = stored.kind
-        found = sorted(key.id for key in self.service.states if key.kind == kind and key.id > after)
+    async def ids(self, stored: Any, after: str, limit: int, **columns: str) -> list[str]:
+        """Returns the ids of aggregates after the id `after`, in order, with these column values."""
+        found = sorted(
+            key.id
+            for key, (state, _) in self.service.states.items()
+            if key.kind == stored.kind
+            and key.id > after
+            and all(_COLUMNS.get(name, attrgetter(name))(state) == value for name, value in columns.items())
+        )
         return found[:limit]
 
     async def in_log_order(self, within_s: float = 0.0) -> None:

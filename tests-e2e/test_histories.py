@@ -117,6 +117,14 @@ async def test_usage_of_a_subscription_that_stripe_ends_during_the_poll_is_unbil
     assert {number for number, _ in world.lasting} == {5}
 
 
+async def test_a_tenant_without_data_is_purged_after_its_retention() -> None:
+    """History 921 of seed 283339739, with the actions that matter."""
+    world = await play([Step("sign_up", 1655406743), Step("leave_with_schedule", 3537027446)])
+
+    assert await faults_of(world) == []
+    assert world.tenant.state(TENANTS, TENANT).status is Status.PURGED
+
+
 async def print_digest(seed: str) -> None:
     """Prints what happened in one random history. A process of its own runs it."""
     world = await play(random_steps(seed))
