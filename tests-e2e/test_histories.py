@@ -125,6 +125,21 @@ async def test_a_tenant_without_data_is_purged_after_its_retention() -> None:
     assert world.tenant.state(TENANTS, TENANT).status is Status.PURGED
 
 
+async def test_a_tenant_that_is_paused_before_its_plan_begins_waits_for_access_and_is_built_with_it() -> None:
+    """History 637 of seed 2085307805, with the actions that matter, and the end of the pause."""
+    steps = [Step("sign_up", 1718134926), Step("cancel_at_stripe", 4241472709), Step("change", 3426996673)]
+    world = await play(steps)
+    assert await faults_of(world) == []
+    paused = world.tenant.state(TENANTS, TENANT)
+
+    subscription = world.stripe.all("subscription")[0]["id"]
+    await world.stripe.post(f"/v1/subscriptions/{subscription}", pause_collection="")
+
+    assert await faults_of(world) == []
+    assert (paused.status, paused.entitlement.allows_access) == (Status.PROVISIONING, False)
+    assert world.tenant.state(TENANTS, TENANT).status is Status.ACTIVE
+
+
 async def print_digest(seed: str) -> None:
     """Prints what happened in one random history. A process of its own runs it."""
     world = await play(random_steps(seed))

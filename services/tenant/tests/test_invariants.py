@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import reduce
 
 import pytest
 from paybill_contracts.tenant import Hold, HoldOrigin, OpenIncident, SuspensionMode
-from paybill_tenant.domain import invariants
-from paybill_tenant.domain.tenants import ScheduledOffboarding, Status, Tenant
+from paybill_tenant.domain import access, invariants
+from paybill_tenant.domain.tenants import BUILD_TIME, ScheduledOffboarding, Status, Tenant, evolve
 from tenant_samples import (
     ACTIVE,
     BILLING,
@@ -20,6 +21,7 @@ from tenant_samples import (
     RETAINED,
     RETURNING,
     SUSPENDED,
+    entitlements,
 )
 
 UNOWNED, OWNED = (OpenIncident(incident_id=f"inc_{digit * 32}", is_owned=digit == "2") for digit in "12")
@@ -115,6 +117,7 @@ def test_a_wait_with_an_end_is_overdue_after_it(tenant, reason) -> None:
     ("tenant", "reason"),
     [
         (replace(REQUESTED, entitlement=DENIED), "a payment"),
+        (replace(PROVISIONING, entitlement=DENIED, expected_by=NOW), "a subscription that gives access"),
         (FAILED, "an operator to retry the environment"),
         (replace(SUSPENDED, holds=(BILLING, OPERATOR)), "the end of a hold by billing and operator"),
         (
@@ -130,3 +133,14 @@ def test_a_wait_with_an_end_is_overdue_after_it(tenant, reason) -> None:
 def test_a_wait_that_a_person_ends_has_a_reason_and_is_never_overdue(tenant, reason) -> None:
     assert invariants.waiting(tenant) == invariants.Waiting(reason)
     assert found(7, tenant, NOW + timedelta(days=999)) is None
+
+
+def test_the_wait_for_an_environment_begins_again_with_access() -> None:
+    denied = replace(PROVISIONING, entitlement=DENIED, expected_by=NOW)
+    later = NOW + timedelta(days=9)
+
+    events = access.on_entitlements_set(denied, entitlements(denied.id, allows=True), later)
+
+    assert invariants.waiting(reduce(evolve, events, denied)) == invariants.Waiting(
+        "the environment to be ready", later + BUILD_TIME
+    )

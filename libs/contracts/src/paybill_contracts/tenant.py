@@ -146,7 +146,8 @@ class RetentionNoted(Event, type="tenant.retention_noted", version=1, aggregate=
 class EntitlementNoted(Event, type="tenant.entitlement_noted", version=1, aggregate="tenant", key="tenant_id"):
     """Billing set the tenant's entitlements. allows_access: it is entitled to the tier in this placement now.
 
-    expected_by: a plan of its environment later than that is overdue; None when it has one, or needs none.
+    expected_by: time after which the plan of its environment is overdue, or the build if access was withdrawn during
+    it; None when no wait begins.
     """
 
     tenant_id: TenantId

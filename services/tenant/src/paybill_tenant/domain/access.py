@@ -7,7 +7,7 @@ from paybill_contracts.billing import EntitlementsSet, SubscriptionPaused, Subsc
 from paybill_contracts.tenant import DebtNoted, EntitlementNoted, Hold, HoldOrigin, OffboardingWithdrawn, SuspensionMode
 
 from paybill_tenant.domain import holds, offboarding
-from paybill_tenant.domain.tenants import Status, Tenant, TenantEvent, evolve
+from paybill_tenant.domain.tenants import BUILD_TIME, Status, Tenant, TenantEvent, evolve
 
 PLAN_TIME = timedelta(minutes=5)
 """A plan of the environment that takes longer is overdue."""
@@ -34,7 +34,6 @@ def on_subscription_entitling(tenant: Tenant) -> list[TenantEvent]:
 
 def on_entitlements_set(tenant: Tenant, fact: EntitlementsSet, now: datetime) -> list[TenantEvent]:
     """Records what billing allows, and makes billing's hold agree with it. A tenant that left because of it returns."""
-    is_first = tenant.status is Status.REQUESTED and tenant.entitlement is None and fact.allows_access
     noted = EntitlementNoted(
         tenant_id=tenant.id,
         allows_access=fact.allows_access,
@@ -42,7 +41,7 @@ def on_entitlements_set(tenant: Tenant, fact: EntitlementsSet, now: datetime) ->
         tier=fact.tier,
         placement=fact.placement,
         entitlements_hash=fact.entitlements_hash,
-        expected_by=now + PLAN_TIME if is_first else None,
+        expected_by=_expected_by(tenant, now) if fact.allows_access else None,
     )
     after = evolve(tenant, noted)
     events: list[TenantEvent] = [] if after == tenant else [noted]
@@ -52,6 +51,15 @@ def on_entitlements_set(tenant: Tenant, fact: EntitlementsSet, now: datetime) ->
     if tenant.status in {Status.RETAINED, Status.CANCELLED}:
         return [*events, *offboarding.come_back(after, now)]
     return [*events, *on_subscription_entitling(after)]
+
+
+def _expected_by(tenant: Tenant, now: datetime) -> datetime | None:
+    """Returns the end of the wait that begins with access; None when none begins."""
+    if tenant.status is Status.REQUESTED and tenant.entitlement is None:
+        return now + PLAN_TIME
+    if tenant.status is Status.PROVISIONING and tenant.entitlement is not None and not tenant.entitlement.allows_access:
+        return now + BUILD_TIME
+    return None
 
 
 def on_debt_changed(tenant: Tenant, fact: DebtChanged) -> list[TenantEvent]:

@@ -99,6 +99,9 @@ def waiting(tenant: Tenant) -> Waiting | None:
             return Waiting("the deletion of everything that exists for it", tenant.expected_by)
         case Status.REQUESTED:
             return _waiting_for_payment(tenant) or Waiting("the plan of the environment", tenant.expected_by)
+        case Status.PROVISIONING if tenant.entitlement is not None and not tenant.entitlement.allows_access:
+            # A plan that has not begun ends without access, and is made again with it.
+            return Waiting("a subscription that gives access")
         case Status.PROVISIONING | Status.RETURNING:
             return Waiting("the environment to be ready", tenant.expected_by)
         case Status.PROVISION_FAILED:
