@@ -1,14 +1,12 @@
 """Passwords of the embedded servers: random, in one file each, readable by the owner alone."""
 
-import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from paybill_embedded.errors import writing
+from paybill_embedded.lock import sole_writer
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -31,7 +29,7 @@ def password(data_dir: Path, name: str) -> str:
         return _read(path)
     except FileNotFoundError:
         private_dir(path.parent)
-    with locked(path.parent):
+    with sole_writer(path.parent):
         try:
             return _read(path)
         except FileNotFoundError:
@@ -42,18 +40,6 @@ def password(data_dir: Path, name: str) -> str:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="ascii").strip()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Excludes other processes and threads that change `path`; the lock is a file beside it."""
-    with writing(path.parent):
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def private_dir(path: Path) -> Path:

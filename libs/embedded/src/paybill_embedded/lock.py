@@ -1,7 +1,7 @@
-"""Kernel locks: one `paybill up` per data directory, one server per folder in it.
+"""Kernel locks: one `paybill up` per data directory, one server per folder in it, one writer of a file.
 
-The kernel releases a lock when the processes that hold it end, so a crash leaves no stale lock. The files only name the
-holder, and are never removed: otherwise two processes could hold locks on two files of one name.
+The kernel releases a lock when the processes that hold it end, so a crash leaves no stale lock. The files at most name
+the holder, and are never removed: otherwise two processes could hold locks on two files of one name.
 """
 
 import errno
@@ -83,6 +83,18 @@ def sole_server(home: Path) -> Iterator[int]:
             yield lock
         finally:
             os.close(lock)
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Excludes other processes and threads that change `path`, and waits for them; the lock is a file beside it."""
+    with writing(path.parent):
+        lock = _open(path.with_name(f"{path.name}.lock"))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def name_holder(lock: int, pid: int) -> None:

@@ -5,8 +5,9 @@ import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from paybill_embedded.credentials import locked, write_private
+from paybill_embedded.credentials import write_private
 from paybill_embedded.errors import EmbeddedError
+from paybill_embedded.lock import sole_writer
 
 FILE = "subscribers.json"
 
@@ -54,7 +55,7 @@ def store_subscriber(
     data_dir: Path, name: str, contexts: tuple[str, ...], *, batches: bool, opens: tuple[str, ...] = ()
 ) -> Subscriber:
     """Adds a subscriber, or changes the rights of an existing one, which keeps its consumer; returns it."""
-    with locked(data_dir / FILE):
+    with sole_writer(data_dir / FILE):
         known = read_subscribers(data_dir)
         stored = known.get(name) or Subscriber(name, contexts, consumer_name(name))
         stored = replace(stored, contexts=contexts, batches=batches, opens=opens)
@@ -65,7 +66,7 @@ def store_subscriber(
 
 def remove_subscriber(data_dir: Path, name: str) -> None:
     """Removes a subscriber, if it exists. Its login ends when NATS reads its configuration again."""
-    with locked(data_dir / FILE):
+    with sole_writer(data_dir / FILE):
         known = read_subscribers(data_dir)
         if known.pop(name, None) is not None:
             _write(data_dir, known)
