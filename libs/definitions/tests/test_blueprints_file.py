@@ -8,6 +8,7 @@ from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.event import decode, digest
 from paybill_contracts.kinds import KINDS, LAYERS, Change, KindAttributes, Role, meanings
 from paybill_contracts.placement import Isolation
+from paybill_definitions.blueprint_differences import differences
 from paybill_definitions.blueprints_file import BlueprintFileError, read_blueprint
 from paybill_definitions.resources import Values, render
 
@@ -98,6 +99,7 @@ def test_the_shipped_blueprint_has_every_preset_and_region() -> None:
             "b.yaml:7: the key of documents has an index named documents_pkey; choose another name",
         ),
         ("type: jsonb", "type: money", "b.yaml:10: body has the type money, not one of"),
+        ("type: jsonb}", "type: jsonb, required: maybe}", "b.yaml:10: "),
         ("{name: id, type: text}", "{name: id, type: jsonb}", "b.yaml:9: the first column is the key, one of"),
         ("name: body", "name: id", "b.yaml:10: the column of documents id is defined twice"),
         ("resource: role.main", "resource: schema.main", "b.yaml:18: the resource schema.main is defined twice"),
@@ -124,6 +126,18 @@ def test_one_layer_can_differ_from_the_preset() -> None:
     (tier,) = read_blueprint(text, "b.yaml").content.tiers
 
     assert (tier.layers.data, tier.layers.storage) == (Isolation.POOL, Isolation.SILO)
+
+
+def test_a_column_can_be_required_and_the_hash_of_a_file_without_one_stays() -> None:
+    optional = read_blueprint(BLUEPRINT, "b.yaml").content
+    required = read_blueprint(BLUEPRINT.replace("type: jsonb", "type: jsonb, required: true"), "b.yaml").content
+
+    assert [column.required for column in required.tables[0].columns] == [False, True]
+    assert "required" not in str(optional.model_dump(mode="json"))
+    assert digest(optional) != digest(required)
+    assert [(each.change, each.before, each.after) for each in differences(optional, required)] == [
+        ("column body", "jsonb", "jsonb required")
+    ]
 
 
 def test_every_resource_has_a_name_of_its_own() -> None:

@@ -96,6 +96,19 @@ def test_the_next_version_keeps_tables_columns_types_and_keys() -> None:
     ]
 
 
+def test_a_column_of_a_published_table_cannot_become_required_and_can_become_optional() -> None:
+    key, body = DOCUMENTS.columns
+    required = DOCUMENTS.model_copy(update={"columns": (key, body.model_copy(update={"required": True}))})
+    title = Column(name="title", type="text", required=True)
+    wider = DOCUMENTS.model_copy(update={"columns": (*DOCUMENTS.columns, title)})
+    optional, strict = (blueprint_of(STARTER, tables=(each,)) for each in (DOCUMENTS, required))
+
+    for table, column in ((required, "body"), (wider, "title")):
+        with pytest.raises(InvalidBlueprintError, match=f"documents.{column} cannot become required"):
+            publish(published(optional), blueprint_of(STARTER, tables=(table,), version=2))
+    assert publish(published(strict), blueprint_of(STARTER, tables=(DOCUMENTS,), version=2))
+
+
 def test_the_next_version_keeps_the_attributes_and_tables_of_a_tier_that_is_built() -> None:
     """A publication was accepted that no tenant of the tier could follow: database.main {version: 18}."""
     notes = Table(name="notes", columns=DOCUMENTS.columns)

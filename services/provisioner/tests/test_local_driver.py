@@ -97,6 +97,24 @@ async def test_a_new_table_and_column_are_added_to_an_existing_environment(harne
         assert await connection.fetchval("SELECT size FROM documents") == 3
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+async def test_a_required_column_refuses_null_until_it_is_optional(harness, preset) -> None:
+    optional = harness.tables
+    (documents,) = optional
+    key, body = documents.columns
+    harness.tables = (documents.model_copy(update={"columns": (key, body.model_copy(update={"required": True}))}),)
+    environment = await harness.ready(preset)
+    number = environment.tenant_id.removeprefix("ten_")
+    async with harness.connect(environment) as connection:
+        with pytest.raises(asyncpg.NotNullViolationError, match="body"):
+            await connection.execute(ADD, "a", None)
+        harness.tables = optional
+        await harness.build(harness.planned(preset, number))
+        await connection.execute(ADD, "a", None)
+
+        assert await connection.fetchval("SELECT count(*) FROM documents") == 1
+
+
 class CutConnection:
     """TCP proxy to PostgreSQL that forwards the nth statement and then closes, before any response."""
 

@@ -201,6 +201,16 @@ def test_a_table_with_data_keeps_its_columns_types_and_key(tables: tuple[Table, 
         diff([schema(*tables)], [schema(DOCUMENTS)])
 
 
+def test_a_column_of_a_built_table_cannot_become_required_and_can_become_optional_in_place() -> None:
+    key, size = DOCUMENTS.columns
+    required = DOCUMENTS.model_copy(update={"columns": (key, size.model_copy(update={"required": True}))})
+
+    with pytest.raises(ChangeRefusedError, match=r"documents\.\w+ cannot become required"):
+        diff([schema(required)], [schema(DOCUMENTS)])
+    (step,) = diff([schema(DOCUMENTS)], [schema(required)])
+    assert step.action is StepAction.UPDATE
+
+
 def test_a_table_and_a_column_can_be_added_in_place() -> None:
     wider = DOCUMENTS.model_copy(update={"columns": (*DOCUMENTS.columns, Column(name="note", type="text"))})
     notes = DOCUMENTS.model_copy(update={"name": "notes"})

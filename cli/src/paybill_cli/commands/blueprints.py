@@ -153,10 +153,7 @@ def show(out: Output, stack: Stack, name: Name) -> None:
         "regions": ", ".join(content["regions"]),
         **{f"cells {each['isolation']}": _cells(each) for each in content["cells"]},
         **{f"cell {each['id']}": _cell(each) for each in shown["cells"]},
-        **{
-            f"table {table['name']}": ", ".join(f"{column['name']} {column['type']}" for column in table["columns"])
-            for table in content["tables"]
-        },
+        **{f"table {table['name']}": ", ".join(map(_column, table["columns"])) for table in content["tables"]},
     }
     for tier in content["tiers"]:
         resources = [
@@ -203,6 +200,10 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cells(cells: Mapping[str, Any]) -> str:
     return f"{cells['count']} for {cells['capacity']} tenants each"
+
+
+def _column(column: Mapping[str, Any]) -> str:
+    return f"{column['name']} {column['type']}{' required' if column.get('required') else ''}"
 
 
 def _cell(cell: Mapping[str, Any]) -> str:

@@ -70,10 +70,15 @@ class ResourceSize(StrEnum):
 
 
 class Column(Value):
-    """A column of a tenant's table. `type` is one of the blueprint's allowed PostgreSQL types."""
+    """A column of a tenant's table. `type` is one of the blueprint's allowed PostgreSQL types.
+
+    required: it is never NULL; a key is never NULL either way. Absent while it is not set, so that the hashes of
+    earlier blueprints and plans stay.
+    """
 
     name: Key
     type: Key
+    required: Annotated[bool, Field(exclude_if=lambda required: not required)] = False
 
 
 class Table(Value):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from paybill_contracts.blueprints import AttributeValue, Blueprint, TierBlueprint
+from paybill_contracts.kinds import Table
 from pydantic import BaseModel
 
 
@@ -23,10 +24,7 @@ def differences(before: Blueprint | None, after: Blueprint) -> Iterator[Blueprin
     old_tables = {table.name: table for table in (before.tables if before else ())}
     for table in after.tables:
         old = old_tables.get(table.name)
-        columns = {column.name: column.type for column in table.columns}
-        yield from _values(
-            "column", table.name, {column.name: column.type for column in old.columns} if old else {}, columns
-        )
+        yield from _values("column", table.name, _columns(old), _columns(table))
     yield from _tiers(before, after)
 
 
@@ -36,6 +34,12 @@ def _tiers(before: Blueprint | None, after: Blueprint) -> Iterator[BlueprintDiff
     yield from _sets("tier", set(old), set(new), after.name)
     for name in sorted(set(old) & set(new)):
         yield from _values("", name, _attributes(old[name]), _attributes(new[name]))
+
+
+def _columns(table: Table | None) -> dict[str, str]:
+    return {
+        each.name: f"{each.type}{' required' if each.required else ''}" for each in (table.columns if table else ())
+    }
 
 
 def _name(tier: TierBlueprint) -> str:

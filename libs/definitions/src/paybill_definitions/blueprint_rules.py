@@ -194,6 +194,9 @@ def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[PartDiag
         types = {column.name: (position, column.type) for position, column in enumerate(columns)}
         if table.columns[0].name != columns[0].name:
             yield PartDiagnostic(path, f"the key of {table.name} is {table.columns[0].name} and cannot change")
+        for name in newly_required(table, next_.tables[indexes[table.name]]):
+            reason = f"{table.name}.{name} cannot become required: rows that exist may have no value; remove `required`"
+            yield PartDiagnostic((*path, "columns", types[name][0]), reason)
         for column in table.columns:
             if column.name in SYSTEM_COLUMNS:
                 continue
@@ -204,6 +207,12 @@ def changes_refused(published: Blueprint, next_: Blueprint) -> Iterator[PartDiag
                 yield PartDiagnostic(
                     place, f"{table.name}.{column.name} is {column.type} and cannot become {types[column.name][1]}"
                 )
+
+
+def newly_required(before: Table, after: Table) -> list[str]:
+    """Returns the columns that are required in `after` and may be NULL in the existing table `before`, or are new."""
+    optional = {column.name: not column.required for column in before.columns}
+    return [each.name for each in after.columns[1:] if each.required and optional.get(each.name, True)]
 
 
 def _tiers_refused(published: Blueprint, next_: Blueprint) -> Iterator[PartDiagnostic]:

@@ -29,6 +29,7 @@ BlueprintFile = DefinitionFile[Blueprint]
 class _Column(StrictInput):
     name: Key
     type: Key
+    required: bool = False
 
 
 class _Table(StrictInput):

@@ -7,6 +7,7 @@ from paybill_contracts.environment_plans import Resource, Step, StepAction
 from paybill_contracts.errors import DomainError
 from paybill_contracts.kinds import Attributes, Change, Schema, Secret, meanings
 from paybill_contracts.placement import Isolation
+from paybill_definitions.blueprint_rules import newly_required
 
 SHARED_KINDS = frozenset({"database", "network", "compute"})
 """Kinds of which a pool or a bridge has one for all its tenants: it is not the tenant's, and no plan deletes it."""
@@ -175,6 +176,10 @@ def _require_compatible_tables(before: Attributes, after: Attributes, address: s
                 raise ChangeRefusedError(
                     f"{address}: {table.name}.{column.name} is {column.type} and cannot be changed or removed"
                 )
+        if required := newly_required(table, tables[table.name]):
+            raise ChangeRefusedError(
+                f"{address}: {table.name}.{required[0]} cannot become required: rows that exist may have no value"
+            )
 
 
 def may_begin(step: Step, open_steps: Iterable[Step]) -> bool:

@@ -142,7 +142,7 @@ class TenantDatabases:
             async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
                 await _require_own_schema(connection, namespace)
                 found = await tables_of(connection, namespace)
-                await connection.execute(namespaces.create_schema(namespace, found.columns))
+                await connection.execute(namespaces.create_schema(namespace, found.columns, found.not_null))
             return
         if self._is_trusted(namespace.database, namespace):
             return
@@ -167,7 +167,7 @@ class TenantDatabases:
             await _require_own_schema(connection, namespace)
             found = await tables_of(connection, namespace)
             if not found.include(namespace):
-                await connection.execute(namespaces.create_schema(namespace, found.columns))
+                await connection.execute(namespaces.create_schema(namespace, found.columns, found.not_null))
             if found.slow:
                 await connection.execute(namespaces.use_index(namespace, found.slow))
             return await tables_of(connection, namespace)

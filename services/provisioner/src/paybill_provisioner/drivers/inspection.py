@@ -11,6 +11,7 @@ from paybill_provisioner.drivers.namespaces import (
     POLICY_EXPRESSION,
     DatabaseNamespace,
     connect_group,
+    optional_columns,
 )
 from paybill_provisioner.drivers.server import Connection
 
@@ -28,7 +29,9 @@ SELECT c.relname::text AS name,
                           pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)]
              FROM pg_policy AS p WHERE p.polrelid = c.oid) AS policies,
        ARRAY(SELECT a.attname::text FROM pg_attribute AS a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+       ARRAY(SELECT a.attname::text FROM pg_attribute AS a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull) AS not_null
 FROM pg_class AS c WHERE c.relkind IN ('r', 'p') AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
 """
 _ROLE = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
@@ -72,20 +75,22 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Existing tables of a namespace, each with its columns.
+    """Existing tables of a namespace, each with its columns, and those of them that refuse NULL.
 
     unprotected: those without exactly our forced row-level security policy. slow: those whose policy cannot use the
     index of the key.
     """
 
     columns: dict[str, set[str]]
+    not_null: dict[str, set[str]]
     unprotected: frozenset[str]
     slow: frozenset[str]
 
     def include(self, namespace: DatabaseNamespace) -> bool:
-        """Returns True when every table and column of the namespace exists."""
+        """Returns True when every table and column of the namespace exists, and accepts NULL unless it is required."""
         return all(
             {column.name for column in table.columns} <= self.columns.get(table.name, set())
+            and optional_columns(table).isdisjoint(self.not_null[table.name])
             for table in namespace.tables
         )
 
@@ -117,6 +122,7 @@ async def tables_of(connection: Connection, namespace: DatabaseNamespace) -> Tab
     tables = await connection.fetch(_TABLES, namespace.schema)
     return Tables(
         columns={table["name"]: set(table["columns"]) for table in tables},
+        not_null={table["name"]: set(table["not_null"]) for table in tables},
         unprotected=frozenset(
             table["name"]
             for table in tables

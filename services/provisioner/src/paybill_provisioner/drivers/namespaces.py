@@ -1,11 +1,11 @@
 """Namespace of a tenant's rows in PostgreSQL, and the statements that create, open or close it. No I/O."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 from paybill_contracts.environment_plans import Resource
-from paybill_contracts.kinds import Role, Schema, Table
+from paybill_contracts.kinds import Column, Role, Schema, Table
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access
 from paybill_definitions.blueprint_rules import COLUMN_TYPES, TENANT_COLUMN
@@ -141,8 +141,13 @@ def drop_database(database: str) -> str:
     return f"DROP DATABASE IF EXISTS {ident(database)} WITH (FORCE)"
 
 
-def create_schema(namespace: DatabaseNamespace, tables: dict[str, set[str]]) -> str:
-    """Creates the schema, and the tables and columns that are not in `tables`."""
+def create_schema(
+    namespace: DatabaseNamespace, tables: Mapping[str, set[str]], not_null: Mapping[str, set[str]]
+) -> str:
+    """Creates the schema, and the tables and columns that are not in `tables`.
+
+    not_null: columns of `tables` that refuse NULL; they accept it when the blueprint does not require them any more.
+    """
     schema = ident(namespace.schema)
     parts = [f"CREATE SCHEMA IF NOT EXISTS {schema}"]
     if namespace.isolation is Isolation.POOL:
@@ -153,14 +158,16 @@ def create_schema(namespace: DatabaseNamespace, tables: dict[str, set[str]]) -> 
             parts += create_table(namespace, table, name)
             continue
         missing = [column for column in table.columns if column.name not in tables[table.name]]
-        parts += [f"ALTER TABLE {name} ADD COLUMN {_column(column.name, column.type)}" for column in missing]
+        parts += [f"ALTER TABLE {name} ADD COLUMN {_column(column)}" for column in missing]
+        relaxed = sorted(optional_columns(table) & not_null[table.name])
+        parts += [f"ALTER TABLE {name} ALTER COLUMN {ident(column)} DROP NOT NULL" for column in relaxed]
     return ";\n".join(parts)
 
 
 def create_table(namespace: DatabaseNamespace, table: Table, name: str) -> list[str]:
     """Creates a table with the same columns and the same key in every placement."""
     key = [ident(table.columns[0].name)]
-    columns = [_column(column.name, column.type) for column in table.columns]
+    columns = [_column(column) for column in table.columns]
     if namespace.tenant_column:
         key.insert(0, ident(TENANT_COLUMN))
         columns.insert(0, f"{ident(TENANT_COLUMN)} text NOT NULL DEFAULT {TENANT_OF_CURRENT_USER}")
@@ -199,10 +206,15 @@ def use_index(namespace: DatabaseNamespace, tables: Iterable[str]) -> str:
     )
 
 
-def _column(name: str, type_: str) -> str:
-    if type_ not in COLUMN_TYPES:
-        raise ValueError(f"{type_[:100]!r} is no column type of a blueprint")
-    return f"{ident(name)} {type_}"
+def _column(column: Column) -> str:
+    if column.type not in COLUMN_TYPES:
+        raise ValueError(f"{column.type[:100]!r} is no column type of a blueprint")
+    return f"{ident(column.name)} {column.type}{' NOT NULL' if column.required else ''}"
+
+
+def optional_columns(table: Table) -> set[str]:
+    """Returns the columns that accept NULL."""
+    return {column.name for column in table.columns[1:] if not column.required}
 
 
 def role_attributes(role: Role, access: Access | None, verifier: str | None) -> str:
