@@ -34,7 +34,7 @@ class AgentFact(Event):
 
 
 class AgentRegistered(AgentFact, type="agent-gateway.agent_registered", version=1, aggregate="agent", key="agent_id"):
-    """An agent may act for one tenant in one role until `expires_at`, with a key. sha256: of the key's secret part."""
+    """An agent may act for one tenant in one role until its key expires. sha256: of the secret part of the key."""
 
     name: Key
     role: Key
