@@ -1,5 +1,8 @@
 """Subscriptions of the service: each event and intake event with its handler."""
 
+from uuid import UUID
+
+from paybill_contracts.agent_runs import RunEnded
 from paybill_contracts.billing import (
     AccountAdopted,
     AccountOpened,
@@ -36,7 +39,7 @@ from paybill_billing.providers import domain as providers
 from paybill_billing.providers.tables import PROVIDERS
 from paybill_billing.subscriptions.domain import accounts, trials
 from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS, TRIALS
-from paybill_billing.usage.domain import billing_periods, publishers, usage
+from paybill_billing.usage.domain import agent_actions, billing_periods, publishers, usage
 from paybill_billing.usage.tables import BILLING_PERIODS, DISTINCT_SETS, METERS, PUBLISHERS
 from paybill_billing.webhooks import domain as webhooks
 from paybill_billing.webhooks.tables import DISMISSED_CUSTOMERS
@@ -229,17 +232,22 @@ def _meter_of(used: Usage) -> list[Key]:
     return [meter] if shard is None else [meter, DISTINCT_SETS.key(shard)]
 
 
-@HANDLERS.intake(
-    Usage,
-    writes=_meter_of,
-    reads=lambda used: [
-        ACCOUNTS.key(used.tenant_id),
-        ENTITLEMENTS.key(used.tenant_id),
-        BILLING_PERIODS.key(used.tenant_id),
-        _PUBLISHERS,
-        _CATALOGUE,
-    ],
-)
+def _plan_of(used: Usage | RunEnded) -> list[Key]:
+    """Returns the states on which counting depends."""
+    tenant = used.tenant_id
+    return [ACCOUNTS.key(tenant), ENTITLEMENTS.key(tenant), BILLING_PERIODS.key(tenant), _CATALOGUE]
+
+
+def _plan(unit: UnitOfWork, tenant_id: str) -> usage.Plan:
+    return usage.Plan(
+        account=unit.get(ACCOUNTS, tenant_id),
+        entitlements=unit.get(ENTITLEMENTS, tenant_id),
+        catalogue=_catalogue(unit),
+        period=unit.get(BILLING_PERIODS, tenant_id),
+    )
+
+
+@HANDLERS.intake(Usage, writes=_meter_of, reads=lambda used: [*_plan_of(used), _PUBLISHERS])
 def usage_recorded(unit: UnitOfWork, submission: IntakeEvent, at: DecisionContext) -> None:
     used = submission.event
     if not isinstance(used, Usage):
@@ -252,18 +260,30 @@ def usage_recorded(unit: UnitOfWork, submission: IntakeEvent, at: DecisionContex
         used,
         usage_id=submission.id,
         publisher=submission.publisher,
-        plan=usage.Plan(
-            account=unit.get(ACCOUNTS, used.tenant_id),
-            entitlements=unit.get(ENTITLEMENTS, used.tenant_id),
-            catalogue=_catalogue(unit),
-            period=unit.get(BILLING_PERIODS, used.tenant_id),
-        ),
+        plan=_plan(unit, used.tenant_id),
         arrived=submission.time,
         now=at.now,
     )
     unit.record(METERS, id_, counted.on_meter)
     if shard is not None:
         unit.record(DISTINCT_SETS, shard, counted.on_distinct_set)
+
+
+def _agent_actions_of(fact: RunEnded) -> list[Key]:
+    return [METERS.key(usage.meter_id(fact.tenant_id, agent_actions.METER))]
+
+
+@HANDLERS.fact(RunEnded, writes=_agent_actions_of, reads=_plan_of)
+def run_ended(unit: UnitOfWork, fact: RunEnded, at: DecisionContext) -> None:
+    id_ = usage.meter_id(fact.tenant_id, agent_actions.METER)
+    counted = agent_actions.on_run_ended(
+        unit.get(METERS, id_),
+        fact,
+        _plan(unit, fact.tenant_id),
+        usage_id=str(UUID(at.id, version=5)),
+        now=at.now,
+    )
+    unit.record(METERS, id_, counted)
 
 
 def _account_opened(unit: UnitOfWork, fact: AccountOpened | AccountAdopted, _: DecisionContext) -> None:
