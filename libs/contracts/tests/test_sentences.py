@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 from paybill_contracts.accounts import CheckoutExpired, DebtChanged, LeftoverFound
+from paybill_contracts.agent_bundles import Amounts, Verb
+from paybill_contracts.agent_runs import ActionDone, BudgetReserved, RunEnded
 from paybill_contracts.billing import EntitlementsSet, SubscriptionChanged, SubscriptionGraceStarted
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.entitlements import EntitlementOverridden
@@ -158,3 +160,24 @@ def test_an_expired_checkout_promises_no_other_one():
     expired = CheckoutExpired(tenant_id=TENANT, provider="stripe", checkout="cs_1")
 
     assert sentence(expired) == "checkout at stripe can no longer be used"
+
+
+def test_budgets_of_agents_are_readable():
+    amounts = Amounts(calls=12, rows=20, sums={"refunds.fee": 5, "refunds.amount": 10_000})
+    text = "12 calls, 20 rows, refunds.amount 10000, refunds.fee 5"
+    reserved = sample(BudgetReserved).model_copy(update={"reserved": amounts, "workflow": "refund"})
+    ended = sample(RunEnded).model_copy(update={"used": amounts})
+
+    assert sentence(reserved) == f"{reserved.run_id} of refund reserves {text} of the day's budget"
+    assert sentence(ended).endswith(f"used {text}")
+
+
+def test_an_action_names_its_verb_or_its_choice_and_never_the_content_of_a_row():
+    done = sample(ActionDone).model_copy(
+        update={"step": "propose", "seq": 3, "verb": Verb.CREATE, "resource": "refunds", "chosen": None}
+    )
+    created = done.model_copy(update={"rows": ({"id": "secret"}, {"id": "secret"})})
+    chosen = done.model_copy(update={"verb": None, "resource": None, "chosen": "refuse", "rows": ()})
+
+    assert sentence(created) == f"{done.run_id} seq 3: propose done, create of refunds, rows: 2"
+    assert sentence(chosen) == f"{done.run_id} seq 3: propose done, chosen refuse, rows: 0"

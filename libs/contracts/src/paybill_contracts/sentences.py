@@ -5,6 +5,7 @@ from typing import Any, assert_never
 
 from typing_extensions import override
 
+from paybill_contracts.agent_bundles import Amounts
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.cells import Breach
@@ -15,8 +16,34 @@ from paybill_contracts.money import Money
 from paybill_contracts.tenant import Hold, OpenIncident
 
 _DAY_S = 86_400
+_BEFORE = (",", " ")
+"""Beginnings of the formats that stand before a value."""
 
 _SENTENCES = {
+    "agent-gateway.action_done": "{run_id} seq {seq}: {step} done{verb:, }{resource: of }{chosen:, chosen }, "
+    "rows: {rows:count}",
+    "agent-gateway.action_failed": "{run_id} seq {seq}: {step} failed and changed nothing: {code}",
+    "agent-gateway.action_intended": "{run_id} seq {seq}: {step} is executed next, {verb} of {resource}, "
+    "reserving {reserved}",
+    "agent-gateway.action_refused": "{run_id} seq {seq}: {step} refused, {code}: {rule}",
+    "agent-gateway.action_voided": "{run_id} seq {seq}: {step} changed nothing; its unknown outcome is settled",
+    "agent-gateway.agent_ended": "agent {agent_id} ended by {ended_by} ({reason})",
+    "agent-gateway.agent_registered": "agent {name} registered as {agent_id} by {registered_by} in the role {role}"
+    "{expires_at:, until }",
+    "agent-gateway.approval_denied": "{run_id} seq {seq}: {step} denied by {denied_by}, {approval_id}: {reason}",
+    "agent-gateway.approval_expired": "{run_id} seq {seq}: {approval_id} can no longer be used: {reason}",
+    "agent-gateway.approval_granted": "{run_id} seq {seq}: {step} approved by {approval.approver}, {approval_id}",
+    "agent-gateway.approval_requested": "{run_id} seq {seq}: {step} waits for the approval {approval_id} until "
+    "{expires_at}: {reason}",
+    "agent-gateway.budget_reserved": "{run_id} of {workflow} reserves {reserved} of the day's budget",
+    "agent-gateway.budget_settled": "{run_id} of {workflow} used {used} of the day's budget",
+    "agent-gateway.bundle_activated": "bundle {bundle_hash:.14}… is in force for {blueprint}, by {activated_by}",
+    "agent-gateway.bundle_published": "bundle {content_hash:.14}… of {content.blueprint.name} published by "
+    "{published_by}",
+    "agent-gateway.frozen": "{freeze} frozen by {frozen_by}: {reason}",
+    "agent-gateway.run_ended": "{run_id} of {workflow} ended ({reason}) after {actions} actions; used {used}",
+    "agent-gateway.run_started": "{run_id} of {workflow} started by {started_by}, until {expires_at}",
+    "agent-gateway.thawed": "{freeze} thawed by {thawed_by}",
     "billing.account_adopted": "existing customer {customer} at {provider} taken over",
     "billing.account_failed": "{provider} refused to open the account: {reason}",
     "billing.account_opened": "account opened at {provider} as {customer}; waits for payment",
@@ -82,6 +109,7 @@ _SENTENCES = {
     "provisioner.access_change_started": "access is to become {access}",
     "provisioner.access_closed": "access is {access} now",
     "provisioner.access_opened": "access opened",
+    "provisioner.agent_rights_granted": "the agents' login has the rights of the bundle {bundle_hash:.14}…",
     "provisioner.approval_granted": "plan {plan_hash:.14}… approved by {approval.approver}, {approval_id}",
     "provisioner.approval_rejected": "plan {plan_hash:.14}… rejected by {rejected_by}: {reason}",
     "provisioner.approval_requested": "plan {plan_hash:.14}… waits for the approval {approval_id} until {expires_at}",
@@ -214,6 +242,9 @@ def _text(value: Any) -> str:
             return value.text
         case Breach():
             return f"{value.guarantee} at {value.object}"
+        case Amounts():
+            sums = [f"{name} {total}" for name, total in sorted(value.sums.items())]
+            return ", ".join([f"{value.calls} calls", f"{value.rows} rows", *sums])
         case _:
             return str(value)
 
@@ -222,7 +253,8 @@ class _Readable:
     """A field whose format is made for people: times in UTC to the minute, `-` for nothing, lists, reasons of holds.
 
     `{field:days}` is a number of seconds in days, `{field:this|that}` the text for true or for false, and
-    `{field:text}` the text for an empty list. `{field:, text}` stands before a time, and is omitted without one.
+    `{field:text}` the text for an empty list, and `{field:count}` its length. `{field:, text}` and `{field: text}`
+    stand before a value, and are omitted without one.
     """
 
     def __init__(self, value: Any) -> None:
@@ -235,15 +267,19 @@ class _Readable:
     def __format__(self, spec: str) -> str:
         match self._value:
             case None:
-                return "" if spec.startswith(",") else "-"
+                return "" if spec.startswith(_BEFORE) else "-"
             case datetime():
                 return f"{spec}{self._value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
             case bool() if "|" in spec:
                 return spec.split("|")[0 if self._value else 1]
             case int() if spec == "days":
                 return f"{self._value / _DAY_S:g} d"
+            case tuple() if spec == "count":
+                return str(len(self._value))
             case tuple():
                 separator = "; " if self._value and isinstance(self._value[0], Hold) else ", "
                 return separator.join(map(_text, self._value)) or spec or "none"
+            case _ if spec.startswith(_BEFORE):
+                return spec + _text(self._value)
             case _:
                 return format(_text(self._value), spec)
