@@ -60,7 +60,7 @@ ALLOWED = {
     "an event class or its field, published in a schema": """
         LicenceLapsing ManualOfferMade ManualOfferWithdrawn MoveStarted MoveProgressed MovePaused MoveResumed
         MoveFinished Offer OfferingNoted UsageMemberCounted UsageWatermarkMoved WantedChange
-        looked member members_id move_id moved offer offering offerings seen_at wanted
+        also_changes looked member members_id move_id moved offer offering offerings seen_at wanted
     """,
     "published over HTTP": "LAPSING access_wanted",
     "an offer is a quotation of the provider `manual`": """

@@ -51,7 +51,7 @@ class ColumnValue(Value):
 
 
 class HasValue(Value):
-    """Whether a column or field is not NULL; never an error."""
+    """True if a column or field is not NULL; never an error."""
 
     kind: Literal["has"] = "has"
     name: Name
@@ -67,7 +67,7 @@ class Comparison(Value):
 
 
 class OneOf(Value):
-    """Whether the operand equals one of the constants: Cedar's `[…].contains(…)`, written `in` for entities."""
+    """True if the operand equals one of the constants: Cedar's `[…].contains(…)`, written `in` for entities."""
 
     kind: Literal["one_of"] = "one_of"
     item: "Operand"
@@ -75,7 +75,7 @@ class OneOf(Value):
 
 
 class StartsWith(Value):
-    """Whether a text starts with `prefix`: Cedar's `like "prefix*"`."""
+    """True if a text starts with `prefix`: Cedar's `like "prefix*"`."""
 
     kind: Literal["starts_with"] = "starts_with"
     item: ColumnValue
