@@ -20,7 +20,7 @@ COMMITTED = ROOT / "docs/asyncapi.json"
 def services() -> list[Service]:
     """Returns the declarations of all services."""
     names = sorted(path.name for path in (ROOT / "services").iterdir() if path.is_dir())
-    return [importlib.import_module(f"paybill_{name}.app").service() for name in names]
+    return [importlib.import_module(f"paybill_{name.replace('-', '_')}.app").service() for name in names]
 
 
 def merged(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A tenant, its three services and its provider in one process and in virtual time, with faults of webhooks."""
+"""A tenant, its four services and its provider in one process and in virtual time, with faults of webhooks."""
 
 import heapq
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +13,7 @@ from memory_billing import BillingContext
 from memory_driver import MemoryDriver
 from memory_services import EffectJob, MemoryService
 from memory_stripe import KEY, MemoryStripe
+from paybill_agent_gateway import app as agent_gateway_app
 from paybill_billing import app as billing_app
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
@@ -127,7 +128,7 @@ async def _create_shop(stripe: MemoryStripe) -> Catalogue:
     return CATALOGUE.model_copy(update={"plans": tuple(plans)})
 
 
-SERVICES = (tenant_app.service(), billing_app.service(), provisioner_app.service())
+SERVICES = (tenant_app.service(), billing_app.service(), provisioner_app.service(), agent_gateway_app.service())
 Action = Callable[[], Awaitable[None] | None]
 
 
@@ -152,7 +153,8 @@ class World:
         self.now = START
         self.random = Random(ids)
         self.network = Network.FAULTY
-        self.tenant, self.billing, self.provisioner = (MemoryService(each, lambda: self.now) for each in SERVICES)
+        self.services = tuple(MemoryService(each, lambda: self.now) for each in SERVICES)
+        self.tenant, self.billing, self.provisioner, self.agent_gateway = self.services
         self.stripe = MemoryStripe(START, ids)
         self.provider = Stripe(KEY, "http://stripe.invalid", "http://127.0.0.1/back", 1, self.stripe)
         self.context: Any = BillingContext(self.billing, Settings.model_construct())
@@ -172,7 +174,6 @@ class World:
         self._queue: list[tuple[datetime, int, Action]] = []
         self._numbers = count()
         self._last: dict[tuple[str, str], datetime] = {}
-        self.services = (self.tenant, self.billing, self.provisioner)
         self.lasting: set[tuple[int, str]] = set()
         self._checked: dict[str, int] = {}
         self._since: dict[str, dict[int, datetime]] = {service.service.name: {} for service in self.services}

@@ -33,14 +33,23 @@ def resolve(reference: str, document: Mapping[str, Any] = DOCUMENT) -> Any:
     return node
 
 
-def inlined(node: Any, document: Mapping[str, Any]) -> Any:
-    """Returns a schema without references; a discriminator is only a hint, and AsyncAPI writes it in another way."""
+def inlined(node: Any, document: Mapping[str, Any], within: tuple[str, ...] = ()) -> Any:
+    """Returns a schema without references; a discriminator is only a hint, and AsyncAPI writes it in another way.
+
+    within: the references that are being resolved. One of a type to itself becomes its distance from there.
+    """
     if isinstance(node, list):
-        return [inlined(child, document) for child in node]
+        return [inlined(child, document, within) for child in node]
     if not isinstance(node, dict):
         return node
-    siblings = {key: inlined(child, document) for key, child in node.items() if key not in {"$ref", "discriminator"}}
-    return inlined(resolve(node["$ref"], document), document) | siblings if "$ref" in node else siblings
+    others = {key: child for key, child in node.items() if key not in {"$ref", "discriminator"}}
+    siblings = {key: inlined(child, document, within) for key, child in others.items()}
+    reference = node.get("$ref")
+    if reference is None:
+        return siblings
+    if reference in within:
+        return {"recursion": len(within) - within.index(reference)} | siblings
+    return inlined(resolve(reference, document), document, (*within, reference)) | siblings
 
 
 def published(service: str) -> list[type[Event]]:

@@ -129,7 +129,7 @@ def test_a_service_knows_all_its_settings(service: str, credentials: Path, monke
     for key, value in variables.items():
         default = re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)
         monkeypatch.setenv(key, default.replace("/credentials", str(credentials / service)))
-    settings = import_module(f"paybill_{service}.settings").Settings
+    settings = import_module(f"paybill_{service.replace('-', '_')}.settings").Settings
 
     assert {key.removeprefix("PAYBILL_").lower() for key in variables} <= set(settings.model_fields)
     assert settings().nats_user == service

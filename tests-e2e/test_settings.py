@@ -28,7 +28,9 @@ DECIDED_BY_STACK = {
 
 def fields_of_services():
     return {
-        name.upper() for each in SERVICES for name in import_module(f"paybill_{each}.settings").Settings.model_fields
+        name.upper()
+        for each in SERVICES
+        for name in import_module(f"paybill_{each.replace('-', '_')}.settings").Settings.model_fields
     }
 
 
@@ -45,7 +47,7 @@ def test_every_setting_is_read_by_a_service_or_a_command():
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_refuses_an_unknown_setting_at_its_start(service):
-    command = [sys.executable, "-P", "-m", f"paybill_{service}"]
+    command = [sys.executable, "-P", "-m", f"paybill_{service.replace('-', '_')}"]
     done = subprocess.run(command, env={"PAYBILL_LEASES": "10"}, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout) == (2, "")

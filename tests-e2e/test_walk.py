@@ -115,7 +115,13 @@ def _processes(layout: Layout, addresses: Addresses):
 
         start(stripe_fake_command(layout, addresses), inherited_environment())
         for name in SERVICES:
-            command = [sys.executable, str(RECORDER), str(names), str(layout.root / f"{name}.calls"), f"paybill_{name}"]
+            command = [
+                sys.executable,
+                str(RECORDER),
+                str(names),
+                str(layout.root / f"{name}.calls"),
+                f"paybill_{name.replace('-', '_')}",
+            ]
             start(command, service_environment(name, layout, addresses))
         for name in SERVICES:
             _until(lambda name=name: _is_ready(addresses.url(name)))

@@ -52,7 +52,7 @@ def readme(name: str) -> Path:
 
 def use_cases(name: str) -> str:
     """Returns the generated section of a service's README."""
-    service: Service = importlib.import_module(f"paybill_{name}.app").service()
+    service: Service = importlib.import_module(f"paybill_{name.replace('-', '_')}.app").service()
     lines = [BEGIN, "", "| command | HTTP route | use case |", "|---|---|---|"]
     lines += [f"| {commands} | `{method} {path}` | {summary} |" for commands, method, path, summary in routes(service)]
     lines += ["", "| event in | handler |", "|---|---|"]

@@ -14,7 +14,7 @@ from fault_injection import HTTP, Bed, Fault, Injected
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.databases import DRIVER_ROLE
 
-SERVICES = ("tenant", "billing", "provisioner")
+SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 WEBHOOK_ENDPOINT = "we_commandline"
 HALF_AN_HOUR_S = 1800
 _ALTER = """
@@ -152,13 +152,13 @@ def database_down(bed: Bed) -> Iterator[Injected]:
         service = bed.random.choice(SERVICES)
         bed.sql(
             "postgres",
-            f"ALTER DATABASE {service} CONNECTION LIMIT 0",
+            f'ALTER DATABASE "{service}" CONNECTION LIMIT 0',
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{service}'",
         )
         try:
             yield Injected(tenant["slug"])
         finally:
-            bed.sql("postgres", f"ALTER DATABASE {service} CONNECTION LIMIT -1")
+            bed.sql("postgres", f'ALTER DATABASE "{service}" CONNECTION LIMIT -1')
         return
     pid = int((bed.stack.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, bed.random.choice([signal.SIGKILL, signal.SIGQUIT, signal.SIGINT]))

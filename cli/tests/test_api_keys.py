@@ -1,4 +1,4 @@
-"""`paybill key` on a real stack: three services, one log, and keys that are shown once."""
+"""`paybill key` on a real stack: four services, one log, and keys that are shown once."""
 
 import json
 import time

@@ -90,7 +90,15 @@ def running(real_stack) -> RunningStack:
 async def test_the_cost_of_an_idle_stack_has_a_part_for_each_process(running, real_stack) -> None:
     cost = await idle_cost(running, real_stack.data_dir, 3)
 
-    assert cost.percent.keys() == {"tenant", "billing", "provisioner", "postgres", "nats", "stripe_fake"}
+    assert cost.percent.keys() == {
+        "tenant",
+        "billing",
+        "provisioner",
+        "agent-gateway",
+        "postgres",
+        "nats",
+        "stripe_fake",
+    }
     assert 0 < cost.cpu_percent < 200
     assert cost.commits_per_s > 0
 
@@ -98,8 +106,17 @@ async def test_the_cost_of_an_idle_stack_has_a_part_for_each_process(running, re
 def test_the_memory_of_a_stack_has_a_part_for_each_program(running) -> None:
     use = memory_use(running)
 
-    assert {"tenant", "billing", "provisioner", "stripe-fake", "supervisor", "nats-server", "postgres"} <= use.keys()
-    assert min(use[name] for name in ("tenant", "billing", "provisioner")) > 30
+    assert {
+        "tenant",
+        "billing",
+        "provisioner",
+        "agent-gateway",
+        "stripe-fake",
+        "supervisor",
+        "nats-server",
+        "postgres",
+    } <= use.keys()
+    assert min(use[name] for name in ("tenant", "billing", "provisioner", "agent-gateway")) > 30
 
 
 def _ignored(_: str) -> None:

@@ -18,7 +18,7 @@ from paybill_contracts.manual import InvoiceStatus
 from paybill_tenant.domain import tenants
 
 AWAY = {"PAYBILL_API_KEY": "key"} | {
-    f"PAYBILL_{name}_URL": "http://127.0.0.1:9" for name in ("TENANT", "BILLING", "PROVISIONER")
+    f"PAYBILL_{name}_URL": "http://127.0.0.1:9" for name in ("TENANT", "BILLING", "PROVISIONER", "AGENT_GATEWAY")
 }
 """A stack that does not answer: a value that is accepted fails with another code."""
 CASES = {

@@ -45,7 +45,7 @@ def test_a_healthy_stack_passes_every_check(on_stack) -> None:
     assert done.code == ExitCode.OK
     assert {("nats", "answers"), ("nats", "sync"), ("nats", EVENTS), ("nats", INTAKE)} <= checks.keys()
     assert {("postgres", "answers"), ("machine", "disk"), ("machine", "writable")} <= checks.keys()
-    for service in ("tenant", "billing", "provisioner"):
+    for service in ("tenant", "billing", "provisioner", "agent-gateway"):
         parts = {check for part, check in checks if part == service}
         assert {
             "answers",
@@ -70,7 +70,7 @@ def test_a_stopped_stack_is_unreachable_with_a_fix(paybill, tmp_path: Path) -> N
 
     failed = [row for row in done.data if row["state"] == "failed"]
     assert done.code == ExitCode.UNREACHABLE
-    assert {row["part"] for row in failed} == {"nats", "tenant", "billing", "provisioner"}
+    assert {row["part"] for row in failed} == {"nats", "tenant", "billing", "provisioner", "agent-gateway"}
     assert all("paybill up" in row["fix"] for row in failed)
 
 
@@ -92,7 +92,7 @@ def test_a_wrong_key_is_a_failed_check(on_stack) -> None:
 
     failed = [(row["part"], row["check"]) for row in done.data if row["state"] == "failed"]
     assert done.code == ExitCode.FAILED
-    assert failed == [("tenant", "key"), ("billing", "key"), ("provisioner", "key")]
+    assert failed == [("tenant", "key"), ("billing", "key"), ("provisioner", "key"), ("agent-gateway", "key")]
 
 
 def test_a_port_without_postgres_is_found(on_stack, real_stack, tmp_path: Path) -> None:

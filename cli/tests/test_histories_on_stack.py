@@ -25,7 +25,7 @@ ACTIONS = 7
 TIMEOUT_S = 120
 RUNNING = {"active", "trialing", "past_due", "unpaid", "paused"}
 ENTITLING = {"trialing", "active", "grace"}
-SERVICES = ("tenant", "billing", "provisioner")
+SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 
 pytestmark = pytest.mark.e2e
 

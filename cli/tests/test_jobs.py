@@ -21,7 +21,7 @@ def test_jobs_of_all_services_are_listed_and_shown(on_stack) -> None:
     shown = on_stack("jobs", "show", listed["billing"], "--json")
     table = on_stack("jobs", "list")
 
-    assert listed.keys() == {"tenant", "billing", "provisioner"}
+    assert listed.keys() == {"tenant", "billing", "provisioner", "agent-gateway"}
     assert (shown.data["service"], shown.data["kind"], shown.data["state"]) == (
         "billing",
         "delete_ended_jobs",

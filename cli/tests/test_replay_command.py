@@ -31,7 +31,8 @@ def test_a_stack_whose_tables_equal_the_log_passes(on_stack, customers) -> None:
     plain, programs = on_stack("replay"), on_stack("replay", "--verify", "--service", "billing", "--json")
 
     assert (plain.code, programs.code) == (ExitCode.OK, ExitCode.OK)
-    assert [row[:2] for row in plain.rows] == [["tenant", "equal"], ["billing", "equal"], ["provisioner", "equal"]]
+    services = ("tenant", "billing", "provisioner", "agent-gateway")
+    assert [row[:2] for row in plain.rows] == [[name, "equal"] for name in services]
     assert "every table is equal to the log" in plain.err
     assert programs.data["equal"] is True
     assert all(service["facts"] > 0 for service in programs.data["services"])
@@ -71,7 +72,7 @@ def test_an_unknown_service_and_a_folder_without_a_stack_are_refused(paybill, tm
     nowhere = paybill("replay", "--data-dir", tmp_path, "--json")
 
     assert (unknown.code, unknown.error["code"]) == (ExitCode.USAGE, "unknown_service")
-    assert "choose one of tenant, billing, provisioner" in unknown.error["what"]
+    assert "choose one of tenant, billing, provisioner, agent-gateway" in unknown.error["what"]
     assert (nowhere.code, nowhere.error["code"]) == (ExitCode.UNREACHABLE, "stack_not_running")
 
 

@@ -136,7 +136,7 @@ def test_a_refusal_has_the_slug_that_the_command_named(on_stack, customers) -> N
 
 def test_why_asks_all_services_at_once_and_names_those_that_do_not_answer(paybill) -> None:
     with hung_server() as url:
-        urls = [f"--{name}-url={url}" for name in ("tenant", "billing", "provisioner")]
+        urls = [f"--{name}-url={url}" for name in ("tenant", "billing", "provisioner", "agent-gateway")]
         began = time.monotonic()
         done = paybill("why", ids(1)[0], *urls, **KEY)
         took_s = time.monotonic() - began
@@ -144,5 +144,5 @@ def test_why_asks_all_services_at_once_and_names_those_that_do_not_answer(paybil
     assert done.code == ExitCode.FAILED
     assert DEADLINE_S <= took_s < len(urls) * DEADLINE_S
     assert [line.partition(" did not answer")[0] for line in done.err.splitlines() if "did not answer" in line] == [
-        "tenant", "billing", "provisioner",
+        "tenant", "billing", "provisioner", "agent-gateway",
     ]  # fmt: skip

@@ -27,7 +27,7 @@ from paybill_stack.supervisor import Options, Supervisor
 pytestmark = pytest.mark.e2e
 
 STARTS_WITHIN_S = 60
-SERVICES = ("tenant", "billing", "provisioner")
+SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 
 
 class Up:
@@ -244,7 +244,7 @@ def test_the_operators_key_is_printed_even_when_the_start_fails(tmp_path, option
 
 def _services():
     """Returns the process ids of the services that this process has started."""
-    names = {f"paybill_{name}" for name in SERVICES}
+    names = {f"paybill_{name.replace('-', '_')}" for name in SERVICES}
     found = []
     for pid in process_tree(os.getpid())[1:]:
         with suppress(*ENDED):

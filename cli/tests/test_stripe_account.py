@@ -57,7 +57,7 @@ async def test_events_of_an_account_are_fetched_where_no_webhook_arrives(account
         failures = await asyncio.to_thread(paybill, *tail, "--type", "billing.payment_failed", **key)
         drifts = await asyncio.to_thread(paybill, "provider", "drifts", *options, **key)
 
-    assert {part.name for part in stack.parts()} >= {"tenant", "billing", "provisioner"}
+    assert {part.name for part in stack.parts()} >= {"tenant", "billing", "provisioner", "agent-gateway"}
     assert len(failures.out.splitlines()) == 1
     assert drifts.data == []  # fetching is the ordinary way of its messages
 

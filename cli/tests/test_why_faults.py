@@ -251,7 +251,7 @@ def test_the_facts_of_all_services_are_one_chain_in_the_order_of_time() -> None:
 
     chain = explained(situation).chain
 
-    assert {link.service for link in chain} == {"tenant", "billing", "provisioner"}
+    assert {link.service for link in chain} == {"tenant", "billing", "provisioner", "agent-gateway"}
     assert [link.at for link in chain] == sorted(link.at for link in chain)
 
 

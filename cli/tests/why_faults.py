@@ -26,7 +26,7 @@ from paybill_contracts.why import (
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 HEALTHY = {"decider": "ok", "relay": "ok", "reader": "ok", "bus": "ok", "database": "ok"}
-SERVICES = ("tenant", "billing", "provisioner")
+SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Situation:
             "provisioner": {"environment": self.environment},
         }
         absent = {each.service for each in self.unanswered}
-        return [self.parts[name].model_copy(update=states[name]) for name in SERVICES if name not in absent]
+        return [self.parts[name].model_copy(update=states.get(name, {})) for name in SERVICES if name not in absent]
 
     def machine(self) -> Machine:
         """Returns the machine of the client."""

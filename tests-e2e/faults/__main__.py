@@ -14,7 +14,7 @@ from faults import bugs, failpoints, fork_server, probe
 def run(arguments: Sequence[str]) -> None:
     """Arms failpoints, injects bugs and runs the service; returns only by SystemExit."""
     parser = argparse.ArgumentParser(prog="faults")
-    parser.add_argument("service", help="tenant, billing, provisioner or probe")
+    parser.add_argument("service", help="tenant, billing, provisioner, agent-gateway or probe")
     parser.add_argument("--die-at", metavar="POINT:N", help=f"one of {', '.join(failpoints.FAILPOINTS)}")
     parser.add_argument("--stop-at", metavar="POINT:N", help="as --die-at, but stops the process there until SIGCONT")
     parser.add_argument("--bug", choices=sorted(bugs.BUGS))
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.service == "probe":
         probe.main()
     else:
-        runpy.run_module(f"paybill_{options.service}", run_name="__main__", alter_sys=True)
+        runpy.run_module(f"paybill_{options.service.replace('-', '_')}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

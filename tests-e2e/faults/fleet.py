@@ -15,7 +15,7 @@ from paybill_embedded.ports import free_port
 from faults.failpoints import REACHED
 from faults.fork_server import ForkedProcess, ForkServer
 
-SERVICES = ("tenant", "billing", "provisioner")
+SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 LEASE_S = 2.0
 """Time after which a stopped replica loses its leases; those of the supervised processes last ten seconds."""
 
@@ -57,7 +57,7 @@ class Fleet:
                 int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if _contains(path, marker)
             )
         pid = int(json.loads((self.data_dir / "stack.json").read_text())["services"][name]["pid"])
-        if f"paybill_{name}".encode() not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if f"paybill_{name.replace('-', '_')}".encode() not in Path(f"/proc/{pid}/cmdline").read_bytes():
             raise ProcessLookupError(name)  # an old number; the process that has it now is another one
         return pid
 

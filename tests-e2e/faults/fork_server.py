@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, Self
 
 HERE = Path(__file__).resolve().parents[1]
-PRELOADED = ("paybill_tenant.app", "paybill_billing.app", "paybill_provisioner.app", "faults.probe")
+PRELOADED = (
+    "paybill_tenant.app",
+    "paybill_billing.app",
+    "paybill_provisioner.app",
+    "paybill_agent_gateway.app",
+    "faults.probe",
+)
 _PR_SET_PDEATHSIG = 1
 
 

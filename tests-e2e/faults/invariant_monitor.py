@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import asyncpg
 import nats.errors
 import nats.js.errors
+from paybill_agent_gateway.app import service as agent_gateway
 from paybill_billing.app import service as billing
 from paybill_provisioner.app import service as provisioner
 from paybill_runtime.app import Service
@@ -33,7 +34,7 @@ class InvariantMonitor:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._services: Sequence[Service] = (tenant(), billing(), provisioner())
+        self._services: Sequence[Service] = (tenant(), billing(), provisioner(), agent_gateway())
         self.log: Log = operator_log(fleet.stack["nats"]["url"], fleet.password("nats-operator"))
         self.wrong: dict[str, None] = {}
         self.checks = 0

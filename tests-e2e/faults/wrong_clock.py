@@ -18,7 +18,7 @@ def main(service: str, skew_s: int) -> None:
     vars(time).update(time=lambda: real_s() + skew_s, time_ns=lambda: real_ns() + skew_s * 1_000_000_000)
     vars(clock)["now"] = now
     run = import_module("paybill_runtime.main").run
-    run(import_module(f"paybill_{service}.app").service())
+    run(import_module(f"paybill_{service.replace('-', '_')}.app").service())
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ _NO_CHECKS = {
     "tenant": _RARELY,
     "billing": _RARELY,
     "provisioner": _RARELY | {"PAYBILL_DRIFT_EVERY_S": "604800", "PAYBILL_ISOLATION_EVERY_S": "86400"},
+    "agent-gateway": _RARELY,
 }
 _LOGINS_MODULE = "paybill_bench.inside_provisioner.logins"
 

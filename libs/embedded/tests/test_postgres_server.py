@@ -149,7 +149,7 @@ async def test_it_is_durable_local_and_uses_little_memory(postgres_server, setti
 
 
 def test_passwords_settings_and_log_are_private(postgres_server):
-    roles = ("postgres", "tenant", "billing", "provisioner", "provisioner_driver")
+    roles = ("postgres", "tenant", "billing", "provisioner", "agent-gateway", "provisioner_driver")
     private = [postgres_server.log, *map(postgres_server.password_file, roles)]
     private += [postgres_server.data_dir / "postgres" / name for name in ("pg_hba.conf", "postgresql.conf")]
 

@@ -15,8 +15,8 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 
 FIELDS = (
-    "data_dir", "tenant_url", "billing_url", "provisioner_url", "api_key_file", "nats_url", "nats_user",
-    "nats_password_file",
+    "data_dir", "tenant_url", "billing_url", "provisioner_url", "agent_gateway_url", "api_key_file", "nats_url",
+    "nats_user", "nats_password_file",
 )  # fmt: skip
 """Options of `Stack` that a context may set."""
 

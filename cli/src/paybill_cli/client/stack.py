@@ -16,7 +16,7 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import OptionGroup
 
-SERVICES = ("tenant", "billing", "provisioner")
+SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 STACK_FILE = "stack.json"
 _PANEL = "Stack to use"
 
@@ -97,6 +97,15 @@ class Stack(OptionGroup):
             rich_help_panel=_PANEL,
         ),
     ] = None
+    agent_gateway_url: Annotated[
+        Url,
+        typer.Option(
+            "--agent-gateway-url",
+            envvar="PAYBILL_AGENT_GATEWAY_URL",
+            help="URL of the agent gateway.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
     api_key_file: Annotated[
         Path | None,
         typer.Option(
@@ -150,7 +159,7 @@ class Stack(OptionGroup):
 
     def url(self, service: str) -> str:
         """Returns the base URL of a service."""
-        url: str | None = getattr(self, f"{service}_url")
+        url: str | None = getattr(self, f"{service.replace('-', '_')}_url")
         if url:
             return url.rstrip("/")
         services = self.running().get("services", {})

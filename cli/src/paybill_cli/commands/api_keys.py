@@ -44,8 +44,8 @@ def create(
         str,
         typer.Option(
             "--scopes",
-            help="Scopes, separated by commas: tenant, billing or provisioner with :read or :write, or * for all. "
-            "At most your own.",
+            help="Scopes, separated by commas: tenant, billing, provisioner or agent-gateway with :read or :write, "
+            "or * for all. At most your own.",
         ),
     ],
     expires: Annotated[

@@ -35,6 +35,7 @@ def add(
     tenant_url: Annotated[str | None, typer.Option(help="URL of its tenant service.")] = None,
     billing_url: Annotated[str | None, typer.Option(help="URL of its billing service.")] = None,
     provisioner_url: Annotated[str | None, typer.Option(help="URL of its provisioner.")] = None,
+    agent_gateway_url: Annotated[str | None, typer.Option(help="URL of its agent gateway.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="File with your API key there.")] = None,
     nats_url: Annotated[str | None, typer.Option(help="URL of its NATS.")] = None,
     nats_user: Annotated[str | None, typer.Option(help="Your NATS user.")] = None,
@@ -58,6 +59,7 @@ def add(
         "tenant_url": tenant_url,
         "billing_url": billing_url,
         "provisioner_url": provisioner_url,
+        "agent_gateway_url": agent_gateway_url,
         "nats_url": nats_url,
         "nats_user": nats_user,
     }

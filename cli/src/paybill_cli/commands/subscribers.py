@@ -30,7 +30,10 @@ async def create(
     stack: Stack,
     name: Annotated[str, typer.Argument(help="Name of the subscriber, such as crm.", metavar="NAME")],
     contexts: Annotated[
-        str, typer.Option("--contexts", help="Contexts that it may read, with commas: billing, provisioner, tenant.")
+        str,
+        typer.Option(
+            "--contexts", help="Contexts that it may read, with commas: agent-gateway, billing, provisioner, tenant."
+        ),
     ],
     types: Annotated[
         str,

@@ -58,7 +58,7 @@ async def demo(
         await run_scenario(stack, printer, fresh=fresh)
         return True
 
-    out.info(f"starting NATS, PostgreSQL, the Stripe fake and three services on {root}")
+    out.info(f"starting NATS, PostgreSQL, the Stripe fake and four services on {root}")
     kept = keep or data_dir is not None
     try:
         done = await run_in_foreground(

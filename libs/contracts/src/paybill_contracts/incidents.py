@@ -154,6 +154,30 @@ class ProvisionerIncidentClosed(
     """An incident of the provisioner service ended, or an operator closed it."""
 
 
+class AgentGatewayIncidentOpened(
+    IncidentOpened, type="agent-gateway.incident_opened", version=1, aggregate="incident", key="incident_id"
+):
+    """The agent gateway found a problem."""
+
+
+class AgentGatewayIncidentChanged(
+    IncidentChanged, type="agent-gateway.incident_changed", version=1, aggregate="incident", key="incident_id"
+):
+    """The agent gateway found another problem about the subject of an open incident."""
+
+
+class AgentGatewayIncidentAssigned(
+    IncidentAssigned, type="agent-gateway.incident_assigned", version=1, aggregate="incident", key="incident_id"
+):
+    """An operator assigned an incident of the agent gateway."""
+
+
+class AgentGatewayIncidentClosed(
+    IncidentClosed, type="agent-gateway.incident_closed", version=1, aggregate="incident", key="incident_id"
+):
+    """An incident of the agent gateway ended, or an operator closed it."""
+
+
 IncidentEvent = IncidentOpened | IncidentChanged | IncidentAssigned | IncidentClosed
 
 

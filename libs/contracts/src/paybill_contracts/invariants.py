@@ -82,6 +82,18 @@ class ProvisionerInvariantRestored(
     """An invariant of the provisioner holds again."""
 
 
+class AgentGatewayInvariantViolated(
+    InvariantViolated, type="agent-gateway.invariant_violated", version=1, aggregate="violation", key="violation_id"
+):
+    """An invariant of the agent gateway does not hold."""
+
+
+class AgentGatewayInvariantRestored(
+    InvariantRestored, type="agent-gateway.invariant_restored", version=1, aggregate="violation", key="violation_id"
+):
+    """An invariant of the agent gateway holds again."""
+
+
 ViolationEvent = InvariantViolated | InvariantRestored
 
 

@@ -43,6 +43,8 @@ _SENTENCES = {
     "agent-gateway.frozen": "{freeze} frozen by {frozen_by}: {reason}",
     "agent-gateway.run_ended": "{run_id} of {workflow} ended ({reason}) after {actions} actions; used {used}",
     "agent-gateway.run_started": "{run_id} of {workflow} started by {started_by}, until {expires_at}",
+    "agent-gateway.tenant_changed": "agents: {slug} is {status}, {allows_access:entitled|not entitled}, "
+    "agent-actions {feature}",
     "agent-gateway.thawed": "{freeze} thawed by {thawed_by}",
     "billing.account_adopted": "existing customer {customer} at {provider} taken over",
     "billing.account_failed": "{provider} refused to open the account: {reason}",

@@ -20,8 +20,8 @@ SETTINGS = frozenset({
     "BLUEPRINTS_FILE", "DRIFT_CALLS_PER_S", "DRIFT_EVERY_S", "ISOLATION_EVERY_S", "ISOLATION_TRUSTED_S",
     "LOCAL_DATABASE_PASSWORD_FILE", "LOCAL_DATABASE_URL", "LOCAL_DIR",
     # command line and creation of streams
-    "API_KEY", "API_KEY_FILE", "BILLING_URL", "CONTEXT", "DATA_DIR", "DEBUG", "NATS_CREDENTIALS_DIR", "NATS_REPLICAS",
-    "PROVISIONER_URL", "TENANT_URL",
+    "AGENT_GATEWAY_URL", "API_KEY", "API_KEY_FILE", "BILLING_URL", "CONTEXT", "DATA_DIR", "DEBUG",
+    "NATS_CREDENTIALS_DIR", "NATS_REPLICAS", "PROVISIONER_URL", "TENANT_URL",
 })
 # fmt: on
 """Without the prefix. A test compares them with the fields of all services' settings and the variables of commands."""

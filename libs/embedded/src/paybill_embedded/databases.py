@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 
 DRIVER_ROLE = "provisioner_driver"
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 ITERATIONS = 4096
 """PostgreSQL's default. The passwords are random, 256 bits: fewer iterations would be as safe."""
 
@@ -43,7 +43,7 @@ def databases_script(services: Sequence[str], password_of: Callable[[str], str],
 
 def _variables(name: str, password: str, iterations: int) -> str:
     if not _NAME.fullmatch(name):
-        msg = f"{name!r} is not a database name: use a lower-case letter, then lower-case letters, digits and _"
+        msg = f"{name!r} is not a database name: use a lower-case letter, then lower-case letters, digits, - and _"
         raise ValueError(msg)
     return f"\\set name {name}\n\\set verifier '{scram_verifier(password, iterations)}'\n"
 

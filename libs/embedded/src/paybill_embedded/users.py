@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from paybill_embedded.subscribers import Subscriber
 
-SERVICES = ("tenant", "billing", "provisioner")
+SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 IDENTITIES = ("steward", *SERVICES, "operator")
 STREAMS = ("EVENTS", "INTAKE", "KV_keys")
 

@@ -19,7 +19,9 @@ from paybill_runtime.settings import read_secret
 
 def run(service: Service) -> None:
     """Runs the command and exits: 0 done, 1 failed, 2 wrong use, 9 verification failed, 10 unreachable."""
-    parser = argparse.ArgumentParser(prog=f"paybill_{service.name}", description=f"The {service.name} service.")
+    parser = argparse.ArgumentParser(
+        prog=f"paybill_{service.name.replace('-', '_')}", description=f"The {service.name} service."
+    )
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="run the service (the default)")
     commands.add_parser("migrate", help="migrate its database to the newest revision")

@@ -95,7 +95,7 @@ def inherited_environment() -> dict[str, str]:
 
 def service_command(name: str, *arguments: str) -> list[str]:
     """Returns the command that runs a service with this interpreter; -P ignores modules in the current folder."""
-    return [sys.executable, "-P", "-m", f"paybill_{name}", *arguments]
+    return [sys.executable, "-P", "-m", f"paybill_{name.replace('-', '_')}", *arguments]
 
 
 def replay_command(names: Sequence[str], *, rebuild: bool = False) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from paybill_embedded.subscribers import FILE as SUBSCRIBERS_FILE
 
-SERVICES = ("tenant", "billing", "provisioner")
+SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 STRIPE_FAKE = "stripe-fake"
 IDENTITY_NAMES = (*SERVICES, "operator")
 """Each has a key pair, so that secrets can be sealed for it."""

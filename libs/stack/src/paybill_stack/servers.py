@@ -57,7 +57,7 @@ class ExternalServers:
             raise _usage(
                 "--nats-url and --nats-credentials-dir belong together",
                 why="every service logs in as its own user",
-                next="name the folder with the files nats-tenant, nats-billing, nats-provisioner, …",
+                next="name the folder with the files nats-tenant, nats-billing, nats-agent-gateway, …",
             )
         if self.database_url is None:
             return

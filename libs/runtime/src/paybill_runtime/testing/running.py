@@ -18,7 +18,7 @@ from paybill_runtime.http.auth import Role, make_key
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing.databases import Databases
 
-_IDENTITIES = ("tenant", "billing", "provisioner", "operator")
+_IDENTITIES = ("tenant", "billing", "provisioner", "agent-gateway", "operator")
 
 
 @dataclass

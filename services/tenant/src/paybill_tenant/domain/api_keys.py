@@ -11,7 +11,7 @@ from paybill_contracts.values import Digest, Key, Timestamp
 
 ALL = "*"
 """The scope of all services."""
-SERVICES = ("tenant", "billing", "provisioner")
+SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 SCOPES = (ALL, *(f"{service}:{access}" for service in SERVICES for access in ("read", "write")))
 MAX_LIFETIME = timedelta(days=366)
 _ROLES = tuple(KeyRole)

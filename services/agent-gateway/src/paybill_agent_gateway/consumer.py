@@ -1,0 +1,60 @@
+"""Subscriptions of the service: each event and its verb in the domain."""
+
+from typing import Protocol
+
+from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.tenant import (
+    OffboardingStarted,
+    ReturnStarted,
+    TenantActivated,
+    TenantCancelled,
+    TenantReactivated,
+    TenantRequested,
+    TenantSuspended,
+)
+from paybill_contracts.tenant_lifecycle import PurgeStarted, TenantPurged, TenantQuarantined
+from paybill_runtime.decisions.aggregates import Key
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.messaging.subscriptions import Subscriptions
+
+from paybill_agent_gateway.domain import tenants
+from paybill_agent_gateway.domain.tenants import LifecycleFact
+from paybill_agent_gateway.tables import TENANTS
+
+HANDLERS = Subscriptions()
+
+
+class _OfTenant(Protocol):
+    @property
+    def tenant_id(self) -> str: ...
+
+
+def _writes(fact: _OfTenant) -> list[Key]:
+    return [TENANTS.key(fact.tenant_id)]
+
+
+@HANDLERS.fact(TenantRequested, writes=_writes)
+def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext) -> None:
+    known = unit.get(TENANTS, fact.tenant_id)
+    unit.record(TENANTS, fact.tenant_id, tenants.on_tenant_requested(known, fact))
+
+
+@HANDLERS.fact(EntitlementsSet, writes=_writes)
+def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, _: DecisionContext) -> None:
+    known = unit.get(TENANTS, fact.tenant_id)
+    unit.record(TENANTS, fact.tenant_id, tenants.on_entitlements_set(known, fact))
+
+
+def _lifecycle(unit: UnitOfWork, fact: LifecycleFact, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, tenants.on_lifecycle(unit.get(TENANTS, fact.tenant_id), fact))
+
+
+HANDLERS.fact(TenantActivated, writes=_writes)(_lifecycle)
+HANDLERS.fact(TenantSuspended, writes=_writes)(_lifecycle)
+HANDLERS.fact(TenantReactivated, writes=_writes)(_lifecycle)
+HANDLERS.fact(TenantQuarantined, writes=_writes)(_lifecycle)
+HANDLERS.fact(OffboardingStarted, writes=_writes)(_lifecycle)
+HANDLERS.fact(TenantCancelled, writes=_writes)(_lifecycle)
+HANDLERS.fact(ReturnStarted, writes=_writes)(_lifecycle)
+HANDLERS.fact(PurgeStarted, writes=_writes)(_lifecycle)
+HANDLERS.fact(TenantPurged, writes=_writes)(_lifecycle)

@@ -1,0 +1,1 @@
+"""Decisions of the agent gateway: pure functions over its states."""

@@ -1,0 +1,1 @@
+"""Migrations of this service's tables, one file for each revision."""
