@@ -1,25 +1,16 @@
-"""Verifies that a log and databases recorded by an earlier version replay to the same tables.
-
-`recorded_log` holds the stream EVENTS (323 facts of 8 tenants) and a dump of each service's database, taken from a
-stack that ran sign-ups, payments, plan changes, a plan migration, licences, usage, invoices and offboarding.
-"""
+"""Verifies that a log and databases recorded by an earlier version replay to the same tables."""
 
 import asyncio
-import gzip
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import asyncpg
 import pytest
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
-from paybill_runtime.messaging.streams import connect, ensure
+from recorded_servers import FACTS, execute, restore
 
-RECORDED = Path(__file__).with_name("recorded_log")
-FACTS = {"tenant": 54, "billing": 179, "provisioner": 90}
 EQUAL, DIFFERENT = 0, 9
 
 
@@ -29,7 +20,7 @@ def servers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded-log")
     with PostgresServer(folder) as postgres, NatsServer(folder) as nats:
         postgres.ensure_databases()
-        asyncio.run(_restore(postgres, nats))
+        asyncio.run(restore(postgres, nats))
         yield postgres, nats
 
 
@@ -83,39 +74,8 @@ def test_tables_rebuilt_from_an_earlier_log_equal_it(run, service) -> None:
 
 def test_one_altered_state_of_an_earlier_version_is_found(servers, run) -> None:
     postgres, _ = servers
-    asyncio.run(_execute(postgres, "tenant", "UPDATE tenants SET state = jsonb_set(state, '{region}', '\"x\"')"))
+    asyncio.run(execute(postgres, "tenant", "UPDATE tenants SET state = jsonb_set(state, '{region}', '\"x\"')"))
     altered = run("tenant", "replay")
     run("tenant", "replay", "--rebuild")
 
     assert altered.returncode == DIFFERENT
-
-
-async def _restore(postgres: PostgresServer, nats: NatsServer) -> None:
-    for service in FACTS:
-        await _execute(postgres, service, _recorded(f"{service}.sql"))
-    steward = await connect(nats.url, "steward", nats.password("steward"))
-    await ensure(steward)
-    await steward.close()
-    publishers = {name: await connect(nats.url, name, nats.password(name)) for name in FACTS}
-    for line in _recorded("events.jsonl").splitlines():
-        fact = json.loads(line)
-        headers = {name: value for name, value in fact["headers"].items() if not name.startswith("Nats-Expected")}
-        context = fact["subject"].split(".")[3]
-        stored = (
-            await publishers[context].jetstream().publish(fact["subject"], fact["payload"].encode(), headers=headers)
-        )
-        assert stored.seq == fact["sequence"]
-    for publisher in publishers.values():
-        await publisher.close()
-
-
-async def _execute(postgres: PostgresServer, service: str, script: str) -> None:
-    connection = await asyncpg.connect(postgres.url(service), password=postgres.password(service))
-    try:
-        await connection.execute(script)
-    finally:
-        await connection.close()
-
-
-def _recorded(name: str) -> str:
-    return gzip.decompress((RECORDED / f"{name}.gz").read_bytes()).decode()
