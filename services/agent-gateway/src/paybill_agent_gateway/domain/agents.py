@@ -1,0 +1,112 @@
+"""Agents: each acts for one tenant in one role, until it ends or its key expires."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import assert_never
+
+from paybill_contracts.agents import AgentEnded, AgentId, AgentRegistered, EndReason
+from paybill_contracts.api_keys import KeyId
+from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
+from paybill_contracts.values import Key, TenantId, Timestamp
+
+from paybill_agent_gateway.domain.refusals import AgentNotActiveError
+
+AgentEvent = AgentRegistered | AgentEnded
+
+
+class AgentUnknownError(NotFoundError):
+    """No agent has this id."""
+
+    code = "agent_unknown"
+
+
+class AgentExpiryError(DomainError):
+    """The expiry of an agent is not in the future."""
+
+    code = "agent_expiry_invalid"
+
+
+class AgentIdTakenError(ConflictError):
+    """An agent with this id exists."""
+
+    code = "agent_exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent. registered_by: the subject of the person who registered it."""
+
+    id: AgentId
+    tenant_id: TenantId
+    name: Key
+    role: Key
+    key_id: KeyId
+    registered_by: str
+    registered_at: Timestamp
+    expires_at: Timestamp
+    ended_at: Timestamp | None = None
+    end_reason: EndReason | None = None
+
+    def is_active(self, now: datetime) -> bool:
+        """Returns True while its key is accepted."""
+        return self.ended_at is None and now < self.expires_at
+
+
+def existing(agent: Agent | None, agent_id: str) -> Agent:
+    """Returns the agent. Raises AgentUnknownError for None."""
+    if agent is None:
+        raise AgentUnknownError(f"there is no agent {agent_id}; `paybill agent list` lists all agents")
+    return agent
+
+
+def register(agent: Agent | None, fact: AgentRegistered) -> list[AgentEvent]:
+    """Registers an agent. Raises AgentIdTakenError, AgentExpiryError."""
+    if agent is not None:
+        raise AgentIdTakenError(f"the agent {agent.id} exists already")
+    if fact.expires_at <= fact.registered_at:
+        raise AgentExpiryError("the key of an agent has to expire in the future")
+    return [fact]
+
+
+def end(agent: Agent, ended_by: str, now: datetime, reason: EndReason = EndReason.REQUESTED) -> list[AgentEvent]:
+    """Ends an agent. One that has ended changes nothing."""
+    if agent.ended_at is not None:
+        return []
+    return [
+        AgentEnded(
+            tenant_id=agent.tenant_id,
+            agent_id=agent.id,
+            key_id=agent.key_id,
+            reason=reason,
+            ended_by=ended_by,
+            ended_at=now,
+        )
+    ]
+
+
+def require_active(agent: Agent | None, tenant_id: str, role: str, now: datetime) -> None:
+    """Raises AgentNotActiveError unless the agent may act for this tenant in this role now."""
+    if agent is None or not agent.is_active(now):
+        raise AgentNotActiveError("the agent is unknown, has ended or has expired; an operator can register a new one")
+    if agent.tenant_id != tenant_id or agent.role != role:
+        raise AgentNotActiveError("the agent acts for another tenant or in another role; use the key of that one")
+
+
+def evolve(agent: Agent | None, event: AgentEvent) -> Agent:
+    """Returns the agent after `event`; only its registration may come first."""
+    match event:
+        case AgentRegistered():
+            return Agent(
+                id=event.agent_id,
+                tenant_id=event.tenant_id,
+                name=event.name,
+                role=event.role,
+                key_id=event.key_id,
+                registered_by=event.registered_by,
+                registered_at=event.registered_at,
+                expires_at=event.expires_at,
+            )
+        case AgentEnded():
+            return replace(existing(agent, event.agent_id), ended_at=event.ended_at, end_reason=event.reason)
+        case _:
+            assert_never(event)

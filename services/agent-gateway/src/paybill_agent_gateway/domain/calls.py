@@ -1,0 +1,56 @@
+"""Calls of agents, people and programs: the start of a run, and a step of one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from paybill_contracts.envelope import Origin
+from paybill_contracts.event import digest
+
+
+@dataclass(frozen=True, slots=True)
+class CallCaller:
+    """The caller of an action, for one tenant.
+
+    subject: `user:…`, `service:…` or `agent:…`. agent_id: None for a person or a program. role: of an agent; a person
+    or a program may use the workflows of every role.
+    """
+
+    tenant_id: str
+    subject: str
+    agent_id: str | None = None
+    role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Starts a workflow. request_id: of the request; repeated requests with one id are one run."""
+
+    workflow: str
+    inputs: Mapping[str, object]
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Takes the step `step` of a run. seq: as the last answer named it; values: slots, or `choice`."""
+
+    run: str
+    seq: int
+    step: str
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call. origin: of its facts, with the caller's trace."""
+
+    caller: CallCaller
+    request: Start | Take
+    origin: Origin
+
+
+def digest_of(run: str, request: Start | Take) -> str:
+    """Returns the digest of a call and all of its arguments."""
+    if isinstance(request, Start):
+        return digest([run, 0, request.workflow, dict(request.inputs)])
+    return digest([run, request.seq, request.step, dict(request.values)])

@@ -1,0 +1,215 @@
+"""Refusals of calls, each with its stable code (docs/agents.md lists them)."""
+
+from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
+
+
+class AgentNotActiveError(ForbiddenError):
+    """The agent is unknown, has ended, has expired, or acts for another tenant."""
+
+    code = "agent_not_active"
+
+
+class FrozenError(ConflictError):
+    """An operator has frozen everything, or this tenant, agent or workflow."""
+
+    code = "frozen"
+
+
+class WorkflowNotFoundError(NotFoundError):
+    """The bundle in force has no such workflow for this caller."""
+
+    code = "workflow_not_found"
+
+
+class NoBundleError(ConflictError):
+    """No bundle is in force for the blueprint of this tenant."""
+
+    code = "no_bundle"
+
+
+class RunNotFoundError(NotFoundError):
+    """The caller's tenant has no such run in the caller's role."""
+
+    code = "run_not_found"
+
+
+class RunEndedError(ConflictError):
+    """The run has ended."""
+
+    code = "run_ended"
+
+
+class StepNotAllowedError(ConflictError):
+    """Another step is next in this run."""
+
+    code = "step_not_allowed"
+
+
+class StepExhaustedError(ConflictError):
+    """The step has been executed as often as the workflow allows."""
+
+    code = "step_exhausted"
+
+
+class WrongSeqError(ConflictError):
+    """The number of the call is not the one that the last answer named."""
+
+    code = "wrong_seq"
+
+
+class SeqReusedError(ConflictError):
+    """Another call, with other arguments, has used this number."""
+
+    code = "seq_reused"
+
+
+class OutcomePendingError(RetryLaterError):
+    """The outcome of the last write is not known yet; it is settled by itself."""
+
+    code = "outcome_pending"
+
+
+class InvalidInputError(DomainError):
+    """An input, a slot or a choice is missing, unknown, of another type or outside its bounds."""
+
+    code = "invalid_input"
+
+
+class InvalidFieldError(ConflictError):
+    """A field on which the step depends is NULL, or not a value of the type that the step needs."""
+
+    code = "invalid_field"
+
+
+class NotPermittedError(ForbiddenError):
+    """The grants in force do not permit the step, or forbid it."""
+
+    code = "not_permitted"
+
+
+class UntrustedValueError(ForbiddenError):
+    """A value from the model would decide about a trusted field, and the workflow has no approval for it."""
+
+    code = "untrusted_value"
+
+
+class BudgetExceededError(ConflictError):
+    """The call would exceed a budget of the run, or the run one of the agent's or the tenant's day."""
+
+    code = "budget_exceeded"
+
+
+class OutOfBudgetError(ConflictError):
+    """The run has used all of its calls, and ends."""
+
+    code = "out_of_budget"
+
+
+class ApprovalRequiredError(ConflictError):
+    """A person has to approve the call; repeat it after the decision."""
+
+    code = "approval_required"
+
+
+class ApprovalDeniedError(ConflictError):
+    """A person has denied the call."""
+
+    code = "approval_denied"
+
+
+class ApprovalExpiredError(ConflictError):
+    """The time to approve the call, or to use the approval, has passed."""
+
+    code = "approval_expired"
+
+
+class RowsChangedError(ConflictError):
+    """The rows are not those that the approver saw."""
+
+    code = "rows_changed"
+
+
+class ApprovalNotFoundError(NotFoundError):
+    """No call has such an approval."""
+
+    code = "approval_not_found"
+
+
+class ApprovalEndedError(ConflictError):
+    """The approval is granted, denied, used or expired already."""
+
+    code = "approval_ended"
+
+
+class RowNotFoundError(NotFoundError):
+    """No row has these values."""
+
+    code = "row_not_found"
+
+
+class TooManyRowsError(ConflictError):
+    """More rows have these values than the step may read or change."""
+
+    code = "too_many_rows"
+
+
+class RowDeniedError(ForbiddenError):
+    """The grants do not permit a row as it is or as it would be."""
+
+    code = "row_denied"
+
+
+class RowExistsError(ConflictError):
+    """A row with this key exists."""
+
+    code = "row_exists"
+
+
+class ResourceDriftedError(ConflictError):
+    """The table is not as the bundle describes it."""
+
+    code = "resource_drifted"
+
+
+class DatabaseUnavailableError(RetryLaterError):
+    """The tenant's database cannot be used now; nothing was changed."""
+
+    code = "database_unavailable"
+
+
+class ActionVoidedError(ConflictError):
+    """The outcome of the write was unknown, and is settled: nothing changed. Repeat it under the next number."""
+
+    code = "action_voided"
+
+
+BY_DATABASE: dict[str, type[DomainError]] = {
+    error.code: error
+    for error in (
+        RowNotFoundError,
+        TooManyRowsError,
+        RowDeniedError,
+        RowExistsError,
+        RowsChangedError,
+        ResourceDriftedError,
+        DatabaseUnavailableError,
+        ActionVoidedError,
+    )
+}
+"""Refusals that follow from a statement, by code."""
+
+_MESSAGES = {
+    "row_not_found": "no row has these values",
+    "too_many_rows": "more rows have these values than the step may read or change; nothing was changed",
+    "row_denied": "the grants do not permit a row of this step; nothing was changed",
+    "row_exists": "a row with this key exists; nothing was changed",
+    "rows_changed": "the rows are not those that the approver saw; repeat the call to request a new approval",
+    "resource_drifted": "the table is not as the bundle describes it; an operator has to run: paybill agent check",
+    "database_unavailable": "the tenant's database cannot be used now; nothing was changed, send the call again later",
+    "action_voided": "the outcome was unknown and is settled now: nothing changed; repeat it under the next number",
+}
+
+
+def by_database(code: str) -> DomainError:
+    """Returns the refusal with a code that a statement has led to."""
+    return BY_DATABASE[code](_MESSAGES[code])

@@ -1,0 +1,391 @@
+"""Runs: the state that the facts of a run fold to."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import assert_never
+
+from paybill_contracts.agent_bundles import Amounts, Verb
+from paybill_contracts.agent_runs import (
+    ActionDone,
+    ActionFailed,
+    ActionIntended,
+    ActionRefused,
+    ActionVoided,
+    CallApprovalDenied,
+    CallApprovalExpired,
+    CallApprovalGranted,
+    CallApprovalRequested,
+    Fields,
+    RowImage,
+    RunEnd,
+    RunEnded,
+    RunStarted,
+)
+from paybill_contracts.approval import Approval
+from paybill_contracts.values import Digest, Key, TenantId, Timestamp
+
+from paybill_agent_gateway.domain.amounts import NOTHING, plus
+from paybill_agent_gateway.domain.refusals import RunNotFoundError
+
+RunEvent = (
+    RunStarted
+    | ActionIntended
+    | ActionDone
+    | ActionFailed
+    | ActionVoided
+    | ActionRefused
+    | CallApprovalRequested
+    | CallApprovalGranted
+    | CallApprovalDenied
+    | CallApprovalExpired
+    | RunEnded
+)
+
+APPROVAL_USE = timedelta(minutes=5)
+"""A run that waits for an approval ends no earlier than this time after the approval's own end."""
+CLAIM_AFTER = timedelta(seconds=15)
+"""Time after the intent from which an unknown outcome is claimed; statements end earlier by their timeout."""
+ENDED_CODES = frozenset({"approval_denied", "approval_expired", "rows_changed"})
+"""Refusals that report the end of an approval: the next call may request a new one."""
+MAX_DENIALS = 2
+"""A run ends when its calls are denied so often."""
+ONE_CALL = Amounts(calls=1)
+
+
+class ApprovalStatus(StrEnum):
+    """Status of the approval of a call."""
+
+    REQUESTED = "requested"
+    GRANTED = "granted"
+    USED = "used"
+    DENIED = "denied"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class CallApproval:
+    """An approval of one call. digest: of the call; rows: as they were shown; decided_by: who granted or denied it.
+
+    subject_hash: over tenant, run, seq, bundle, every argument and the rows.
+    """
+
+    id: str
+    seq: int
+    step: Key
+    verb: Verb
+    resource: Key
+    digest: Digest
+    subject_hash: Digest
+    arguments: Fields
+    rows: tuple[RowImage, ...]
+    reason: str
+    requester: str
+    requested_at: Timestamp
+    expires_at: Timestamp
+    status: ApprovalStatus = ApprovalStatus.REQUESTED
+    granted: Approval | None = None
+    decided_by: str | None = None
+    end_reason: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """True while it can be decided or used."""
+        return self.status in {ApprovalStatus.REQUESTED, ApprovalStatus.GRANTED}
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An action that is done. digest: of its call, which may have led to several actions.
+
+    verb: None for a step that needs no database.
+    """
+
+    seq: int
+    step: Key
+    digest: Digest
+    verb: Verb | None
+    rows: tuple[Fields, ...]
+    chosen: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A write whose outcome is not recorded yet."""
+
+    seq: int
+    step: Key
+    verb: Verb
+    resource: Key
+    digest: Digest
+    arguments: Fields
+    grants: tuple[str, ...]
+    reserved: Amounts
+    intended_at: Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A write that changed nothing. code: of the refusal that its call gets, also when it is repeated."""
+
+    seq: int
+    step: Key
+    digest: Digest
+    code: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a workflow. seq: number of the next action; used: of its budgets, without what the intent reserves.
+
+    first_seq: of its first action; above 1 when an earlier attempt wrote nothing. expires_at: its own end, without the
+    time for which it waits for an approval. actions: reads and writes done.
+    """
+
+    id: str
+    tenant_id: TenantId
+    agent_id: str | None
+    role: Key
+    workflow: Key
+    blueprint: Key
+    bundle_hash: Digest
+    inputs: Fields
+    has_trusted_inputs: bool
+    first_seq: int
+    digest: Digest
+    limit: Amounts
+    started_by: str
+    started_at: Timestamp
+    expires_at: Timestamp
+    seq: int
+    used: Amounts = NOTHING
+    done: tuple[Done, ...] = ()
+    failed: tuple[Failed, ...] = ()
+    intent: Intent | None = None
+    approval: CallApproval | None = None
+    earlier_approvals: tuple[CallApproval, ...] = ()
+    denials: int = 0
+    actions: int = 0
+    ended: RunEnd | None = None
+    ended_at: Timestamp | None = None
+    due: Timestamp | None = None
+    """Next change by time alone."""
+    claim_due: Timestamp | None = None
+    """Time from which the outcome of the intent is claimed."""
+
+    @property
+    def end(self) -> datetime:
+        """The time at which the run ends, also counting an approval that can still be granted or used."""
+        if self.approval is not None and self.approval.is_open:
+            return max(self.expires_at, self.approval.expires_at + APPROVAL_USE)
+        return self.expires_at
+
+    @property
+    def has_written(self) -> bool:
+        """True when a write is done, or its outcome is unknown."""
+        return self.intent is not None or any(each.verb not in {None, Verb.READ} for each in self.done)
+
+
+def existing(run: Run | None, run_id: str) -> Run:
+    """Returns the run. Raises RunNotFoundError for None."""
+    if run is None:
+        raise RunNotFoundError(f"there is no run {run_id[:40]} here; start the workflow again")
+    return run
+
+
+def ended(run: Run, reason: RunEnd, now: datetime) -> RunEnded:
+    """Returns the end of a run."""
+    return RunEnded(
+        tenant_id=run.tenant_id,
+        run_id=run.id,
+        bundle_hash=run.bundle_hash,
+        agent_id=run.agent_id,
+        workflow=run.workflow,
+        reason=reason,
+        actions=run.actions,
+        used=run.used if run.intent is None else plus(run.used, run.intent.reserved),
+        started_at=run.started_at,
+        ended_at=now,
+    )
+
+
+def stop(run: Run, now: datetime, *, is_purged: bool) -> list[RunEvent]:
+    """Ends a run whose tenant has left or is suspended.
+
+    A write with an unknown outcome is settled first, unless the tenant's data is deleted.
+    """
+    if run.ended is not None or (run.intent is not None and not is_purged):
+        return []
+    return [ended(run, RunEnd.STOPPED, now)]
+
+
+def on_time(run: Run, now: datetime) -> list[RunEvent]:
+    """Ends an approval and a run whose time is over."""
+    events: list[RunEvent] = []
+    if run.ended is not None or run.intent is not None:
+        return events
+    if run.approval is not None and run.approval.is_open and now >= run.approval.expires_at:
+        events.append(approval_expired(run, run.approval, "the time for it is over", now))
+        run = evolve(run, events[0])
+    if now >= run.end:
+        events.append(ended(run, RunEnd.EXPIRED, now))
+    return events
+
+
+def approval_expired(run: Run, approval: CallApproval, reason: str, now: datetime) -> CallApprovalExpired:
+    """Returns the end of an approval that nobody can use any more."""
+    return CallApprovalExpired(
+        tenant_id=run.tenant_id,
+        run_id=run.id,
+        bundle_hash=run.bundle_hash,
+        seq=approval.seq,
+        step=approval.step,
+        approval_id=approval.id,
+        reason=reason,
+        expired_at=now,
+    )
+
+
+def evolve(run: Run | None, event: RunEvent) -> Run:
+    """Returns the run after `event`; only its start may come first."""
+    after = _started(run, event) if isinstance(event, RunStarted) else _changed(existing(run, event.run_id), event)
+    due = None
+    if after.ended is None and after.intent is None:
+        due = after.end
+        if after.approval is not None and after.approval.is_open:
+            due = min(due, after.approval.expires_at)
+    claim_due = after.intent.intended_at + CLAIM_AFTER if after.intent is not None and after.ended is None else None
+    return replace(after, due=due, claim_due=claim_due)
+
+
+def _started(run: Run | None, event: RunStarted) -> Run:
+    return Run(
+        id=event.run_id,
+        tenant_id=event.tenant_id,
+        agent_id=event.agent_id,
+        role=event.role,
+        workflow=event.workflow,
+        blueprint=event.blueprint,
+        bundle_hash=event.bundle_hash,
+        inputs=event.inputs,
+        has_trusted_inputs=event.has_trusted_inputs,
+        first_seq=event.first_seq,
+        digest=event.digest,
+        limit=event.reserved,
+        started_by=event.started_by,
+        started_at=event.started_at,
+        expires_at=event.expires_at,
+        seq=event.first_seq,
+        earlier_approvals=run.earlier_approvals if run is not None else (),
+    )
+
+
+def _changed(run: Run, event: RunEvent) -> Run:
+    match event:
+        case RunStarted():
+            raise TypeError("a start is folded by `evolve`")
+        case ActionIntended():
+            return _intended(run, event)
+        case ActionDone():
+            done = Done(event.seq, event.step, event.digest, event.verb, event.rows, event.chosen)
+            return replace(
+                run,
+                seq=event.seq + 1,
+                used=plus(run.used, event.used),
+                done=(*run.done, done),
+                intent=None,
+                actions=run.actions + (event.verb is not None),
+            )
+        case ActionFailed():
+            return _failed(run, event.code)
+        case ActionVoided():
+            return _failed(run, "action_voided")
+        case ActionRefused():
+            used = plus(run.used, ONE_CALL)
+            if event.code in ENDED_CODES and run.approval is not None and not run.approval.is_open:
+                return replace(_without_approval(run), used=used)
+            return replace(run, used=used)
+        case CallApprovalRequested():
+            return replace(_without_approval(run), used=plus(run.used, ONE_CALL), approval=_requested(event))
+        case CallApprovalGranted():
+            granted = event.approval
+            return _approval_changed(
+                run,
+                event.approval_id,
+                ApprovalStatus.GRANTED,
+                granted=granted,
+                decided_by=granted.approver,
+                expires_at=granted.expires_at,
+            )
+        case CallApprovalDenied():
+            run = replace(run, denials=run.denials + 1)
+            by, reason = event.denied_by, event.reason
+            return _approval_changed(run, event.approval_id, ApprovalStatus.DENIED, decided_by=by, end_reason=reason)
+        case CallApprovalExpired():
+            return _approval_changed(run, event.approval_id, ApprovalStatus.EXPIRED, end_reason=event.reason)
+        case RunEnded():
+            return replace(run, ended=event.reason, ended_at=event.ended_at)
+        case _:
+            assert_never(event)
+
+
+def _intended(run: Run, event: ActionIntended) -> Run:
+    intent = Intent(
+        seq=event.seq,
+        step=event.step,
+        verb=event.verb,
+        resource=event.resource,
+        digest=event.digest,
+        arguments=event.arguments,
+        grants=event.grants,
+        reserved=event.reserved,
+        intended_at=event.intended_at,
+    )
+    if event.approval_id is not None:
+        run = _without_approval(_approval_changed(run, event.approval_id, ApprovalStatus.USED))
+    return replace(run, intent=intent)
+
+
+def _failed(run: Run, code: str) -> Run:
+    """Returns the run after its intent changed nothing: the call has cost a call, and its number is used."""
+    intent = run.intent
+    if intent is None:
+        raise ValueError(f"{run.id} has no intent that could have failed")
+    return replace(
+        run,
+        seq=intent.seq + 1,
+        used=plus(run.used, ONE_CALL),
+        failed=(*run.failed, Failed(intent.seq, intent.step, intent.digest, code)),
+        intent=None,
+    )
+
+
+def _requested(event: CallApprovalRequested) -> CallApproval:
+    return CallApproval(
+        id=event.approval_id,
+        seq=event.seq,
+        step=event.step,
+        verb=event.verb,
+        resource=event.resource,
+        digest=event.digest,
+        subject_hash=event.subject_hash,
+        arguments=event.arguments,
+        rows=event.rows,
+        reason=event.reason,
+        requester=event.requester,
+        requested_at=event.requested_at,
+        expires_at=event.expires_at,
+    )
+
+
+def _approval_changed(run: Run, approval_id: str, status: ApprovalStatus, **changes: object) -> Run:
+    if run.approval is None or run.approval.id != approval_id:
+        raise ValueError(f"{approval_id} is not the current approval of {run.id}")
+    return replace(run, approval=replace(run.approval, status=status, **changes))  # type: ignore[arg-type]  # fields
+
+
+def _without_approval(run: Run) -> Run:
+    """Returns the run with its approval among the earlier ones."""
+    if run.approval is None:
+        return run
+    return replace(run, approval=None, earlier_approvals=(*run.earlier_approvals, run.approval))
