@@ -20,7 +20,7 @@ PACKAGES = sorted(
 RECORDS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
 
 MODULE_LINES = 400
-FOLDERS = {".ci", "bench", "cli", "deploy", "docs", "libs", "services", "tests-e2e"}
+FOLDERS = {".ci", "bench", "cli", "deploy", "docs", "examples", "libs", "services", "tests-e2e"}
 LIBRARIES = {"client", "contracts", "runtime", "embedded", "stripe-fake", "stack", "licence", "definitions"}
 UNSPECIFIC = {"utils", "util", "helpers", "common", "base", "manager", "managers", "service", "services", "misc"}
 SUBSTITUTES = {

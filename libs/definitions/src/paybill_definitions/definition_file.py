@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from paybill_definitions.diagnostics import PartDiagnostic
-from paybill_definitions.yaml_lines import Diagnostic, Lines, report
+from paybill_definitions.yaml_lines import Diagnostic, Lines, line_of, report
 
 MAX_CONTENT_BYTES = 480 * 1024
 """Maximum of a published definition: the event must fit into one message."""
@@ -31,9 +31,4 @@ class DefinitionFile(Generic[C]):
 
     def report(self, diagnostics: Iterable[PartDiagnostic]) -> list[str]:
         """Returns `<file>:<line>: <reason>` for each."""
-        return report(self.file, [Diagnostic(self._line(each.path), each.reason) for each in diagnostics])
-
-    def _line(self, path: tuple[int | str, ...]) -> int:
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 1)
+        return report(self.file, [Diagnostic(line_of(self.lines, each.path), each.reason) for each in diagnostics])

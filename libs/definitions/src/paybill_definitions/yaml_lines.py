@@ -38,17 +38,30 @@ class InvalidDocumentError(Exception):
         self.diagnostics = diagnostics
 
 
-def read(model: type[M], text: str) -> tuple[M, Lines]:
+def read(model: type[M], text: str, *, refuses_aliases: bool = False) -> tuple[M, Lines]:
     """Returns the content and the line of each part. Raises InvalidDocumentError."""
     if len(text) > MAX_BYTES:
         raise InvalidDocumentError(Diagnostic(1, f"the file is larger than {MAX_BYTES} bytes"))
     lines: Lines = {}
     try:
-        return model.model_validate(_parsed(text, lines)), lines
+        return validated(model, _parsed(text, lines, refuses_aliases=refuses_aliases), lines), lines
     except yaml.YAMLError as error:
         raise InvalidDocumentError(_yaml_diagnostic(error)) from None
+
+
+def validated(model: type[M], value: object, lines: Lines, path: Path = ()) -> M:
+    """Returns the part of a document at `path` as a model. Raises InvalidDocumentError."""
+    try:
+        return model.model_validate(value)
     except ValidationError as error:
-        raise InvalidDocumentError(*(_schema_diagnostic(item, lines) for item in error.errors())) from None
+        raise InvalidDocumentError(*(_schema_diagnostic(item, lines, path) for item in error.errors())) from None
+
+
+def line_of(lines: Lines, path: Path) -> int:
+    """Returns the line of the nearest part that is in the file."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
 
 
 class _Loader(yaml.SafeLoader):
@@ -57,15 +70,19 @@ class _Loader(yaml.SafeLoader):
     At that limit a garbage collection would run finalizers of unrelated objects, which then fail with RecursionError.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, refuses_aliases: bool) -> None:
         super().__init__(text)
         self._depth = 0
+        self._refuses_aliases = refuses_aliases
 
     @override
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise _too_deep()
+        if self._refuses_aliases and self.check_event(yaml.AliasEvent):
+            line = self.line + 1
+            raise InvalidDocumentError(Diagnostic(line, "an alias is refused; write the value again"))
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -82,9 +99,9 @@ def report(name: str, diagnostics: Iterable[Diagnostic]) -> list[str]:
     return [f"{name}:{each.line}: {each.reason}" for each in ordered[:MAX_DIAGNOSTICS]] + rest
 
 
-def _parsed(text: str, lines: Lines) -> Any:
+def _parsed(text: str, lines: Lines, *, refuses_aliases: bool) -> Any:
     """Returns plain values, and records the line of each in `lines`."""
-    loader = _Loader(text)
+    loader = _Loader(text, refuses_aliases=refuses_aliases)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -122,9 +139,8 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: Lines) -
     return value
 
 
-def _schema_diagnostic(item: Any, lines: Lines) -> Diagnostic:
+def _schema_diagnostic(item: Any, lines: Lines, path: Path = ()) -> Diagnostic:
     """Returns the error with the nearest known line: some steps of pydantic's path are types, not names in the file."""
-    path: Path = ()
     for step in item["loc"]:
         if (*path, step) in lines:
             path = (*path, step)

@@ -1,0 +1,114 @@
+"""Order of a workflow's steps: each is reachable and can end, cycles are bounded, and what ran before a step. Pure."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+from paybill_contracts.agent_bundles import ChooseStep, ComputeStep, ReadStep, Step, Workflow
+
+from paybill_definitions.diagnostics import PartDiagnostic
+
+END = "end"
+"""Name that ends a run, instead of a next step."""
+
+RESERVED_STEPS = frozenset(
+    {END, "input", "run", "resource", "context", "datetime", "true", "false", "if", "then", "else"}
+)
+"""Names that mean something else in an argument or condition."""
+
+SEPARATOR = "__"
+"""Between workflow and step in the name of a tool."""
+
+MAX_STEPS = 50
+
+
+def errors(workflow: Workflow) -> Iterator[PartDiagnostic]:
+    """Yields every error in the order of the steps; paths begin with `steps`."""
+    names = [step.name for step in workflow.steps]
+    if not names or len(names) > MAX_STEPS:
+        yield PartDiagnostic(("steps",), f"a workflow has 1 to {MAX_STEPS} steps")
+        return
+    named = list(_names(workflow))
+    yield from named
+    if named:
+        return
+    next_steps = {step.name: successors(step) for step in workflow.steps}
+    reached = _reached(names[0], next_steps)
+    ending = _ending(next_steps)
+    for step in workflow.steps:
+        path = ("steps", step.name)
+        if step.name not in reached:
+            yield PartDiagnostic(path, f"no step leads to {step.name}; remove it, or name it in `next`")
+        elif step.name not in ending:
+            yield PartDiagnostic(path, f"after {step.name} no path leads to the end; add `next: {END}` to one")
+        elif step.repeat == 1 and step.name in _reached_after(step.name, next_steps):
+            yield PartDiagnostic(path, f"{step.name} is in a cycle: write with `repeat` how often it may be executed")
+
+
+def _names(workflow: Workflow) -> Iterator[PartDiagnostic]:
+    if SEPARATOR in workflow.name:
+        yield PartDiagnostic(("workflow",), f"{workflow.name}: names of tools use {SEPARATOR}; choose another name")
+    known: set[str] = set()
+    for step in workflow.steps:
+        path = ("steps", step.name)
+        if step.name in RESERVED_STEPS or SEPARATOR in step.name:
+            yield PartDiagnostic(path, f"a step cannot have the name {step.name}; choose another one")
+        if step.name in known:
+            yield PartDiagnostic(path, f"the step {step.name} is defined twice")
+        known.add(step.name)
+    for step in workflow.steps:
+        for next_steps in successors(step):
+            if next_steps != END and next_steps not in known:
+                place = "choose" if isinstance(step, ChooseStep) else "next"
+                yield PartDiagnostic(
+                    ("steps", step.name, place), f"there is no step {next_steps}, only {', '.join(known)}"
+                )
+
+
+def successors(step: Step) -> tuple[str, ...]:
+    """Returns the names of what may follow a step."""
+    return tuple(option.next for option in step.options) if isinstance(step, ChooseStep) else (step.next,)
+
+
+def _reached(first: str, next_steps: Mapping[str, Collection[str]]) -> set[str]:
+    found: set[str] = set()
+    rest = [first]
+    while rest:
+        name = rest.pop()
+        if name not in found and name != END:
+            found.add(name)
+            rest += next_steps[name]
+    return found
+
+
+def _reached_after(name: str, next_steps: Mapping[str, Collection[str]]) -> set[str]:
+    return {each for next_ in next_steps[name] for each in _reached(next_, next_steps)}
+
+
+def _ending(next_steps: Mapping[str, Collection[str]]) -> set[str]:
+    """Returns the steps from which a path leads to the end."""
+    found: set[str] = set()
+    while True:
+        more = {name for name, after in next_steps.items() if END in after or found & set(after)}
+        if more == found:
+            return found
+        found = more
+
+
+def available(workflow: Workflow) -> dict[str, frozenset[str]]:
+    """Returns, by step, the steps that have values and have run before it on every path."""
+    valued = frozenset(step.name for step in workflow.steps if has_fields(step))
+    before = {step.name: valued for step in workflow.steps}
+    before[workflow.steps[0].name] = frozenset()
+    while True:
+        arriving: dict[str, list[frozenset[str]]] = {}
+        for step in workflow.steps:
+            for name in successors(step):
+                arriving.setdefault(name, []).append(before[step.name] | ({step.name} & valued))
+        after = {name: frozenset.intersection(known, *arriving.get(name, ())) for name, known in before.items()}
+        if after == before:
+            return before
+        before = after
+
+
+def has_fields(step: Step) -> bool:
+    """Returns whether later steps can name fields of the step: it reads one row, or computes."""
+    return isinstance(step, ComputeStep) or (isinstance(step, ReadStep) and step.one)

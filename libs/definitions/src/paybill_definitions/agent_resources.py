@@ -1,0 +1,86 @@
+"""Reads resources.yaml of a bundle: labels of people on the tables of a blueprint."""
+
+from collections.abc import Iterator
+
+from paybill_contracts.agent_bundles import AgentResource, ResourceColumn
+from paybill_contracts.blueprints import Blueprint
+from paybill_contracts.kinds import Table
+from paybill_contracts.values import Key
+from pydantic import RootModel
+
+from paybill_definitions.agent_cedar import RESERVED
+from paybill_definitions.definition_file import StrictInput
+from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, read
+
+COLUMN_LABELS = ("hidden", "untrusted", "personal")
+
+
+class _Labels(StrictInput):
+    hidden: tuple[Key, ...] = ()
+    untrusted: tuple[Key, ...] = ()
+    personal: tuple[Key, ...] = ()
+    also_changes: tuple[Key, ...] = ()
+
+
+class _File(RootModel[dict[Key, _Labels]]):
+    """Labels by table."""
+
+
+def read_resources(text: str, blueprint: Blueprint) -> tuple[tuple[AgentResource, ...], Lines]:
+    """Returns every table of the blueprint that Cedar can name, with its labels. Raises InvalidDocumentError."""
+    source, lines = read(_File, text, refuses_aliases=True)
+    labels = source.root
+    if found := list(_errors(labels, blueprint, lines)):
+        raise InvalidDocumentError(*found)
+    tables = sorted((each for each in blueprint.tables if is_nameable(each.name)), key=lambda table: table.name)
+    return tuple(_resource(table, labels.get(table.name, _Labels())) for table in tables), lines
+
+
+def is_nameable(table: str) -> bool:
+    """Returns whether Cedar can name the table; agents have no access to others."""
+    return "-" not in table and table not in RESERVED
+
+
+def unlabelled(blueprint: Blueprint) -> tuple[AgentResource, ...]:
+    """Returns the resources of a blueprint before a person has labelled anything."""
+    return tuple(_resource(table, _Labels()) for table in blueprint.tables if is_nameable(table.name))
+
+
+def _errors(labels: dict[str, _Labels], blueprint: Blueprint, lines: Lines) -> Iterator[Diagnostic]:
+    tables = {table.name: table for table in blueprint.tables}
+    for name, of in labels.items():
+        if name not in tables:
+            known = ", ".join(sorted(tables))
+            yield Diagnostic(lines[name,], f"the blueprint {blueprint.name} has no table {name}, only {known}")
+            continue
+        if not is_nameable(name):
+            yield Diagnostic(lines[name,], f"Cedar cannot name the table {name}; agents have no access to it")
+        columns = [column.name for column in tables[name].columns]
+        for label in COLUMN_LABELS:
+            for index, column in enumerate(getattr(of, label)):
+                if column not in columns:
+                    reason = f"{name} has no column {column}, only {', '.join(columns)}"
+                    yield Diagnostic(lines[name, label, index], reason)
+        if columns[0] in of.hidden:
+            yield Diagnostic(lines[name, "hidden"], f"{columns[0]} is the key of {name} and cannot be hidden")
+        for index, table in enumerate(of.also_changes):
+            if table not in tables:
+                yield Diagnostic(lines[name, "also_changes", index], f"the blueprint has no table {table}")
+
+
+def _resource(table: Table, labels: _Labels) -> AgentResource:
+    return AgentResource(
+        name=table.name,
+        columns=tuple(
+            ResourceColumn(
+                name=column.name,
+                type=column.type,
+                nullable=position > 0 and not column.required,
+                hidden=column.name in labels.hidden,
+                untrusted=column.name in labels.untrusted,
+                personal=column.name in labels.personal,
+            )
+            for position, column in enumerate(table.columns)
+        ),
+        also_changes=tuple(sorted(set(labels.also_changes))),
+    )
