@@ -1,7 +1,7 @@
 """Pages of list routes, on a real database."""
 
 import pytest
-from paybill_runtime.http.listing import load_page, load_state
+from paybill_runtime.http.listing import load_events, load_page, load_state
 from paybill_tenant.tables import TENANTS
 
 
@@ -34,3 +34,14 @@ async def test_one_state_is_fetched_by_its_id(served, tenants) -> None:
 
     assert await load_state(served.running.context, TENANTS, page[0].id) == page[0]
     assert await load_state(served.running.context, TENANTS, "ten_" + "0" * 32) is None
+
+
+async def test_the_events_of_one_state_follow_a_revision(served, tenants) -> None:
+    page, _ = await load_page(served.running.context, TENANTS, None, 1)
+    aggregate = f"tenant/{page[0].id}"
+
+    found = await load_events(served.running.context, aggregate, 9)
+
+    assert [each.event.TYPE for each in found] == ["tenant.tenant_requested"]
+    assert found[0].at <= served.running.context.now()
+    assert await load_events(served.running.context, aggregate, 9, after=1) == []

@@ -1,12 +1,17 @@
 """Kinds of refusals. The kind decides the HTTP status; the code is part of the API and permanent."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class DomainError(Exception):
     """A domain rule was violated. `code` is stable; the message names the problem and the next step. HTTP 422."""
 
     code: ClassVar[str] = "refused"
+
+    def details(self) -> Mapping[str, Any]:
+        """Returns further members of its problem document, in JSON."""
+        return {}
 
 
 class NotFoundError(DomainError):

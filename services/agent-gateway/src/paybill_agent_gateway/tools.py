@@ -33,6 +33,9 @@ END = "end"
 SEPARATOR = "__"
 """Between the workflow and the step in the name of a step's tool."""
 
+CHOICE = "choice"
+"""Argument that names the option of a choice."""
+
 MAX_TEXT = 10_000
 """Characters of a text from a caller."""
 
@@ -186,7 +189,7 @@ def _steps(workflow: Workflow, resources: Mapping[str, AgentResource]) -> Iterat
         name, done = step_tool(workflow.name, step.name), executed(workflow, step.name)
         properties: dict[str, Schema] = {"run": _RUN, "seq": _SEQ}
         if isinstance(step, ChooseStep):
-            properties["choice"] = {"type": "string", "enum": [option.name for option in step.options]}
+            properties[CHOICE] = {"type": "string", "enum": [option.name for option in step.options]}
         else:
             properties |= {slot_name: _slot(slot) for slot_name, slot in slots_of(step).items()}
         yield Tool(
@@ -304,14 +307,10 @@ def _answer(workflow: Workflow, done: Sequence[Step], resources: Mapping[str, Ag
     values: dict[str, Schema] = {}
     rows: dict[str, Schema] = {}
     for step in done:
-        fields = _fields(step, workflow, resources)
-        if fields is None:
-            continue
-        row = _nested({name: each.value for name, each in fields.items()})
-        is_one = step.one if isinstance(step, ReadStep) else isinstance(step, CreateStep | ComputeStep)
-        if is_one:
+        row = _nested({name: each.value for name, each in _fields(step, workflow, resources).items()})
+        if not isinstance(step, ReadStep) or step.one:
             values[step.name] = row
-        else:
+        if isinstance(step, UpdateStep | DeleteStep) or (isinstance(step, ReadStep) and not step.one):
             rows[step.name] = {"type": "array", "items": row}
     steps = {"enum": [*[step.name for step in workflow.steps], None]}
     allowed = _nested(
@@ -337,8 +336,8 @@ def _answer(workflow: Workflow, done: Sequence[Step], resources: Mapping[str, Ag
     )
 
 
-def _fields(step: Step, workflow: Workflow, resources: Mapping[str, AgentResource]) -> dict[str, _Typed] | None:
-    """Returns the fields of a step's row; None for a step without one."""
+def _fields(step: Step, workflow: Workflow, resources: Mapping[str, AgentResource]) -> dict[str, _Typed]:
+    """Returns the fields of a step's row."""
     match step:
         case ReadStep():
             return {name: _column(resources, step.resource, name) for name in step.columns}
@@ -349,7 +348,7 @@ def _fields(step: Step, workflow: Workflow, resources: Mapping[str, AgentResourc
             computed = {name: _argument(value, workflow, resources) for name, value in step.values.items()}
             return computed | {name: _Typed({"type": "boolean"}) for name in step.conditions}
         case ChooseStep():
-            return None
+            return {CHOICE: _Typed({"enum": [option.name for option in step.options]})}
 
 
 def _argument(value: Argument, workflow: Workflow, resources: Mapping[str, AgentResource]) -> _Typed:
@@ -363,7 +362,7 @@ def _argument(value: Argument, workflow: Workflow, resources: Mapping[str, Agent
             return _Typed(_column(resources, given.resource, given.column).schema)
         case FieldValue():
             step = next(each for each in workflow.steps if each.name == value.step)
-            return (_fields(step, workflow, resources) or {})[value.field]
+            return _fields(step, workflow, resources)[value.field]
         case TemplateValue():
             return _Typed({"type": "string"})
         case RunValue():

@@ -1,14 +1,22 @@
-"""Queries of list routes: one state by its id, and pages of states that stay correct while rows are added."""
+"""Queries of list routes: one state, its events, and pages of states that stay correct while rows are added."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Query
-from sqlalchemy import ColumnElement, Executable, Label, Row, Table, Text, cast, select
+from paybill_contracts.event import Event, decode
+from sqlalchemy import ColumnElement, Executable, Label, Row, Table, Text, cast, select, text
 
 S_co = TypeVar("S_co", covariant=True)
 
 MAX_PAGE = 200
+
+_EVENTS = text(
+    "SELECT subject, payload, recorded_at FROM chassis.outbox WHERE aggregate = :aggregate AND revision > :after "
+    "ORDER BY revision LIMIT :limit"
+)
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
 
@@ -18,6 +26,14 @@ class RowSource(Protocol):
 
     async def rows(self, statement: Executable, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
         """Returns the rows of a query."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """An event of an aggregate, and when it was recorded."""
+
+    event: Event
+    at: datetime
 
 
 class StateTable(Protocol[S_co]):
@@ -40,6 +56,20 @@ async def load_state(source: RowSource, stored: StateTable[S_co], id_: str) -> S
     """Returns the committed state of one aggregate; None when it does not exist."""
     rows = await source.rows(select(state_column(stored)).where(stored.table.c.id == id_))
     return stored.load(rows[0].state) if rows else None
+
+
+async def load_events(source: RowSource, aggregate: str, limit: int, after: int = 0) -> list[RecordedEvent]:
+    """Returns the events of one of the service's own aggregates, `<kind>/<id>`, after a revision, in their order.
+
+    Raises UnknownEventError for an event of a later version of the service.
+    """
+    rows = await source.rows(_EVENTS, {"aggregate": aggregate, "after": after, "limit": limit})
+    return [RecordedEvent(_decoded(row.subject, row.payload), row.recorded_at) for row in rows]
+
+
+def _decoded(subject: str, payload: bytes) -> Event:
+    owner, name, version = subject.split(".")[-3:]
+    return decode(f"{owner}.{name}", int(version.removeprefix("v")), payload)
 
 
 async def load_page(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,8 +24,10 @@ _TITLES = {
     404: "Not found",
     405: "Method not allowed",
     408: "Too slow",
+    406: "Not acceptable",
     409: "Conflict",
     413: "Too large",
+    415: "Wrong content type",
     422: "Refused",
     429: "Too many requests",
     431: "Too large",
@@ -43,8 +46,14 @@ class Problem(Exception):  # noqa: N818  # the RFC's own word
         self.detail = detail
 
 
-def problem(status: int, code: str, detail: str, more: Mapping[str, str] | None = None) -> JSONResponse:
-    """Returns the response: type, title, status, detail, code and trace id; `more` are headers."""
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    more: Mapping[str, str] | None = None,
+    members: Mapping[str, Any] | None = None,
+) -> JSONResponse:
+    """Returns the response: type, title, status, detail, code and trace id; `more` are headers, `members` follow."""
     headers = dict(more or {})
     if status == 503:  # noqa: PLR2004  # RFC 9110, section 15.6.4
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -57,6 +66,7 @@ def problem(status: int, code: str, detail: str, more: Mapping[str, str] | None 
         "detail": detail,
         "code": code,
         "trace_id": trace_var.get(),
+        **(members or {}),
     }
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
@@ -85,7 +95,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(DomainError)
     async def _refused(_: Request, error: DomainError) -> JSONResponse:
-        return problem(status_of(error), error.code, str(error))
+        return problem(status_of(error), error.code, str(error), members=error.details())
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
