@@ -1,0 +1,353 @@
+"""Port to tenants' databases: executes prepared statements of steps, and claims the keys of unknown outcomes.
+
+Only `fetch` of asyncpg is used, which prepares its text and refuses several statements (docs/decisions/0043). Codes
+leave this module, and never a text of PostgreSQL, because it names tables, constraints and keys.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeVar
+
+import asyncpg
+from paybill_contracts.agent_bundles import AgentResource, Scalar, Verb
+from paybill_runtime.security.secrets import Secrets
+
+from paybill_agent_gateway.domain.columns import ValueRefusedError, canonical, native, needs_conversion
+from paybill_agent_gateway.effects.connections import Connection, Connections, DatabaseUnavailableError, Endpoint
+from paybill_agent_gateway.effects.shapes import SHAPES, Shapes, drift, shapes_of
+from paybill_agent_gateway.statements import (
+    ANSWERED,
+    CLAIM,
+    DIGEST,
+    IMAGE,
+    REFUSALS,
+    ROW_DENIED,
+    RUN,
+    SEQ,
+    TOO_MANY_ROWS,
+    Statement,
+)
+
+_Result = TypeVar("_Result")
+
+Values: TypeAlias = Mapping[str, Scalar | None]
+"""Values of a statement by the names of its parameters, `where.<column>` and `set.<column>`, in canonical form."""
+Fields: TypeAlias = dict[str, Scalar | None]
+
+ROW_EXISTS = "row_exists"
+VALUE_REFUSED = ValueRefusedError.code
+DATABASE_UNAVAILABLE = DatabaseUnavailableError.code
+RESOURCE_DRIFTED = "resource_drifted"
+SHAPES_TRUSTED_S: Final = 30.0
+
+_CODES: Final = {
+    **REFUSALS,
+    "23505": ROW_EXISTS,
+    "42501": ROW_DENIED,  # a right of the login, or the row-level security policy
+    "42P01": RESOURCE_DRIFTED,
+    "42703": RESOURCE_DRIFTED,
+    "42804": RESOURCE_DRIFTED,
+    "3F000": RESOURCE_DRIFTED,
+}
+_REFUSED_VALUES: Final = ("22", "23", "P0", "44")
+"""Classes of SQLSTATE: data, constraints, errors that a trigger raises, and views' checks."""
+
+# Counted within the transaction, with cascades and triggers. Statistics of earlier transactions of the session that are
+# not reported yet are in these counts, so the difference is taken.
+COUNTS: Final = (
+    "SELECT schemaname::text AS schema, relname::text AS name, n_tup_ins + n_tup_upd + n_tup_del AS rows"
+    " FROM pg_stat_xact_user_tables WHERE schemaname <> 'paybill_agent' AND n_tup_ins + n_tup_upd + n_tup_del > 0"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ActionKey:
+    """Key of an action in the tenant's database, and the digest of its call."""
+
+    run: str
+    seq: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """A row before and after a write; None where it does not exist."""
+
+    before: Fields | None
+    after: Fields | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that were read."""
+
+    rows: tuple[Fields, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Rows that a write changed, or would change. image: digest of all rows before, for the write that is approved."""
+
+    rows: tuple[RowChange, ...]
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing changed, and nothing will. code: stable."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The action's key exists: it was done or voided before, and nothing changed now. digest: of the earlier call."""
+
+    voided: bool
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The connection was lost or too slow after the statement was sent: `claim` settles it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Voided:
+    """The key is claimed: nothing changed, and a late statement changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The action was done before the claim. digest: of its call."""
+
+    digest: str
+
+
+class _RefusedError(Exception):
+    """Ends a transaction that must be rolled back."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class TenantDatabases:
+    """Executes statements with the agents' logins.
+
+    monotonic: seconds of a clock that never goes back; shapes of tables are trusted for 30 of them.
+    """
+
+    def __init__(self, secrets: Secrets, monotonic: Callable[[], float], *, tls: str = "prefer") -> None:
+        self._connections = Connections(secrets, tls=tls)
+        self._monotonic = monotonic
+        self._shapes: dict[tuple[str, int, str, str], tuple[float, Shapes]] = {}
+
+    async def require(self, endpoint: Endpoint) -> Refused | None:
+        """Returns why no statement can be sent now: call it before an intent is recorded."""
+
+        async def nothing(_: Connection) -> None:
+            """Needs no more than the connection."""
+
+        found = await self._within(endpoint, nothing)
+        return found if isinstance(found, Refused) else None
+
+    async def read(self, endpoint: Endpoint, statement: Statement, values: Values) -> Rows | Refused:
+        """Reads rows, in canonical form."""
+
+        async def run(connection: Connection) -> Rows | Refused:
+            if refused := await self._drifted(connection, endpoint, statement):
+                return refused
+            arguments = _arguments(statement, values)
+            convert = [(each.name, each.type) for each in statement.columns if needs_conversion(each.type)]
+            rows: list[Fields] = [dict(each) for each in await connection.fetch(statement.sql, *arguments)]
+            for row in rows:
+                for name, type_ in convert:
+                    row[name] = canonical(type_, row[name])
+            return Rows(tuple(rows))
+
+        found = await self._within(endpoint, run)
+        return Refused(DATABASE_UNAVAILABLE) if isinstance(found, Unknown) else found
+
+    async def write(
+        self, endpoint: Endpoint, statement: Statement, key: ActionKey, values: Values, image: str | None = None
+    ) -> Changed | Refused | Repeated | Unknown:
+        """Changes rows and records the action, or neither. image: of the approved preview; None without an approval."""
+
+        async def run(connection: Connection) -> Changed | Refused | Repeated:
+            if refused := await self._drifted(connection, endpoint, statement):
+                return refused
+            arguments = _arguments(statement, values, key, image)
+            if statement.resource.also_changes:
+                return await _in_transaction(connection, endpoint.schema, statement, arguments, key, commit=True)
+            return await _changed(connection, statement, arguments, key)
+
+        return await self._within(endpoint, run)
+
+    async def preview(
+        self, endpoint: Endpoint, statement: Statement, key: ActionKey, values: Values
+    ) -> Changed | Refused | Repeated:
+        """Returns what `write` would change: the same statement, rolled back."""
+
+        async def run(connection: Connection) -> Changed | Refused | Repeated:
+            if refused := await self._drifted(connection, endpoint, statement):
+                return refused
+            arguments = _arguments(statement, values, key)
+            return await _in_transaction(connection, endpoint.schema, statement, arguments, key, commit=False)
+
+        found = await self._within(endpoint, run)
+        return Refused(DATABASE_UNAVAILABLE) if isinstance(found, Unknown) else found
+
+    async def claim(self, endpoint: Endpoint, run: str, seq: int) -> Voided | Done | Refused | Unknown:
+        """Settles an unknown outcome: inserts a tombstone under the key, or finds what was inserted first.
+
+        Refused and Unknown leave the outcome unknown: claim again.
+        """
+
+        async def claim(connection: Connection) -> Voided | Done:
+            if await connection.fetch(CLAIM, run, seq):
+                return Voided()
+            repeated = await _answered(connection, run, seq)
+            return Voided() if repeated.voided else Done(repeated.digest)
+
+        return await self._within(endpoint, claim)
+
+    async def drift(self, endpoint: Endpoint, resources: tuple[AgentResource, ...]) -> dict[str, list[str]] | Refused:
+        """Returns the differences of live tables from the resources, by resource; empty without any."""
+
+        async def run(connection: Connection) -> dict[str, list[str]]:
+            shapes = shapes_of(await connection.fetch(SHAPES, endpoint.schema))
+            found = {each.name: drift(each, shapes, writes=True) for each in resources}
+            return {name: differences for name, differences in found.items() if differences}
+
+        found = await self._within(endpoint, run)
+        return Refused(DATABASE_UNAVAILABLE) if isinstance(found, Unknown) else found
+
+    def close_tenant(self, tenant_id: str) -> None:
+        """Closes the connections of a tenant whose access was closed."""
+        self._connections.close_tenant(tenant_id)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._connections.close()
+
+    async def _within(
+        self, endpoint: Endpoint, run: Callable[[Connection], Awaitable[_Result]]
+    ) -> _Result | Refused | Unknown:
+        """Runs a block on a connection, and returns a code or Unknown for whatever it raises.
+
+        An error of PostgreSQL says that nothing changed. A lost connection, a timeout and a fatal error say nothing.
+        """
+        try:
+            async with self._connections.connection(endpoint) as connection:
+                try:
+                    return await run(connection)
+                except asyncpg.PostgresError as error:
+                    if error.severity_en != "ERROR":
+                        raise
+                    return Refused(code_of(error.sqlstate))
+        except (DatabaseUnavailableError, ValueRefusedError) as error:
+            return Refused(error.code)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, OverflowError):
+            return Unknown()
+
+    async def _drifted(self, connection: Connection, endpoint: Endpoint, statement: Statement) -> Refused | None:
+        """Refuses a statement on a table that differs from its resource. Tenants of a pool share the check."""
+        at = (endpoint.host, endpoint.port, endpoint.database, endpoint.schema)
+        now = self._monotonic()
+        checked, shapes = self._shapes.get(at, (now - SHAPES_TRUSTED_S, {}))
+        if now - checked >= SHAPES_TRUSTED_S:
+            shapes = shapes_of(await connection.fetch(SHAPES, endpoint.schema))
+            self._shapes[at] = (now, shapes)
+        differences = drift(statement.resource, shapes, writes=statement.verb is not Verb.READ)
+        return Refused(RESOURCE_DRIFTED) if differences else None
+
+
+def code_of(sqlstate: str) -> str:
+    """Returns the code of a refusal by PostgreSQL."""
+    if sqlstate in _CODES:
+        return _CODES[sqlstate]
+    return VALUE_REFUSED if sqlstate.startswith(_REFUSED_VALUES) else DATABASE_UNAVAILABLE
+
+
+def _arguments(
+    statement: Statement, values: Values, key: ActionKey | None = None, image: str | None = None
+) -> list[Any]:
+    own: dict[str, Any] = {RUN: key.run, SEQ: key.seq, DIGEST: key.digest, IMAGE: image} if key else {}
+    return [
+        each.value
+        if each.name is None
+        else native(each.type, own[each.name] if each.name in own else values[each.name])
+        for each in statement.parameters
+    ]
+
+
+async def _changed(
+    connection: Connection, statement: Statement, arguments: list[Any], key: ActionKey
+) -> Changed | Repeated:
+    (row,) = await connection.fetch(statement.sql, *arguments)
+    if not row["acted"]:
+        return await _answered(connection, key.run, key.seq)
+    return Changed(_changes(statement, row["before"], row["after"]), row["image"])
+
+
+async def _in_transaction(
+    connection: Connection, schema: str, statement: Statement, arguments: list[Any], key: ActionKey, *, commit: bool
+) -> Changed | Refused | Repeated:
+    """Runs a write in a transaction: rolled back for a preview, and when another table or too many rows changed.
+
+    BEGIN and COMMIT are prepared like every statement.
+    """
+    await connection.fetch("BEGIN")
+    try:
+        others = statement.resource.also_changes
+        before = await _counts(connection) if others else {}
+        found = await _changed(connection, statement, arguments, key)
+        if others and isinstance(found, Changed):
+            _require_declared(statement, schema, before, await _counts(connection))
+    except _RefusedError as refused:
+        await connection.fetch("ROLLBACK")
+        return Refused(refused.code)
+    except asyncpg.PostgresError as error:
+        if error.severity_en == "ERROR":
+            await connection.fetch("ROLLBACK")
+        raise
+    await connection.fetch("COMMIT" if commit else "ROLLBACK")
+    return found
+
+
+async def _counts(connection: Connection) -> dict[tuple[str, str], int]:
+    return {(each["schema"], each["name"]): each["rows"] for each in await connection.fetch(COUNTS)}
+
+
+def _require_declared(
+    statement: Statement, schema: str, before: dict[tuple[str, str], int], after: dict[tuple[str, str], int]
+) -> None:
+    """Refuses a write that changed tables which the resource does not declare, or more rows than the limit."""
+    changed = {table: rows - before.get(table, 0) for table, rows in after.items() if rows > before.get(table, 0)}
+    declared = {(schema, name) for name in (statement.resource.name, *statement.resource.also_changes)}
+    if changed.keys() - declared or (schema, statement.resource.name) not in changed:
+        raise _RefusedError(RESOURCE_DRIFTED)
+    if sum(changed.values()) > statement.limit:
+        raise _RefusedError(TOO_MANY_ROWS)
+
+
+async def _answered(connection: Connection, run: str, seq: int) -> Repeated:
+    ((outcome, digest),) = await connection.fetch(ANSWERED, run, seq)
+    return Repeated(voided=outcome == "void", digest=digest)
+
+
+def _changes(statement: Statement, before: str | None, after: str | None) -> tuple[RowChange, ...]:
+    """Returns the rows as pairs. An update returns its key as first column and in both."""
+    old, new = (_fields(statement, each) for each in (before, after))
+    if statement.verb is not Verb.UPDATE:
+        return tuple([RowChange(each, None) for each in old] + [RowChange(None, each) for each in new])
+    key = statement.columns[0].name
+    later = {row[key]: row for row in new}
+    return tuple(RowChange(row, later.get(row[key])) for row in old)
+
+
+def _fields(statement: Statement, rows: str | None) -> list[Fields]:
+    found = json.loads(rows) if rows else []
+    return [{each.name: canonical(each.type, row[each.name]) for each in statement.columns} for row in found]
