@@ -1,6 +1,7 @@
 """All commands and their modules; a module is imported when its command runs, so that `--help` is fast."""
 
 from paybill_cli.access_tree import ACCESS
+from paybill_cli.agent_tree import AGENTS
 from paybill_cli.branches import Branch, Leaf
 from paybill_cli.environment_tree import ENVIRONMENTS
 
@@ -350,6 +351,7 @@ TREE = Branch(
             },
         ),
         **ENVIRONMENTS,
+        **AGENTS,
         **ACCESS,
         "replay": Leaf(
             "paybill_cli.commands.replay:replay", "Replay the log and compare the result with the live state."

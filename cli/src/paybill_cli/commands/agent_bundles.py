@@ -1,0 +1,191 @@
+"""`paybill agent init | check`: the folder with which agents may work on tenants' rows, without publishing it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paybill_cli.client.definition_files import text_of, with_errors
+from paybill_cli.client.http import Service
+from paybill_cli.client.stack import Stack
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.output import Output, as_json
+
+if TYPE_CHECKING:
+    from paybill_contracts.agent_bundles import Bundle
+    from paybill_contracts.blueprints import Blueprint
+
+DRIFT = ("where", "difference")
+RESOURCES = "resources.yaml"
+BLUEPRINTS = "blueprints.yaml"
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the bundle, such as agents.", metavar="FOLDER")]
+BlueprintFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--blueprint",
+        help="File of the blueprint whose tables agents use; by default blueprints.yaml beside the folder, "
+        "else the one in force on the stack.",
+    ),
+]
+
+_HEAD = """\
+# Tables of the blueprint {name}@{version}, with labels for agents. Names, types and keys come from the blueprint.
+# A label names columns of its table, such as: tickets: {{untrusted: [body], personal: [subject]}}
+#   hidden: the column never leaves PostgreSQL; no grant, step or answer can name it
+#   untrusted: other people write it, so that its text may contain instructions; it is never trusted for a write
+#   personal: its values are sealed in the facts of the log
+#   also_changes: names other tables whose rows change with a row of this one, by a trigger or a cascade
+# Next: grants.cedar permits what a role may do at most; each other .yaml file is a workflow (docs/agent-bundles.md).
+"""
+
+
+def init(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint: BlueprintFile = None) -> None:
+    """Write resources.yaml from a blueprint, for a person to add labels.
+
+    It lists every table with its columns. An existing file is never changed.
+
+    Example: paybill agent init agents --blueprint blueprints.yaml
+    """
+    path = folder / RESOURCES
+    if path.exists():
+        raise usage(f"{path} exists, and is not overwritten", next=f"paybill agent check {folder}")
+    content = _blueprint(out, stack, folder, blueprint)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(resources_text(content))
+    except OSError as error:
+        raise usage(f"{path} cannot be written", why=error.strerror or str(error)) from None
+    written = {
+        "file": str(path),
+        "blueprint": f"{content.name}@{content.version}",
+        "tables": ", ".join(table.name for table in content.tables),
+    }
+    out.record("agent.init", written)
+    out.info(
+        f"next: add labels to {path}, write grants.cedar and a workflow beside it, then paybill agent check {folder}"
+    )
+
+
+def check(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint: BlueprintFile = None) -> int:
+    """Check a bundle without publishing it; exit code 1 when it has errors.
+
+    Each error is a line: file, line and reason. When a stack is reachable, its blueprint in force and the tables of its
+    environments are compared; a difference is exit code 1, too.
+
+    Example: paybill agent check agents
+    """
+    content = _blueprint(out, stack, folder, blueprint)
+    bundle = _checked(out, folder, content, ExitCode.FAILED)
+    found = list(_drift(out, stack, bundle))
+    if out.json:
+        out.record("agent.check", {**_summary(folder, bundle), "drift": found})
+    else:
+        out.record("agent.check", _summary(folder, bundle))
+        if found:
+            out.rows("agent.drift", found, DRIFT)
+    if found:
+        out.info(f"next: paybill environment drift, or correct the bundle and repeat paybill agent check {folder}")
+        return int(ExitCode.FAILED)
+    out.info(f"next: paybill agent diff {folder}")
+    return int(ExitCode.OK)
+
+
+def resources_text(blueprint: "Blueprint") -> str:
+    """Returns the text of a new resources.yaml: every table without labels, with its columns as a comment."""
+    width = max((len(table.name) for table in blueprint.tables), default=0) + 1
+    lines = [_HEAD.format(name=blueprint.name, version=blueprint.version)]
+    for table in blueprint.tables:
+        key, *others = (f"{column.name} {column.type}" for column in table.columns)
+        lines.append(f"{table.name + ':':<{width}} {{}}  # {', '.join([f'{key} (key)', *others])}\n")
+    return "".join(lines)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Returns the texts of the bundle's files by name. Raises a usage error when the folder has none."""
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".cedar"} and path.is_file())
+    except OSError as error:
+        raise usage(
+            f"{folder} cannot be read", why=error.strerror or str(error), next=f"paybill agent init {folder}"
+        ) from None
+    if not found:
+        raise usage(f"{folder} has no files of a bundle", next=f"paybill agent init {folder}")
+    return {path.name: text_of(path) for path in found}
+
+
+def _blueprint(out: Output, stack: Stack, folder: Path, file: Path | None) -> "Blueprint":
+    """Returns the blueprint of the bundle: of the file, of the file beside the folder, or the one in force."""
+    from paybill_contracts.blueprints import Blueprint
+    from paybill_definitions.blueprints_file import BlueprintFileError, read_blueprint
+
+    beside = folder.absolute().parent / BLUEPRINTS
+    file = file or (beside if beside.exists() else None)
+    if file is not None:
+        with with_errors(out, file, "blueprint", BlueprintFileError, ExitCode.USAGE):
+            return read_blueprint(text_of(file), str(file)).content
+    with Service(stack, "provisioner") as provisioner:
+        found = provisioner.get(f"/v1/blueprints/{blueprint_name(provisioner)}")
+    return Blueprint.model_validate_json(as_json(found["content"]))
+
+
+def blueprint_name(provisioner: Service) -> str:
+    """Returns the name of the only blueprint in force."""
+    names = [each["name"] for each in provisioner.get("/v1/blueprints")["blueprints"] if each["in_force"]]
+    if len(names) != 1:
+        raise usage(
+            f"the stack has {len(names)} blueprints in force: {', '.join(names) or 'none'}",
+            next="repeat the command with --blueprint FILE",
+        )
+    return str(names[0])
+
+
+def _checked(out: Output, folder: Path, blueprint: "Blueprint", exit_code: ExitCode = ExitCode.USAGE) -> "Bundle":
+    """Returns the bundle in a folder; prints all errors and raises CliError when it has some."""
+    from paybill_definitions.agent_bundle import BundleFileError, read_bundle
+
+    with with_errors(out, folder, "bundle", BundleFileError, exit_code):
+        try:
+            return read_bundle(files_of(folder), blueprint)
+        except BundleFileError as error:
+            raise BundleFileError("\n".join(f"{folder}/{line}" for line in str(error).splitlines())) from None
+
+
+def _drift(out: Output, stack: Stack, bundle: "Bundle") -> Iterator[dict[str, str]]:
+    """Yields the differences between the bundle, the blueprint in force and live tables; nothing without a stack."""
+    used = bundle.blueprint
+    try:
+        with Service(stack, "provisioner") as provisioner:
+            found = provisioner.get(f"/v1/blueprints/{used.name}")
+            live, _ = provisioner.list_rows("/v1/drift", "differences", {})
+    except CliError as error:
+        if error.exit_code not in {ExitCode.UNREACHABLE, ExitCode.DENIED, ExitCode.NOT_FOUND}:
+            raise
+        out.info(f"not compared with a stack: {error.message}")
+        return
+    if found["content_hash"] != used.content_hash:
+        yield {
+            "where": f"blueprint {used.name}",
+            "difference": f"version {found['content']['version']} with other content is in force",
+        }
+    for each in live:
+        if each["resource"] == "schema" and each["accepted"] is None:
+            values = f"{each['observed'] or 'nothing'} instead of {each['expected'] or 'nothing'}"
+            place = each["attribute"] or each["name"]
+            yield {"where": f"environment of {each['slug']}", "difference": f"{place} is {values}"}
+
+
+def _summary(folder: Path, bundle: "Bundle") -> dict[str, Any]:
+    from paybill_contracts.event import digest
+
+    return {
+        "folder": str(folder),
+        "blueprint": f"{bundle.blueprint.name}@{bundle.blueprint.version}",
+        "resources": len(bundle.resources),
+        "grants": len(bundle.grants),
+        "workflows": ", ".join(each.name for each in bundle.workflows),
+        "content_hash": digest(bundle),
+    }
