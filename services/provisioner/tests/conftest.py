@@ -29,7 +29,7 @@ _regions = count(1)
 async def harness(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[DriverHarness]:
     """Returns the driver in a region of this test."""
     identities = tmp_path / "identities"
-    for name in ("provisioner", "operator"):
+    for name in ("provisioner", "operator", "agent-gateway"):
         make_identity(identities, name)
     secrets = FileSecrets(tmp_path / "secrets", Identity.load(identities, "provisioner"))
     columns = (Column(name="id", type="text"), Column(name="body", type="jsonb"))

@@ -24,6 +24,7 @@ from paybill_provisioner.drivers import Site
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
 from paybill_provisioner.execution import Execution
+from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets
 
 DRIVER = "provisioner_driver"
@@ -92,8 +93,10 @@ class DriverHarness:
         server = TenantServer(self.postgres.url(DRIVER, "postgres"), self.postgres.password(DRIVER))
         return LocalDriver(server, self.directory, self.secrets, trusted_s)
 
-    def planned(self, preset: Preset, number: str | None = None, *, at_once: bool = True) -> Environment:
-        """Returns an environment with a plan and no built resources."""
+    def planned(
+        self, preset: Preset, number: str | None = None, *, at_once: bool = True, agents: bool = False
+    ) -> Environment:
+        """Returns an environment with a plan and no built resources. agents: the tenant has some."""
         tenant = f"ten_{number or uuid4().hex}"
         tier = tier_blueprint("any", preset, tables=self.tables, at_once=at_once)
         blueprint = published(blueprint_of(tier, regions=(self.region,), tables=self.tables))
@@ -104,6 +107,7 @@ class DriverHarness:
             region=self.region,
             revision=1,
             status=Status.REGISTERED,
+            has_agents=agents,
         )
         cells = cells_of(blueprint.in_force[0].content)
         desired = Desired(Size("any", preset), "ab" * 32)
@@ -125,9 +129,31 @@ class DriverHarness:
         assert environment.status is Status.READY
         return environment
 
-    async def ready(self, preset: Preset) -> Environment:
+    async def ready(self, preset: Preset, *, agents: bool = False) -> Environment:
         """Plans and builds the environment of a new tenant."""
-        return await self.build(self.planned(preset))
+        return await self.build(self.planned(preset, agents=agents))
+
+    @asynccontextmanager
+    async def as_agents(self, environment: Environment, **other: Any) -> AsyncIterator[Any]:
+        """Connects as the tenant's agents, with their endpoint and the password that only the gateway can read."""
+        found = building.agent_connection(environment, environment.epoch)
+        assert found is not None
+        endpoint = found.connection
+        identities = self.directory.parent / "identities"
+        gateway = FileSecrets(self.directory.parent / "secrets", Identity.load(identities, "agent-gateway"))
+        settings = {
+            "host": endpoint.host,
+            "port": endpoint.port,
+            "database": endpoint.database,
+            "user": endpoint.username,
+            "password": await gateway.get(endpoint.secret or ""),
+            "server_settings": {"search_path": endpoint.schema_name},
+        }
+        connection = await asyncpg.connect(**(settings | other))
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
     async def tenant_pair(self, preset: Preset) -> TenantPair:
         """Builds two new tenants with a row each, whose ids are `mine` and `theirs`."""

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 
+from paybill_contracts.agent_bundles import TableRights
 from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import Resource
 from paybill_contracts.kinds import Bucket, Database, Role, Schema
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export
+from paybill_provisioner.domain.agent_rights import RightsByBlueprint
 from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.steps import is_shared
@@ -287,8 +289,11 @@ class CloudDriver:
         if fault is Fault.LOST:
             raise TimeoutError("the answer is lost")
 
-    async def breaches(self, isolation: Isolation, database: str) -> Sequence[Breach]:
+    async def breaches(self, isolation: Isolation, database: str, rights: RightsByBlueprint) -> Sequence[Breach]:
         return ()
+
+    async def grant_agent_rights(self, environment: Environment, rights: Sequence[TableRights]) -> None:
+        """Does nothing: this cloud has no database server."""
 
     async def make_credentials(self, environment: Environment, secrets: Collection[str]) -> Mapping[str, str]:
         return {}

@@ -66,7 +66,7 @@ async def test_a_login_with_bypassrls_is_replaced_in_spite_of_granted_privileges
     await harness.as_superuser("postgres", f'ALTER ROLE "{pair.neighbour_role}" BYPASSRLS')
     await harness.build(harness.planned(Preset.POOLED, pair.neighbour.tenant_id.removeprefix("ten_")))
 
-    assert await harness.driver.breaches(Isolation.POOL, pair.neighbour.connections[0].database) == []
+    assert await harness.driver.breaches(Isolation.POOL, pair.neighbour.connections[0].database, {}) == []
 
 
 async def test_privileges_granted_to_the_role_that_deletes_rows_do_not_prevent_the_deletion(harness) -> None:

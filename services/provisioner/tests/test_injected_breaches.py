@@ -113,10 +113,10 @@ async def test_a_injected_breach_is_found(harness, injected, removed, breach) ->
     environment = await harness.ready(Preset.POOLED)
     database = environment.connections[0].database
     names = {"database": database, "role": environment.connections[0].username}
-    before = await harness.driver.breaches(Isolation.POOL, database)
+    before = await harness.driver.breaches(Isolation.POOL, database, {})
     for statement in injected.format(**names).split("; "):
         await harness.as_superuser(database, statement)
-    found = await harness.driver.breaches(Isolation.POOL, database)
+    found = await harness.driver.breaches(Isolation.POOL, database, {})
     for statement in removed.format(**names).split("; "):
         await harness.as_superuser(database, statement)
 
@@ -159,4 +159,4 @@ async def test_what_a_tenant_can_grant_of_its_own_does_not_close_its_cell(harnes
         oid = await connection.fetchval("SELECT lo_from_bytea(0, 'x')")
         await connection.execute(f"GRANT SELECT, UPDATE ON LARGE OBJECT {oid} TO PUBLIC")
 
-    assert await harness.driver.breaches(level, pair.tenant.connections[0].database) == []
+    assert await harness.driver.breaches(level, pair.tenant.connections[0].database, {}) == []

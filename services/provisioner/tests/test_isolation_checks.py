@@ -203,8 +203,8 @@ async def test_what_the_driver_builds_has_no_breach(harness, preset) -> None:
     pair = await harness.tenant_pair(preset)
     level = Isolation.POOL if preset is Preset.POOLED else Isolation.BRIDGE
 
-    assert await harness.driver.breaches(level, pair.tenant.connections[0].database) == []
-    assert await harness.driver.breaches(level, "pool_that_does_not_exist") == []
+    assert await harness.driver.breaches(level, pair.tenant.connections[0].database, {}) == []
+    assert await harness.driver.breaches(level, "pool_that_does_not_exist", {}) == []
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ async def test_a_breach_of_a_bridge_is_found(harness, breach, repair, found) -> 
     pair = await harness.tenant_pair(Preset.BRIDGE)
     names, database = {**pair.names, "neighbour_role": pair.neighbour_role}, pair.tenant.connections[0].database
     await harness.as_superuser(database, breach.format(**names))
-    breaches = await harness.driver.breaches(Isolation.BRIDGE, database)
+    breaches = await harness.driver.breaches(Isolation.BRIDGE, database, {})
     await harness.as_superuser(database, repair.format(**names))
 
     guarantee, place, text = found
@@ -255,9 +255,9 @@ async def test_a_view_of_a_superuser_and_a_login_with_bypassrls_show_neighbours_
     async with harness.connect(pair.tenant) as connection:
         through_view = await connection.fetchval("SELECT count(*) FROM product.everything")
         through_attribute = await connection.fetchval("SELECT count(*) FROM product.documents")
-    found = await harness.driver.breaches(Isolation.POOL, database)
+    found = await harness.driver.breaches(Isolation.POOL, database, {})
     await harness.build(harness.planned(Preset.POOLED, pair.tenant.tenant_id.removeprefix("ten_")))
-    again = await harness.driver.breaches(Isolation.POOL, database)
+    again = await harness.driver.breaches(Isolation.POOL, database, {})
     async with harness.connect(pair.tenant) as connection:
         after = [tuple(row) for row in await connection.fetch("SELECT id FROM product.documents")]
 
@@ -286,7 +286,7 @@ async def test_a_superuser_is_not_built_again(harness) -> None:
     role = environment.connections[0].username
     await harness.as_superuser("postgres", f'ALTER ROLE "{role}" SUPERUSER')
     try:
-        found = await harness.driver.breaches(Isolation.POOL, environment.connections[0].database)
+        found = await harness.driver.breaches(Isolation.POOL, environment.connections[0].database, {})
         with pytest.raises(StepError, match=f"ALTER ROLE {role} NOSUPERUSER"):
             await harness.build(harness.planned(Preset.POOLED, environment.tenant_id.removeprefix("ten_")))
     finally:
@@ -309,7 +309,7 @@ async def test_a_right_that_bypasses_forced_row_level_security_is_reported(harne
     )
     async with harness.connect(pair.tenant) as connection:
         visible = {row[0] for row in await connection.fetch("SELECT product.all_ids()")}
-    found = await harness.driver.breaches(Isolation.POOL, database)
+    found = await harness.driver.breaches(Isolation.POOL, database, {})
 
     assert (forced, visible) == ((True,), {"mine", "theirs"})
     assert Guarantee.FUNCTIONS in {each.guarantee for each in found}
@@ -324,7 +324,7 @@ async def test_a_checked_pool_is_trusted_for_a_period_which_the_scheduled_check_
         await harness.as_driver(database, "ALTER TABLE product.documents NO FORCE ROW LEVEL SECURITY")
         # Within the period a new tenant is built without another check.
         await harness.build(harness.planned(Preset.POOLED), trusting)
-        found = await trusting.breaches(Isolation.POOL, database)
+        found = await trusting.breaches(Isolation.POOL, database, {})
         with pytest.raises(StepError, match="not isolated in documents"):
             await harness.build(harness.planned(Preset.POOLED), trusting)
     finally:

@@ -62,7 +62,7 @@ async def test_a_pool_of_an_earlier_version_is_altered_in_place(harness) -> None
     )
     async with harness.connect(first) as connection:
         before = await explained(connection, "SELECT * FROM product.documents WHERE id = 'd7'")
-    is_breach = await harness.driver.breaches(Isolation.POOL, database)
+    is_breach = await harness.driver.breaches(Isolation.POOL, database, {})
     second = await harness.ready(Preset.POOLED)
     expressions = await harness.as_superuser(
         database,

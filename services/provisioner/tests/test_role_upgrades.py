@@ -112,7 +112,7 @@ async def test_tenants_of_a_split_group_keep_their_rows_their_access_and_their_i
     assert max(parts.values()) == 1
     assert len(parts) == 6
     assert [await harness.can_write(each) for each in environments] == [True] * 3
-    assert await harness.driver.breaches(Isolation.POOL, database) == []
+    assert await harness.driver.breaches(Isolation.POOL, database, {}) == []
     for environment in environments:
         await harness.driver.set_access(environment, Access.READ_ONLY)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

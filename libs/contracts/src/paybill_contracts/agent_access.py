@@ -1,21 +1,30 @@
-"""Facts of the provisioner about agents: their login in a tenant's database, and the rights of logins."""
+"""Facts of the provisioner about agents: the login in a tenant's database, and the rights of logins."""
 
-from paybill_contracts.environment_plans import Connection, EnvironmentFact
-from paybill_contracts.event import Value
-from paybill_contracts.placement import Preset
-from paybill_contracts.values import Count, Digest, Key, Timestamp
+from paybill_contracts.agent_bundles import TableRights
+from paybill_contracts.environment_plans import AgentConnection, EnvironmentFact
+from paybill_contracts.event import Event
+from paybill_contracts.values import Digest, Key, Timestamp
+
+__all__ = [
+    "AgentConnection",
+    "AgentLoginRequested",
+    "AgentRightsChanged",
+    "AgentRightsGranted",
+    "AgentRightsRequested",
+    "AgentRightsSettled",
+]
 
 
-class AgentConnection(Value):
-    """The agents' login of a tenant. The password is a secret that only the agent gateway can open.
+class AgentLoginRequested(
+    EnvironmentFact, type="provisioner.agent_login_requested", version=1, aggregate="environment", key="environment_id"
+):
+    """The tenant has its first agent: every plan of its environment has a login for agents from now on."""
 
-    blueprint: by which the environment is built. epoch: of the placement; an older connection is never used again.
-    """
 
-    connection: Connection
-    blueprint: Key
-    preset: Preset
-    epoch: Count
+class AgentRightsRequested(
+    EnvironmentFact, type="provisioner.agent_rights_requested", version=1, aggregate="environment", key="environment_id"
+):
+    """The agents' login of this environment is new or was set again, and needs the rights of the bundle in force."""
 
 
 class AgentRightsGranted(
@@ -26,3 +35,22 @@ class AgentRightsGranted(
     blueprint: Key
     bundle_hash: Digest
     granted_at: Timestamp
+
+
+class AgentRightsChanged(
+    Event, type="provisioner.agent_rights_changed", version=1, aggregate="agent_rights", key="blueprint"
+):
+    """Agents' logins in the environments of this blueprint get exactly these rights. bundle_hash: of their bundle."""
+
+    blueprint: Key
+    bundle_hash: Digest
+    rights: tuple[TableRights, ...]
+
+
+class AgentRightsSettled(
+    Event, type="provisioner.agent_rights_settled", version=1, aggregate="agent_rights", key="blueprint"
+):
+    """No agents' login has a right that only an earlier bundle needs."""
+
+    blueprint: Key
+    bundle_hash: Digest

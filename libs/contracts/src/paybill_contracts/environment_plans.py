@@ -233,6 +233,18 @@ class Connection(Value):
     secret: SecretRef | None = None
 
 
+class AgentConnection(Value):
+    """The agents' login of a tenant. The password is a secret that only the agent gateway can open.
+
+    blueprint: by which the environment is built. epoch: of the placement; an older connection is never used again.
+    """
+
+    connection: Connection
+    blueprint: Key
+    preset: Preset
+    epoch: Count
+
+
 class EnvironmentReady(
     EnvironmentFact,
     type="provisioner.environment_ready",
@@ -240,11 +252,15 @@ class EnvironmentReady(
     aggregate="environment",
     key="environment_id",
 ):
-    """The tenant's environment is ready. `epoch` grows with every placement of the tenant, and with its return."""
+    """The tenant's environment is ready. `epoch` grows with every placement of the tenant, and with its return.
+
+    agents: the login of its agents; None while it has none.
+    """
 
     plan_hash: Digest
     epoch: Count
     connections: tuple[Connection, ...]
+    agents: AgentConnection | None = None
 
 
 class StepsIntended(
@@ -276,10 +292,11 @@ class EnvironmentChanged(
     aggregate="environment",
     key="environment_id",
 ):
-    """A plan changed an environment that is ready, in place."""
+    """A plan changed an environment that is ready, in place. agents: as of EnvironmentReady."""
 
     plan_hash: Digest
     connections: tuple[Connection, ...]
+    agents: AgentConnection | None = None
 
 
 _ADDRESSES = {

@@ -153,7 +153,10 @@ class Schema(KindAttributes):
 
 
 class Role(KindAttributes):
-    """A login of the tenant for its rows in a schema. secret: of its password; None for a login without one."""
+    """A login of the tenant for its rows in a schema. secret: of its password; None for a login without one.
+
+    agents: blueprint whose bundle in force decides the rights of a login for agents; None for the tenant's own login.
+    """
 
     OUTPUTS: ClassVar = ("username",)
 
@@ -162,6 +165,9 @@ class Role(KindAttributes):
     in_schema: Annotated[Address, Meaning(Change.IN_PLACE, needs=True)]
     secret: Annotated[Address | None, SECRET] = None
     connection_limit: Annotated[int, Field(ge=1, le=10_000), IN_PLACE]
+    agents: Annotated[
+        Key | None, Field(exclude_if=lambda agents: agents is None), Meaning(Change.IN_PLACE, derived=True)
+    ] = None
 
 
 class Bucket(KindAttributes):

@@ -11,7 +11,7 @@ from paybill_contracts.placement import Isolation
 
 from paybill_definitions.diagnostics import PartDiagnostic
 from paybill_definitions.expressions import ExpressionError, all_names
-from paybill_definitions.resources import ResourceError, Values, kind_of, render
+from paybill_definitions.resources import AGENTS_ROLE, AGENTS_SECRET, ResourceError, Values, kind_of, render
 
 CLOUDS: Mapping[str, frozenset[str]] = {"local": frozenset({"database", "schema", "role", "secret", "bucket"})}
 """Kinds that the driver of each cloud builds."""
@@ -126,6 +126,9 @@ def _tier(blueprint: Blueprint, index: int, tier: TierBlueprint) -> Iterator[Par
             path, f"the layer data is {tier.layers.data}, and `cells` has none of that isolation; add it"
         )
     position_of = {each.address: position for position, each in enumerate(tier.resources)}
+    for address in sorted({AGENTS_ROLE, AGENTS_SECRET} & position_of.keys()):
+        place = (*path, "resources", position_of[address])
+        yield PartDiagnostic(place, f"{address} is made for the agents of a tenant; choose another name")
     try:
         resources = render(blueprint, tier, sample_values(blueprint, tier))
     except ResourceError as error:

@@ -19,6 +19,10 @@ from paybill_definitions.expressions import ExpressionError, all_names, resolved
 MAIN = "main"
 """Name of the database, schema and role that need no suffix in their provider's names."""
 
+AGENTS_ROLE = "role.agents"
+AGENTS_SECRET = "secret.agents"  # noqa: S105  # an address
+"""Addresses of the login for a tenant's agents and of its password, which are in no blueprint."""
+
 _DATA = "data"
 _SHARED_SCHEMA = "product"
 _ATTRIBUTES: TypeAdapter[Attributes] = TypeAdapter(Attributes)

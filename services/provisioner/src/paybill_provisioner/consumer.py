@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from paybill_contracts.agent_bundles import BundleActivated
+from paybill_contracts.agents import AgentRegistered
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.changes import ChangeDiscarded, ChangeExpired, ChangeQuoted, ChangeRefused
 from paybill_contracts.provisioner import AccessChangeStarted, RestorationStarted
@@ -22,11 +24,12 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_provisioner.domain import access, environments, planning, purging, quotes
+from paybill_provisioner.domain import access, agent_rights, agents, environments, planning, purging, quotes
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.domain.environments import id_of
 from paybill_provisioner.tables import (
+    AGENT_RIGHTS,
     CELL_KEYS,
     ENVIRONMENTS,
     PLANNING_READS,
@@ -141,6 +144,18 @@ def change_expired(unit: UnitOfWork, fact: ChangeExpired, _: DecisionContext) ->
 @HANDLERS.fact(ChangeRefused, writes=_writes)
 def change_refused(unit: UnitOfWork, fact: ChangeRefused, _: DecisionContext) -> None:
     _record(unit, fact, quotes.on_change_ended(_environment(unit, fact), fact))
+
+
+@HANDLERS.fact(AgentRegistered, writes=_writes_of_planning, reads=lambda _: PLANNING_READS)
+def agent_registered(unit: UnitOfWork, fact: AgentRegistered, at: DecisionContext) -> None:
+    blueprints, cells, inputs = planning_states(unit)
+    _record(unit, fact, agents.on_agent_registered(_environment(unit, fact), fact, blueprints, cells, at.now, inputs))
+
+
+@HANDLERS.fact(BundleActivated, writes=lambda fact: [AGENT_RIGHTS.key(fact.blueprint)])
+def bundle_activated(unit: UnitOfWork, fact: BundleActivated, _: DecisionContext) -> None:
+    events = agent_rights.on_bundle_activated(unit.get(AGENT_RIGHTS, fact.blueprint), fact)
+    unit.record(AGENT_RIGHTS, fact.blueprint, events)
 
 
 @HANDLERS.fact(AccessChangeStarted)

@@ -16,6 +16,7 @@ from paybill_runtime.errors import reason as text_of
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.kinds import AttemptFailedError, RetryAfter
 
+from paybill_provisioner.agent_rights import ACCESS, AGENT_RIGHTS_JOBS
 from paybill_provisioner.comparisons import COMPARISONS, plan_again
 from paybill_provisioner.domain import (
     access,
@@ -52,16 +53,13 @@ from paybill_provisioner.tables import (
     record_drift,
 )
 
-JOBS = JobRegistry(COMPARISONS)
+JOBS = JobRegistry(COMPARISONS, AGENT_RIGHTS_JOBS)
 
 BUILD_ATTEMPTS = 6
 """Covers a restart of the server. A plan that fails more often is reported, and an operator can retry it."""
 
 UNLIMITED_ATTEMPTS = 1_000_000
 """Closing access and exporting data must not be abandoned, so these jobs are retried permanently."""
-
-ACCESS = "access"
-"""Lock of a tenant's access: a change of access does not wait for a running build."""
 
 
 class NoDriverError(Exception):

@@ -15,7 +15,18 @@ from paybill_runtime.diagnosis.measurements import StateCount
 from sqlalchemy import Index, MetaData, text
 from sqlalchemy.orm import registry
 
-from paybill_provisioner.domain import blueprints, cells, drift, environments, estimates, planning, policy, price_book
+from paybill_provisioner.domain import (
+    agent_rights,
+    blueprints,
+    cells,
+    drift,
+    environments,
+    estimates,
+    planning,
+    policy,
+    price_book,
+)
+from paybill_provisioner.domain.agent_rights import AgentRights
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, Blueprints, require_published
 from paybill_provisioner.domain.cells import SHARED, Cells, opened, place_changes
 from paybill_provisioner.domain.drift_state import DriftEvent
@@ -62,6 +73,12 @@ class PolicyRow(Base, table=True):
     __tablename__ = "policy"
 
 
+class AgentRightsRow(Base, table=True):
+    """Rights of agents' logins: one row for each blueprint with a bundle."""
+
+    __tablename__ = "agent_rights"
+
+
 class PlanRunsRow(Base, table=True):
     """Durations of plans: one row."""
 
@@ -78,6 +95,10 @@ WHEN state->>'status' IN ('registered', 'failed', 'ready') AND state->'desired'-
 AND state->'desired'->'size' IS DISTINCT FROM state->'built_size' THEN 'held' END
 """
 """Environments that may not be as they have to be. planned: they become so by their plan."""
+
+
+AGENTS = "CASE WHEN state->>'has_agents' = 'true' THEN state->'plan'->'blueprint'->>'name' END"
+"""Blueprint of an environment whose tenant has agents."""
 
 
 class EnvironmentRow(Base, table=True):
@@ -99,6 +120,7 @@ class EnvironmentRow(Base, table=True):
     approval_expires: str | None = generated(APPROVAL_EXPIRES, index=True)
     refusal_code: str | None = generated("state->'refusal'->>'code'", index=True)
     unsettled: str | None = generated(UNSETTLED, index=True)
+    agents: str | None = generated(AGENTS, index=True)
 
 
 class IncidentRow(Base, table=True):
@@ -126,12 +148,13 @@ class ViolationRow(Base, table=True):
 BLUEPRINTS = Stored("blueprint", BlueprintRow, Blueprints, blueprints.evolve, format=2)
 ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve, format=4)
 CELLS = Stored("cells", CellsRow, Cells, cells.evolve)
+AGENT_RIGHTS = Stored("agent_rights", AgentRightsRow, AgentRights, agent_rights.evolve)
 PRICE_BOOK = Stored("price_book", PriceBookRow, PublishedPriceBook, price_book.evolve)
 POLICY = Stored("policy", PolicyRow, PublishedPolicy, policy.evolve)
 PLAN_RUNS = Stored("plan_runs", PlanRunsRow, PlanRuns, estimates.evolve)
 INCIDENTS = Incidents("provisioner", IncidentRow)
 VIOLATIONS = Violations("provisioner", ViolationRow)
-STATES = (BLUEPRINTS, CELLS, PRICE_BOOK, POLICY, PLAN_RUNS, ENVIRONMENTS, INCIDENTS, VIOLATIONS)
+STATES = (BLUEPRINTS, CELLS, PRICE_BOOK, POLICY, PLAN_RUNS, ENVIRONMENTS, AGENT_RIGHTS, INCIDENTS, VIOLATIONS)
 
 PLANNING_READS = (
     BLUEPRINTS.key(BLUEPRINT_ID),
@@ -161,6 +184,14 @@ ENVIRONMENT_RANGE = text(
     'ORDER BY id COLLATE "C" LIMIT :limit'
 )
 """Ids of the environments in a range, for checks of a part of the fleet."""
+
+SILOS = text(
+    "SELECT id FROM environments WHERE id > :after AND EXISTS ("
+    "SELECT FROM jsonb_array_elements(state->'built') AS built "
+    "WHERE built->'resource'->>'isolation' = 'silo' AND built->'resource'->'attributes'->>'kind' = 'database') "
+    "ORDER BY id LIMIT :limit"
+)
+"""Ids of the environments with a database of their own, in order."""
 
 INCIDENT_SUBJECTS = text("SELECT state->>'subject' AS subject FROM incidents WHERE kind = :kind AND status = :status")
 """Subjects of the incidents of one kind."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from paybill_contracts.environment_plans import (
+    AgentConnection,
     BuiltOutputs,
     Connection,
     EnvironmentChanged,
@@ -22,7 +23,9 @@ from paybill_contracts.plan_execution import CompensationEnded, CompensationStar
 from paybill_contracts.policy import AfterFailure, Policy
 from paybill_contracts.provisioner import Access, AccessChangeStarted, EnvironmentFailed
 from paybill_contracts.purges import DeletionEnded
+from paybill_definitions.resources import AGENTS_ROLE
 
+from paybill_provisioner.domain.agent_logins import rights_requested
 from paybill_provisioner.domain.environment_events import EnvironmentEvent
 from paybill_provisioner.domain.environment_state import Environment, Status
 from paybill_provisioner.domain.environments import PlanMismatchError, evolved
@@ -117,16 +120,21 @@ def ended(environment: Environment) -> list[EnvironmentEvent]:
                 environment_id=environment.id,
                 plan_hash=environment.plan_hash,
                 connections=tuple(connections(environment)),
+                agents=agent_connection(environment, environment.epoch),
             )
             steps = environment.plan.steps if environment.plan else ()
-            has_logins = any(step.after is not None and step.after.kind == "role" for step in steps)
-            return [changed, access_change(environment, target)] if has_logins else [changed]
+            logins = [step.address for step in steps if step.after is not None and step.after.kind == "role"]
+            access = [access_change(environment, target)] if logins else []
+            return [changed, *access, *(rights_requested(environment) if AGENTS_ROLE in logins else ())]
         case _:
             return []
 
 
 def ready(environment: Environment) -> list[EnvironmentEvent]:
-    """Returns the event of an environment that is ready, and whose logins have the access that is requested."""
+    """Returns the event of an environment that is ready, and whose logins have the access that is requested.
+
+    The rights of its agents' login are granted next.
+    """
     return [
         EnvironmentReady(
             tenant_id=environment.tenant_id,
@@ -134,7 +142,9 @@ def ready(environment: Environment) -> list[EnvironmentEvent]:
             plan_hash=environment.plan_hash or "",
             epoch=environment.epoch + 1,
             connections=tuple(connections(environment)),
-        )
+            agents=agent_connection(environment, environment.epoch + 1),
+        ),
+        *rights_requested(environment),
     ]
 
 
@@ -144,25 +154,39 @@ def access_change(environment: Environment, access: Access) -> AccessChangeStart
 
 
 def connections(environment: Environment) -> Iterator[Connection]:
-    """Yields a connection for each login of the tenant; none for an environment without a database."""
+    """Yields a connection for each login of the tenant itself; none for an environment without a database."""
+    for address in sorted(environment.resources):
+        if address != AGENTS_ROLE and (found := _connection(environment, address)) is not None:
+            yield found
+
+
+def agent_connection(environment: Environment, epoch: int) -> AgentConnection | None:
+    """Returns the connection of the login for agents; None while there is none."""
+    plan, found = environment.plan, _connection(environment, AGENTS_ROLE)
+    if plan is None or found is None:
+        return None
+    return AgentConnection(connection=found, blueprint=plan.blueprint.name, preset=plan.preset, epoch=epoch)
+
+
+def _connection(environment: Environment, address: str) -> Connection | None:
+    """Returns the connection of the login with this address; None for another resource, and before it is built."""
     resources, outputs = environment.resources, environment.outputs
-    for address, resource in sorted(resources.items()):
-        role = resource.attributes
-        if not isinstance(role, Role) or address not in outputs:
-            continue
-        schema = resources[role.in_schema].attributes
-        if not isinstance(schema, Schema):
-            continue
-        database = outputs[schema.in_database]
-        yield Connection(
-            address=address,
-            host=database["host"],
-            port=int(database["port"]),
-            database=database["database"],
-            schema_name=outputs[role.in_schema]["schema_name"],
-            username=outputs[address]["username"],
-            secret=outputs[role.secret].get("secret") if role.secret is not None else None,
-        )
+    role = resources[address].attributes if address in resources else None
+    if not isinstance(role, Role) or address not in outputs:
+        return None
+    schema = resources[role.in_schema].attributes
+    if not isinstance(schema, Schema):
+        return None
+    database = outputs[schema.in_database]
+    return Connection(
+        address=address,
+        host=database["host"],
+        port=int(database["port"]),
+        database=database["database"],
+        schema_name=outputs[role.in_schema]["schema_name"],
+        username=outputs[address]["username"],
+        secret=outputs[role.secret].get("secret") if role.secret is not None else None,
+    )
 
 
 def build_failed(environment: Environment, plan_hash: str, reason: str, address: str = "") -> list[EnvironmentEvent]:

@@ -79,7 +79,7 @@ def made(environment: Environment, secrets: Mapping[str, str]) -> list[Environme
 
 
 def _passwords(environment: Environment) -> list[str]:
-    """Returns the addresses of the existing secrets that are passwords of existing logins, in order."""
+    """Returns the addresses of the existing secrets that are passwords of the tenant's existing logins, in order."""
     built = {each.resource.address: each.resource.attributes for each in environment.built}
-    roles = [each for each in built.values() if isinstance(each, Role)]
+    roles = [each for each in built.values() if isinstance(each, Role) and each.agents is None]
     return sorted({role.secret for role in roles if role.secret is not None and role.secret in built})

@@ -22,6 +22,7 @@ from paybill_contracts.policy import DriftHandling
 from paybill_contracts.provisioner import Access
 from paybill_definitions.blueprint_rules import TENANT_COLUMN
 
+from paybill_provisioner.domain.agent_logins import SETTINGS
 from paybill_provisioner.domain.drift_state import Drift, DriftEvent
 from paybill_provisioner.domain.environment_parts import BuiltResource
 from paybill_provisioner.domain.environment_state import Environment, Status
@@ -161,10 +162,13 @@ def _difference(
 def _expected(environment: Environment, resource: Resource) -> dict[str, str]:
     """Returns the comparable attributes of a recorded resource, as drivers observe them."""
     match resource.attributes:
-        case Role(connection_limit=limit):
-            login = "no" if environment.access is Access.CLOSED else "yes"
-            settled = environment.access is environment.target_access
-            return {"connection_limit": str(limit), "privileges": NOTHING} | ({"login": login} if settled else {})
+        case Role(connection_limit=limit, agents=agents):
+            access, of_agents = environment.access, agents is not None
+            login = "no" if access is Access.CLOSED or (of_agents and access is not Access.OPEN) else "yes"
+            known = {"connection_limit": str(limit), "privileges": NOTHING}
+            if of_agents:
+                known["settings"] = ", ".join(f"{name}={value}" for name, value in SETTINGS.items())
+            return known | ({"login": login} if access is environment.target_access else {})
         case Schema(tables=tables, tenant_column=with_tenant):
             columns = {f"{table.name}.{column.name}": column.type for table in tables for column in table.columns}
             return columns | ({f"{table.name}.{TENANT_COLUMN}": "text" for table in tables} if with_tenant else {})

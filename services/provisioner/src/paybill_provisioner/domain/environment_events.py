@@ -1,5 +1,6 @@
 """Events of an environment: the closed union that its state is folded from."""
 
+from paybill_contracts.agent_access import AgentLoginRequested, AgentRightsGranted, AgentRightsRequested
 from paybill_contracts.credentials import CredentialsMade, CredentialsRequested
 from paybill_contracts.drift import EnvironmentDriftAccepted, EnvironmentDriftEnded, EnvironmentDriftFound
 from paybill_contracts.environment_plans import (
@@ -81,6 +82,9 @@ EnvironmentEvent = (
     | ProrationNoted
     | TablesInspectionRequested
     | TablesInspected
+    | AgentLoginRequested
+    | AgentRightsRequested
+    | AgentRightsGranted
 )
 
 KEEP_BASE = (
@@ -109,6 +113,8 @@ KEEP_BASE = (
     ProrationNoted,
     TablesInspectionRequested,
     TablesInspected,
+    AgentRightsRequested,
+    AgentRightsGranted,
 )
 """Events that change nothing that is recorded: a plan that was made before them is still right.
 

@@ -79,7 +79,8 @@ class Environment:
     differences that checks found; repaired: addresses of steps of the plan that are done and left the record as it was.
     move: of a person, to the desired placement; quoted: the last change of the subscription that may lead to a plan.
     inspected: tables before they are rebuilt, by the address of their schema. unconfirmed: keys of changes and
-    deletions of a plan that ended, which may have taken effect without a record.
+    deletions of a plan that ended, which may have taken effect without a record. has_agents: it has a login for them;
+    agent_rights: hash of the bundle whose rights that login has, None before the first and while it is set again.
     """
 
     id: str
@@ -119,6 +120,8 @@ class Environment:
     quoted: QuotedChange | None = None
     inspected: Mapping[str, InspectedTables] = field(default_factory=dict)
     unconfirmed: tuple[str, ...] = ()
+    has_agents: bool = False
+    agent_rights: str | None = None
 
     @property
     def planned_size(self) -> Size | None:

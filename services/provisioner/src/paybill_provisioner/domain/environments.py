@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
+from paybill_contracts.agent_access import AgentLoginRequested, AgentRightsGranted, AgentRightsRequested
 from paybill_contracts.credentials import CredentialsMade, CredentialsRequested
 from paybill_contracts.drift import EnvironmentDriftAccepted, EnvironmentDriftEnded, EnvironmentDriftFound
 from paybill_contracts.environment_plans import (
@@ -49,7 +50,7 @@ from paybill_contracts.table_rebuilds import TablesInspected, TablesInspectionRe
 from paybill_contracts.tenant import TenantRequested
 from paybill_contracts.values import Timestamp
 
-from paybill_provisioner.domain import desired_state, drift_state, plan_approvals, rebuilding
+from paybill_provisioner.domain import agent_logins, desired_state, drift_state, plan_approvals, rebuilding
 from paybill_provisioner.domain.environment_events import KEEP_BASE, EnvironmentEvent
 from paybill_provisioner.domain.environment_parts import BuiltResource, Failure, Purge, Refusal
 from paybill_provisioner.domain.environment_state import Desired, Environment, Status, intent_key
@@ -163,10 +164,8 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             )
         case AccessChangeStarted():
             return replace(environment, target_access=event.access)
-        case AccessOpened():
-            return replace(environment, access=Access.OPEN)
-        case AccessClosed():
-            return replace(environment, access=event.access)
+        case AccessOpened() | AccessClosed():
+            return replace(environment, access=event.access if isinstance(event, AccessClosed) else Access.OPEN)
         case RetentionStarted():
             return replace(
                 with_unconfirmed(environment),
@@ -244,6 +243,8 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             )
         case TablesInspectionRequested() | TablesInspected():
             return rebuilding.evolve(environment, event)
+        case AgentLoginRequested() | AgentRightsRequested() | AgentRightsGranted():
+            return agent_logins.evolve(environment, event)
         case CompensationEnded():
             return replace(environment, status=Status.FAILED)
         case MoveRequested():

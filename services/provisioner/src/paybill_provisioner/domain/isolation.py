@@ -9,6 +9,7 @@ from paybill_contracts.placement import Isolation
 from paybill_definitions.resources import Values, kind_of, name_of
 
 from paybill_provisioner.domain.cells import Cell, CellEvent, Cells, existing, id_of
+from paybill_provisioner.domain.environment_state import Environment
 
 MAX_BREACHES = 50
 """Breaches that a fact lists: one mistake, such as a grant to a group, breaks few objects."""
@@ -53,6 +54,33 @@ def finding_of(isolation: Isolation, cell: Cell) -> Finding:
             for each in cell.breaches[:MAX_EVIDENCE]
         ),
         command="paybill cell list",
+    )
+
+
+def silos_of(environment: Environment) -> list[str]:
+    """Returns the names of the tenant's own databases, in order."""
+    built = (each.resource for each in environment.built)
+    return sorted(each.identity for each in built if each.kind == "database" and each.isolation is Isolation.SILO)
+
+
+def subject_of_silo(environment_id: str) -> str:
+    """Returns the subject of the incident about a silo."""
+    return f"environment/{environment_id}"
+
+
+def silo_finding(environment: Environment, found: Sequence[Breach]) -> Finding:
+    """Returns the incident of a silo that is not closed to others, or whose logins have other rights than ours."""
+    first, more = found[0], len(found) - 1
+    text = described(first) + (f", and {more} more" if more else "")
+    return Finding(
+        kind=INCIDENT,
+        subject=subject_of_silo(environment.id),
+        summary=f"the database of {environment.slug} is not isolated: {text}"[:500],
+        evidence=tuple(
+            Evidence(name=each.guarantee, value=f"{each.object}: {each.found}"[:500]) for each in found[:MAX_EVIDENCE]
+        ),
+        tenant_id=environment.tenant_id,
+        command=f"paybill environment show {environment.slug}",
     )
 
 

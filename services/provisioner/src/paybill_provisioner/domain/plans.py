@@ -11,6 +11,7 @@ from paybill_contracts.money import Money
 from paybill_contracts.placement import Isolation
 from paybill_definitions.resources import ResourceError, Values, render
 
+from paybill_provisioner.domain.agent_logins import is_missing, with_login
 from paybill_provisioner.domain.blueprints import Blueprints, UnknownRegionError, UnknownTierError, definition_of
 from paybill_provisioner.domain.cells import Cells, RegionFullError, emptiest
 from paybill_provisioner.domain.drift import repairs_of
@@ -99,7 +100,7 @@ def plan_of(
     values = Values(environment.tenant_id, environment.slug, environment.region, desired.limits, cells)
     built = [each.resource for each in environment.built]
     repairs = repairs_of(environment, None if by_person else inputs.policy.drift)
-    target = render(blueprint.content, tier, values)
+    target = with_login(environment, render(blueprint.content, tier, values), blueprint.content.name, tier)
     steps = diff(
         target,
         built,
@@ -175,7 +176,7 @@ def is_current(environment: Environment, blueprints: Blueprints) -> bool:
         or (approval is not None and approval.is_open)
     ):
         return False
-    if earlier_schemas(environment):
+    if earlier_schemas(environment) or is_missing(environment):
         return False
     if environment.is_overtaken:
         return False

@@ -10,6 +10,7 @@ from paybill_contracts.policy import CostLimit, DriftHandling, Handling, Policy,
 from paybill_definitions.diagnostics import PartDiagnostic
 from paybill_definitions.policy_rules import errors
 
+from paybill_provisioner.domain.agent_logins import ADDRESSES
 from paybill_provisioner.domain.blueprints import MAX_EARLIER, EarlierVersion
 from paybill_provisioner.domain.estimates import DATA_KINDS, creates_empty
 
@@ -120,7 +121,9 @@ def verdict(policy: Policy, plan: Plan, *, was_ready: bool, is_moving: bool = Fa
 
 
 def _found(policy: Policy, plan: Plan, *, was_ready: bool) -> Iterator[tuple[Handling, PolicyReason]]:
-    """Yields each rule that applies, with its handling."""
+    """Yields each rule that applies, with its handling; none for a plan that only builds the login of agents."""
+    if plan.steps and all(step.address in ADDRESSES and not step.repairs and step.after for step in plan.steps):
+        return
     replaced = [step for step in plan.steps if is_replacement(step)]
     addresses = {step.address for step in replaced}
     gone = [step for step in plan.steps if step.action is StepAction.DELETE and step.address not in addresses]

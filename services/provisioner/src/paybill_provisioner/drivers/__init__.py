@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeAlias
 
+from paybill_contracts.agent_bundles import TableRights
 from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import Resource
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.table_rebuilds import InspectedTables
 
+from paybill_provisioner.domain.agent_rights import RightsByBlueprint
 from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_state import Environment
 
@@ -132,8 +134,17 @@ class Driver(Protocol):
     async def set_access(self, environment: Environment, access: Access) -> None:
         """Returns when `access` is in effect for every login of the tenant, for open sessions, too."""
 
-    async def breaches(self, isolation: Isolation, database: str) -> Sequence[Breach]:
-        """Returns the guarantees of isolation that do not hold in a database that tenants share; none without it."""
+    async def breaches(self, isolation: Isolation, database: str, rights: RightsByBlueprint) -> Sequence[Breach]:
+        """Returns the guarantees of isolation that do not hold in a database; none without it.
+
+        rights: those that agents' logins may have.
+        """
+
+    async def grant_agent_rights(self, environment: Environment, rights: Sequence[TableRights]) -> None:
+        """Gives the agents' login exactly these rights, and those of one blueprint in one pool together.
+
+        A table or column that the tenant does not have is left out.
+        """
 
     async def make_credentials(self, environment: Environment, secrets: Collection[str]) -> Mapping[str, str]:
         """Makes the secrets with these addresses, and the logins that use them accept them.

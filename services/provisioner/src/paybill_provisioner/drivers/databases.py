@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
@@ -14,6 +14,7 @@ from paybill_contracts.provisioner import Access
 from paybill_contracts.table_rebuilds import InspectedTables
 from paybill_runtime.jobs.effects import Refused
 
+from paybill_provisioner.domain.agent_rights import RightsByBlueprint
 from paybill_provisioner.drivers import dependents, namespaces, rebuilding
 from paybill_provisioner.drivers import isolation as isolation_checks
 from paybill_provisioner.drivers.inspection import Login, Tables, has_role, is_ready, tables_of
@@ -46,15 +47,11 @@ class TenantDatabases:
     scheduled check of isolation covers it.
     """
 
-    def __init__(self, server: TenantServer, trusted_s: float = 0.0) -> None:
+    def __init__(self, server: TenantServer, roles: TenantRoles, trusted_s: float = 0.0) -> None:
         self._server = server
-        self._roles = TenantRoles(server)
+        self._roles = roles
         self._trusted_s = trusted_s
         self._checked: dict[str, dict[Hashable, float]] = {}
-
-    async def upgrade(self) -> bool:
-        """Brings some logins of earlier versions to the form of this one; True while there may be more."""
-        return await self._roles.upgrade()
 
     async def has_database(self, resource: Resource) -> bool:
         """Returns True when the database exists and is set up."""
@@ -71,11 +68,11 @@ class TenantDatabases:
             self._trust(name, "database")
         return ready
 
-    async def breaches(self, isolation: Isolation, database: str) -> list[Breach]:
-        """Returns the guarantees of isolation that do not hold in a shared database; nothing when it does not exist."""
+    async def breaches(self, isolation: Isolation, database: str, rights: RightsByBlueprint) -> list[Breach]:
+        """Returns the guarantees of isolation that do not hold in a database; nothing when it does not exist."""
         try:
-            async with self._server.connection(database, pooled=True) as connection:
-                found = await isolation_checks.breaches(connection, isolation, database)
+            async with self._server.connection(database, pooled=isolation is not Isolation.SILO) as connection:
+                found = await isolation_checks.breaches(connection, isolation, database, rights)
         except DATABASE_MISSING:
             found = []
         if found:
@@ -214,18 +211,24 @@ class TenantDatabases:
         self, namespace: DatabaseNamespace, role: str
     ) -> AsyncIterator[tuple[Connection, list[str]]]:
         """Provides a transaction as a role that sees the rows of a login, and the tables; the role exists meanwhile."""
-        deleter = namespaces.row_deleter(role)
+        groups = namespaces.groups(namespace.isolation, namespace.database)
         async with self._server.connection(namespace.database, pooled=False) as connection:
             tables = list((await tables_of(connection, namespace)).columns)
-            groups = namespaces.groups(namespace.isolation, namespace.database)
-            login = await self._roles.login(deleter)
-            login = await self._roles.change(deleter, login, "NOLOGIN NOINHERIT", join=groups)
-            try:
-                async with self._roles.member(deleter, login, "INHERIT FALSE, SET TRUE"), connection.transaction():
-                    await connection.execute(namespaces.become(deleter))
-                    yield connection, tables
-            finally:
-                await dependents.drop(self._server, self._roles, deleter, login)
+            async with self.row_deleter(connection, role, groups):
+                yield connection, tables
+
+    @asynccontextmanager
+    async def row_deleter(self, connection: Connection, role: str, groups: Iterable[str]) -> AsyncIterator[None]:
+        """Runs a transaction as a role in these groups that sees the rows of a login; the role exists meanwhile."""
+        deleter = namespaces.row_deleter(role)
+        login = await self._roles.login(deleter)
+        login = await self._roles.change(deleter, login, "NOLOGIN NOINHERIT", join=groups)
+        try:
+            async with self._roles.member(deleter, login, "INHERIT FALSE, SET TRUE"), connection.transaction():
+                await connection.execute(namespaces.become(deleter))
+                yield
+        finally:
+            await dependents.drop(self._server, self._roles, deleter, login)
 
     async def has_schema(self, namespace: DatabaseNamespace) -> bool:
         """Returns True when the tenant's own schema exists."""
@@ -252,17 +255,25 @@ class TenantDatabases:
 
         One that has a privileged attribute is dropped first: only a role that has the attribute itself could remove it.
         """
-        login = await self._roles.login(role.name, namespaces.groups(namespace.isolation, namespace.database))
-        if login is not None and login.superuser:
-            raise Refused(f"{role.name} is a superuser; as another one, ALTER ROLE {role.name} NOSUPERUSER")
-        if login is not None and login.privileged:
-            await self._delete_role(role.name, login)
-            login = None
+        login = await self.unprivileged(role.name, namespaces.groups(namespace.isolation, namespace.database))
         access = Access.CLOSED if closed or login is None else None
         join, leave = namespaces.memberships(namespace, access)
         attributes = namespaces.role_attributes(role, access, verifier)
         await self._roles.change(role.name, login, attributes, join, leave if login else ())
         await self._grant(namespace, role.name, access)
+
+    async def unprivileged(self, role: str, groups: Iterable[str]) -> Login | None:
+        """Returns an existing login that has no privileges but those of these groups; another one is dropped.
+
+        Raises Refused for a superuser.
+        """
+        login = await self._roles.login(role, groups)
+        if login is not None and login.superuser:
+            raise Refused(f"{role} is a superuser; as another one, ALTER ROLE {role} NOSUPERUSER")
+        if login is not None and login.privileged:
+            await self._delete_role(role, login)
+            return None
+        return login
 
     async def _grant(self, namespace: DatabaseNamespace, role: str, access: Access | None) -> None:
         if statements := namespaces.privileges(namespace, role, access):
@@ -296,6 +307,12 @@ class TenantDatabases:
         with suppress(*DATABASE_MISSING):
             await self._grant(namespace, role, access)
         if access is not Access.OPEN:
+            await self._terminate_sessions(role, login)
+
+    async def set_login(self, role: str, access: Access) -> None:
+        """Opens the login, or closes it and terminates its sessions; its privileges stay."""
+        login = await self._roles.change_existing(role, namespaces.login_attribute(access), (), ())
+        if login is not None and access is not Access.OPEN:
             await self._terminate_sessions(role, login)
 
     @asynccontextmanager

@@ -28,7 +28,7 @@ WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = (SELECT oid FROM pg_
 # PostgreSQL records no dependency on the superuser of its installation, which has the id 10.
 _DEPENDENTS = """
 SELECT pg_describe_object(s.classid, s.objid, s.objsubid) AS object,
-       coalesce(o.refobjid, 10)::regrole::text AS owner, r.rolname ~ '^t_[0-9a-f]{32}' AS of_tenant
+       coalesce(o.refobjid, 10)::regrole::text AS owner, r.rolname ~ '^[at]_[0-9a-f]{32}' AS of_tenant
 FROM pg_shdepend AS s LEFT JOIN pg_shdepend AS o
      ON (o.dbid, o.classid, o.objid, o.objsubid, o.deptype) = (s.dbid, s.classid, s.objid, s.objsubid, 'o')
 JOIN pg_roles AS r ON r.oid = coalesce(o.refobjid, 10)

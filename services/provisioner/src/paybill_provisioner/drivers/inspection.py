@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from paybill_contracts.placement import Isolation
 
 from paybill_provisioner.drivers.namespaces import (
+    ACTIONS_POLICY_EXPRESSION,
     EARLIER_POLICY_EXPRESSION,
     POLICY,
     POLICY_EXPRESSION,
@@ -135,6 +136,11 @@ async def tables_of(connection: Connection, namespace: DatabaseNamespace) -> Tab
 def is_our_policy(policy: list[str]) -> bool:
     """Returns whether a policy as `_TABLES` shows it is ours, by its expression."""
     return any(policy == _policy(expression) for expression in _EXPRESSIONS)
+
+
+def has_actions_policy(policies: list[list[str]]) -> bool:
+    """Returns whether these are the policies of the table of agents' actions: exactly ours."""
+    return policies == [_policy(ACTIONS_POLICY_EXPRESSION)]
 
 
 def _policy(expression: str) -> list[str]:

@@ -1,19 +1,20 @@
-"""Inspection of a database that tenants share: every guarantee of their isolation, by PostgreSQL's catalogues.
+"""Inspection of a database of tenants: every guarantee of their isolation, by PostgreSQL's catalogues.
 
 Nothing is judged by a name alone: policies are compared by their expression, and every privilege, view, function,
 trigger and publication is compared with those that this driver makes. An object of PostgreSQL itself has an id below
 16384, and its privileges are compared with those of a new database: neither a schema nor an extension is trusted.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from paybill_contracts.cells import Breach, Guarantee
 from paybill_contracts.placement import Isolation
 
-from paybill_provisioner.drivers.inspection import is_our_policy
-from paybill_provisioner.drivers.namespaces import POLICY, POLICY_EXPRESSION, groups
+from paybill_provisioner.domain.agent_rights import RightsByBlueprint
+from paybill_provisioner.drivers.expected_grants import ExpectedGrants, number_of_silo
+from paybill_provisioner.drivers.inspection import has_actions_policy, is_our_policy
+from paybill_provisioner.drivers.namespaces import ACTIONS, ACTIONS_POLICY_EXPRESSION, POLICY, POLICY_EXPRESSION
 from paybill_provisioner.drivers.server import Connection
 
 _MADE_TABLE = "c.oid >= 16384 AND c.relpersistence <> 't'"
@@ -128,12 +129,17 @@ AND NOT (split_part(object, '.', 1) = 'information_schema' AND added.grantee = 0
          AND added.privilege_type IN ('USAGE', 'SELECT'))
 """
 
-# Logins of tenants are the members of the groups, at any depth; the groups are judged with them, and every group whose
-# privileges they have. The driver, its granter and its creators of logins are members that cannot use it: nobody can
-# log in as one of the latter two.
+# Logins of tenants and their agents are the members of the groups, at any depth, and those of a silo are known by their
+# names; the groups are judged with them, and every group whose privileges they have. A login of agents is in a group
+# for agents, and no other login is; the role that deletes its rows is in that of erasers. The driver, its granter and
+# its creators of logins are members that cannot use it: nobody can log in as one of the latter two.
 LOGINS = """
-WITH RECURSIVE members (oid) AS (
-    SELECT oid FROM pg_roles WHERE rolname = ANY($1::text[])
+WITH RECURSIVE expected (member, "group") AS (
+    VALUES ('^a_[0-9a-f]{32}$|_agents_[a-p]{6}(_[0-9]+)?$', '_agents_[a-p]{6}(_[0-9]+)?$'),
+           ('^a_[0-9a-f]{32}_rows$', '_erasers$'),
+           ('^(?!a_[0-9a-f]{32})(?!.*_agents_[a-p]{6}(_[0-9]+)?$)', '_(members|writers)(_[0-9]+)?$')
+), members (oid) AS (
+    SELECT oid FROM pg_roles WHERE rolname ~ $1
     UNION SELECT m.member FROM pg_auth_members AS m JOIN members ON members.oid = m.roleid
     WHERE m.roleid <> current_user::regrole
 ), granted (oid) AS (
@@ -144,7 +150,8 @@ WITH RECURSIVE members (oid) AS (
 SELECT r.rolname::text AS name, r.rolsuper AS superuser, r.rolbypassrls AS bypassrls,
        r.rolreplication AS replication, r.rolcreaterole AS createrole, r.rolcreatedb AS createdb,
        ARRAY(SELECT g.rolname::text FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
-             WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)
+             WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option OR NOT EXISTS (
+                 SELECT FROM expected AS e WHERE r.rolname ~ e.member AND g.rolname ~ e."group"))
              ORDER BY 1) AS memberships
 FROM granted JOIN pg_roles AS r USING (oid)
 WHERE r.rolname <> current_user
@@ -153,11 +160,11 @@ AND NOT ((r.rolname = current_user || '_granter' OR starts_with(r.rolname::text,
 AND (
     r.rolsuper OR r.rolbypassrls OR r.rolreplication OR r.rolcreaterole OR r.rolcreatedb OR EXISTS (
         SELECT FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
-        WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option)))
+        WHERE m.member = r.oid AND (g.rolname <> ALL($2::text[]) OR m.set_option OR m.admin_option OR NOT EXISTS (
+                 SELECT FROM expected AS e WHERE r.rolname ~ e.member AND g.rolname ~ e."group"))))
 """
-_ALL_GROUPS = (
-    "SELECT ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname ~ '^(pool|bridge)_.*_(members|writers)(_[0-9]+)?$')"
-)
+_GROUP = "(members|writers|erasers|agents_[a-p]{6})(_[0-9]+)?"
+_ALL_GROUPS = "SELECT ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname ~ $1)"
 
 _PRIVILEGED = {
     "superuser": "SUPERUSER",
@@ -166,17 +173,15 @@ _PRIVILEGED = {
     "createrole": "CREATEROLE",
     "createdb": "CREATEDB",
 }
-_EXPECTED = f"{POLICY} USING and WITH CHECK {POLICY_EXPRESSION}"
-_WRITES = frozenset({"INSERT", "UPDATE", "DELETE"})
 _OWNER_OF_PUBLIC = "pg_database_owner"
-_OWN_SCHEMA = re.compile(r"t_[0-9a-f]{32}")
 
 
-async def breaches(connection: Connection, isolation: Isolation, database: str) -> list[Breach]:
-    """Returns the guarantees that do not hold in the connected database, which tenants share."""
+async def breaches(
+    connection: Connection, isolation: Isolation, database: str, rights: RightsByBlueprint
+) -> list[Breach]:
+    """Returns the guarantees that do not hold in the connected database. rights: those that agents' logins may have."""
     found: list[Breach] = []
-    if isolation is Isolation.POOL:
-        found += _of_tables(await connection.fetch(TABLES))
+    found += _of_tables(isolation, await connection.fetch(TABLES))
     for view in await connection.fetch(VIEWS):
         found.append(_breach(Guarantee.VIEWS, view["name"], f"a {view['kind']} of {view['owner']}"))
     for function in await connection.fetch(FUNCTIONS):
@@ -187,25 +192,32 @@ async def breaches(connection: Connection, isolation: Isolation, database: str) 
     for each in await connection.fetch(PUBLICATIONS):
         found.append(_breach(Guarantee.PUBLICATIONS, each["name"], f"a publication of {each['owner']}"))
     grants = [*await connection.fetch(GRANTS), *await connection.fetch(SYSTEM_GRANTS)]
-    found += _of_grants(isolation, database, grants)
-    known = await connection.fetchval(_ALL_GROUPS)
-    found += _of_logins(await connection.fetch(LOGINS, groups(isolation, database), known))
+    found += _of_grants(ExpectedGrants(isolation, database, rights), grants)
+    known = await connection.fetchval(_ALL_GROUPS, f"^(pool|bridge)_.*_{_GROUP}$")
+    pattern = f"^[at]_{number_of_silo(database)}" if isolation is Isolation.SILO else f"^{database}_{_GROUP}$"
+    found += _of_logins(await connection.fetch(LOGINS, pattern, known))
     return found
 
 
-def _of_tables(tables: list[Any]) -> Iterator[Breach]:
+def _of_tables(isolation: Isolation, tables: list[Any]) -> Iterator[Breach]:
     for table in tables:
+        is_actions = table["name"] == ACTIONS
+        if isolation is not Isolation.POOL and not is_actions:
+            continue
         if not (table["enabled"] and table["forced"]):
             state = "enabled and not forced" if table["enabled"] else "disabled"
             yield _breach(Guarantee.ROW_LEVEL_SECURITY, table["name"], f"row-level security is {state}")
         policies = table["policies"]
-        if len(policies) != 1 or not is_our_policy(policies[0]):
+        is_ours = has_actions_policy(policies) if is_actions else len(policies) == 1 and is_our_policy(policies[0])
+        if not is_ours:
+            expression = ACTIONS_POLICY_EXPRESSION if is_actions else POLICY_EXPRESSION
+            expected = f"{POLICY} USING and WITH CHECK {expression}"
             shown = "; ".join(f"{each[0]} USING {each[4]} WITH CHECK {each[5]}" for each in policies) or "no policy"
             # A text is cut at its end, and what has to be there must not be lost behind many policies.
-            yield _breach(Guarantee.POLICY, table["name"], f"{shown[:200]}; expected is only {_EXPECTED}")
+            yield _breach(Guarantee.POLICY, table["name"], f"{shown[:200]}; expected is only {expected}")
 
 
-def _of_grants(isolation: Isolation, database: str, grants: list[Any]) -> Iterator[Breach]:
+def _of_grants(expected: ExpectedGrants, grants: list[Any]) -> Iterator[Breach]:
     owners: dict[str, str] = {}
     entries: dict[tuple[str, str], set[str]] = {}
     for each in grants:
@@ -213,7 +225,7 @@ def _of_grants(isolation: Isolation, database: str, grants: list[Any]) -> Iterat
             owners[each["object"]] = each["owner"]
         elif each["grantee"] in {each["owner"], _OWNER_OF_PUBLIC}:
             continue
-        if each["to_public"] or each["grantable"] or not _is_ours(isolation, database, each):
+        if each["to_public"] or each["grantable"] or not expected.include(each):
             name = "PUBLIC" if each["to_public"] else each["grantee"].strip('"')
             option = " WITH GRANT OPTION" if each["grantable"] else ""
             entries.setdefault((each["object"], name), set()).add(each["privilege"] + option)
@@ -222,26 +234,6 @@ def _of_grants(isolation: Isolation, database: str, grants: list[Any]) -> Iterat
     for (object_, grantee), privileges in sorted(entries.items()):
         guarantee = Guarantee.PUBLIC if grantee == "PUBLIC" else Guarantee.GRANTS
         yield _breach(guarantee, object_, f"{grantee} has {', '.join(sorted(privileges))}")
-
-
-def _is_ours(isolation: Isolation, database: str, grant: Any) -> bool:
-    """Returns whether the driver makes this grant."""
-    kind: str = grant["kind"]
-    grantee: str = grant["grantee"].strip('"')
-    privilege: str = grant["privilege"]
-    schema: str = grant["schema"]
-    all_tenants, *writers = groups(isolation, database)
-    if kind == "database":
-        return grantee == all_tenants and privilege == "CONNECT"
-    if isolation is Isolation.BRIDGE:
-        own = _OWN_SCHEMA.match(schema)
-        if own is None or not grantee.startswith(own[0]):
-            return False
-        return (kind, privilege) == ("schema", "USAGE") or (kind == "table" and privilege in {"SELECT", *_WRITES})
-    if kind == "schema":
-        return grantee == all_tenants and privilege == "USAGE" and schema != "public"
-    may_write = grantee in writers and privilege in _WRITES
-    return kind == "table" and (may_write or (grantee == all_tenants and privilege == "SELECT"))
 
 
 def _of_logins(logins: list[Any]) -> Iterator[Breach]:

@@ -6,30 +6,41 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequen
 from contextlib import aclosing
 from pathlib import Path
 
+from paybill_contracts.agent_bundles import TableRights
 from paybill_contracts.cells import Breach
 from paybill_contracts.environment_plans import Resource
 from paybill_contracts.kinds import Bucket, Database, Role, Schema, Secret
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export
 from paybill_contracts.table_rebuilds import InspectedTables
+from paybill_definitions.resources import AGENTS_SECRET
 from paybill_runtime.jobs.effects import Refused
 from paybill_runtime.security.secrets import Secrets
 
+from paybill_provisioner.domain.agent_rights import RightsByBlueprint
 from paybill_provisioner.domain.drift import Observed
 from paybill_provisioner.domain.environment_state import Environment
 from paybill_provisioner.drivers import Done, Outputs, Result, Scope, Site, directories
+from paybill_provisioner.drivers.agents import AgentLogins
 from paybill_provisioner.drivers.databases import TenantDatabases
 from paybill_provisioner.drivers.exports import ExportFile, no_rows, remove_export, rows_of
 from paybill_provisioner.drivers.namespaces import DatabaseNamespace
 from paybill_provisioner.drivers.observation import observe_files, observe_server, problem_of
+from paybill_provisioner.drivers.roles import TenantRoles
 from paybill_provisioner.drivers.scram import Credentials, CredentialsFactory
 from paybill_provisioner.drivers.server import TenantServer, refusals
 
 SECRET_GRANTEES = ("operator",)
 """Services other than the provisioner that may read a tenant's password."""
 
+AGENT_SECRET_GRANTEES = ("agent-gateway",)
+"""Services other than the provisioner that may read the password of a tenant's agents."""
+
 ROWS_READ = "a temporary role that saw the tenant's rows, and was dropped after it, read none in its tables"
 """Verification of the absence of rows in a pool, also after the tenant's own logins are deleted."""
+
+ACTIONS_READ = ", and another one none of its agents' actions"
+"""Verification of the absence of actions in a database that tenants share."""
 
 TENANTS = "tenants"
 SECRETS = "environments"
@@ -44,7 +55,10 @@ class LocalDriver:
     def __init__(self, server: TenantServer, directory: Path, secrets: Secrets, trusted_s: float = 0.0) -> None:
         """trusted_s: as of TenantDatabases."""
         self._server = server
-        self._databases = TenantDatabases(server, trusted_s)
+        roles = TenantRoles(server)
+        self._roles = roles
+        self._databases = TenantDatabases(server, roles, trusted_s)
+        self._agents = AgentLogins(server, self._databases, roles)
         self._directory = directory
         self._secrets = secrets
         self._factory = CredentialsFactory()
@@ -82,7 +96,7 @@ class LocalDriver:
         """Creates the resource, or what an interrupted call left out. Names are unique, so that no token is needed."""
         match resource.attributes:
             case Secret(name=name, on_demand=on_demand):
-                reference = await (self._secrets.latest(name) if on_demand else self._create_secret(name))
+                reference = await (self._secrets.latest(name) if on_demand else self._create_secret(resource))
                 return Done({"secret": reference} if reference else {})
             case Bucket(name=name):
                 await asyncio.to_thread(directories.make_private, self._directory, TENANTS, *Path(name).parts)
@@ -126,8 +140,11 @@ class LocalDriver:
                     raise Refused(f"{name} is shared by tenants and is never deleted for one of them")
                 await self._databases.delete_database(name)
             case Schema():
+                namespace = DatabaseNamespace.of(resource)
                 for login in _names_of_logins(site):
-                    await self._databases.delete_tables(DatabaseNamespace.of(resource), login)
+                    await self._databases.delete_tables(namespace, login)
+                for login in _names_of_agents(site):
+                    await self._agents.delete_actions(namespace, login)
             case Role(name=name):
                 await self._databases.delete_role(name)
             case _:
@@ -147,15 +164,16 @@ class LocalDriver:
                 exists, how = await asyncio.to_thread(self._path(name).exists), "no directory has its name"
             case Database(name=name):
                 exists, how = await self._databases.exists(name), "pg_database has no such name"
-            case Schema() if resource.isolation is Isolation.POOL:
-                found = [
-                    await self._databases.has_rows(DatabaseNamespace.of(resource), each)
-                    for each in _names_of_logins(site)
-                ]
-                exists, how = any(found), ROWS_READ
             case Schema():
-                exists = await self._databases.has_schema(DatabaseNamespace.of(resource))
-                how = "pg_namespace has no such name, or its database does not exist"
+                namespace, agents = DatabaseNamespace.of(resource), _names_of_agents(site)
+                if resource.isolation is Isolation.POOL:
+                    found = [await self._databases.has_rows(namespace, each) for each in _names_of_logins(site)]
+                    exists, how = any(found), ROWS_READ
+                else:
+                    exists = await self._databases.has_schema(namespace)
+                    how = "pg_namespace has no such name, or its database does not exist"
+                found = [await self._agents.has_actions(namespace, each) for each in agents]
+                exists, how = exists or any(found), how + (ACTIONS_READ if agents and namespace.shared else "")
             case Role(name=name):
                 exists, how = await self._databases.has_role(name), "pg_roles has no such name"
             case _:
@@ -169,7 +187,10 @@ class LocalDriver:
     async def set_access(self, environment: Environment, access: Access) -> None:
         """Changes the access of every login of the tenant."""
         for role, schema in _existing_logins(environment):
-            await self._databases.set_access(DatabaseNamespace.of(schema), role.name, access)
+            if role.agents is not None:
+                await self._agents.set_access(role.name, access)
+            else:
+                await self._databases.set_access(DatabaseNamespace.of(schema), role.name, access)
 
     async def observe(self, scope: Scope) -> AsyncIterator[Sequence[Observed]]:
         """Yields what carries the names of tenants: logins, databases, schemas, directories and secrets."""
@@ -182,7 +203,7 @@ class LocalDriver:
 
     async def upgrade(self) -> bool:
         """Gives logins of earlier versions a creator and bounded groups."""
-        return await self._databases.upgrade()
+        return await self._roles.upgrade()
 
     async def check(self) -> str | None:
         """Returns why the driver cannot work: a right that its role lacks, or a directory that cannot be written."""
@@ -191,9 +212,16 @@ class LocalDriver:
             return f"{self._directory} cannot be written"
         return await problem_of(self._server)
 
-    async def breaches(self, isolation: Isolation, database: str) -> Sequence[Breach]:
-        """Returns the guarantees of isolation that do not hold in a shared database."""
-        return await self._databases.breaches(isolation, database)
+    async def breaches(self, isolation: Isolation, database: str, rights: RightsByBlueprint) -> Sequence[Breach]:
+        """Returns the guarantees of isolation that do not hold in a database."""
+        return await self._databases.breaches(isolation, database, rights)
+
+    @refusals()
+    async def grant_agent_rights(self, environment: Environment, rights: Sequence[TableRights]) -> None:
+        """Gives the agents' login, or its group in a pool, exactly these rights."""
+        for role in _logins(environment):
+            if role.agents is not None:
+                await self._agents.grant(DatabaseNamespace.of(environment.resources[role.in_schema]), role, rights)
 
     @directories.waits_for_disk()
     async def make_credentials(self, environment: Environment, secrets: Collection[str]) -> Mapping[str, str]:
@@ -204,7 +232,7 @@ class LocalDriver:
         resources, made = environment.resources, {}
         async with self._server.exclusive(environment.id):
             for address in sorted(secrets):
-                made[address] = await self._create_secret(resources[address].attributes.name)
+                made[address] = await self._create_secret(resources[address])
             for role in _logins(environment):
                 if role.secret in made:
                     await self._databases.set_password(role.name, await self._verifier(made[role.secret]))
@@ -215,6 +243,8 @@ class LocalDriver:
         """Reads the database as the tenant's role, so that the file cannot contain rows of another tenant."""
         file = ExportFile(self._directory, environment.id)
         for role in _logins(environment):
+            if role.agents is not None:
+                continue
             namespace = DatabaseNamespace.of(environment.resources[role.in_schema])
             async with self._databases.as_tenant(namespace, role.name) as connection:
                 if connection is not None:
@@ -228,11 +258,13 @@ class LocalDriver:
         await asyncio.to_thread(remove_export, self._directory, export.location)
         return "no file has its name"
 
-    async def _create_secret(self, name: str) -> str:
+    async def _create_secret(self, resource: Resource) -> str:
+        name, is_agents = resource.attributes.name, resource.address == AGENTS_SECRET
         reference = await self._secrets.latest(name)
         if reference is None:
             credentials = await self._factory.new()
-            reference = await self._secrets.put(name, credentials.password, SECRET_GRANTEES)
+            grantees = AGENT_SECRET_GRANTEES if is_agents else SECRET_GRANTEES
+            reference = await self._secrets.put(name, credentials.password, grantees)
             self._new[reference] = credentials
             self._factory.precompute()
         return reference
@@ -243,7 +275,8 @@ class LocalDriver:
         verifier = None
         if role.secret is not None and (reference := site.outputs[role.secret].get("secret")):
             verifier = await self._verifier(reference)
-        await self._databases.create_role(namespace, role, verifier, closed=closed)
+        logins = self._databases if role.agents is None else self._agents
+        await logins.create_role(namespace, role, verifier, closed=closed)
 
     async def _verifier(self, reference: str) -> str:
         credentials = self._new.pop(reference, None) or await Credentials.of(await self._secrets.get(reference))
@@ -276,8 +309,13 @@ def _logins(environment: Environment) -> Iterator[Role]:
 def _names_of_logins(site: Site) -> frozenset[str]:
     """Returns the names of the tenant's logins, with the one that rows in a pool belong to, which may be deleted."""
     number = site.environment.tenant_id.removeprefix("ten_")
-    names = (each.attributes.name for each in site.resources.values() if isinstance(each.attributes, Role))
-    return frozenset({f"t_{number}", *names})
+    roles = (each.attributes for each in site.resources.values() if isinstance(each.attributes, Role))
+    return frozenset({f"t_{number}", *(each.name for each in roles if each.agents is None)})
+
+
+def _names_of_agents(site: Site) -> list[str]:
+    """Returns the name of the login for the tenant's agents, which may be deleted already; nothing without agents."""
+    return [f"a_{site.environment.tenant_id.removeprefix('ten_')}"] if site.environment.has_agents else []
 
 
 def _secret(name: str) -> Observed:

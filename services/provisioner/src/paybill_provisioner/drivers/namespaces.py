@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Self
 
 from paybill_contracts.environment_plans import Resource
@@ -23,8 +24,17 @@ POLICY = "own_rows"
 POLICY_EXPRESSION = """(tenant_id = (('ten_'::text || substr((CURRENT_USER)::text, 3, 32)) COLLATE "default"))"""
 """The policy's expression, as PostgreSQL shows it."""
 
+AGENT_SCHEMA = "paybill_agent"
+ACTIONS = f"{AGENT_SCHEMA}.actions"
+"""Table of the actions of tenants' agents, which no tenant can use."""
+
+ACTIONS_POLICY_EXPRESSION = POLICY_EXPRESSION.replace("tenant_id", "tenant")
+"""Expression of the policy of that table."""
+
 EARLIER_POLICY_EXPRESSION = "(tenant_id = ('ten_'::text || substr((CURRENT_USER)::text, 3, 32)))"
 """The expression of earlier versions, without the collation."""
+
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,20 @@ def with_tenant_column(namespace: DatabaseNamespace) -> DatabaseNamespace:
 def connect_group(database: str) -> str:
     """Returns the group of all tenants of a shared database, with CONNECT; in a pool with SELECT, too."""
     return f"{database}_members"
+
+
+def agents_group(database: str, blueprint: str) -> str:
+    """Returns the group of the agents' logins of a shared database whose environments have this blueprint.
+
+    A blueprint's name can be too long for the name of a role. The letters of its hash keep the number of a part apart.
+    """
+    letters = sha256(blueprint.encode()).hexdigest()[:6].translate(_LETTERS)
+    return f"{database}_agents_{letters}"
+
+
+def erasers_group(database: str) -> str:
+    """Returns the group that may delete the rows of agents' actions in a shared database; no login is in it."""
+    return f"{database}_erasers"
 
 
 def groups(isolation: Isolation, database: str) -> tuple[str, ...]:

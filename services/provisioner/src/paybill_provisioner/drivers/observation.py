@@ -15,10 +15,14 @@ SELECT r.rolname::text AS name, r.rolconnlimit AS connection_limit, r.rolcanlogi
        array_remove(ARRAY[CASE WHEN r.rolsuper THEN 'SUPERUSER' END, CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
                           CASE WHEN r.rolreplication THEN 'REPLICATION' END,
                           CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
-                          CASE WHEN r.rolcreatedb THEN 'CREATEDB' END], NULL) AS privileges
+                          CASE WHEN r.rolcreatedb THEN 'CREATEDB' END], NULL) AS privileges,
+       CASE WHEN starts_with(r.rolname::text, 'a_') THEN ARRAY(
+           SELECT coalesce(d.datname || ': ', '') || setting FROM pg_db_role_setting AS s
+           LEFT JOIN pg_database AS d ON d.oid = s.setdatabase, unnest(s.setconfig) AS setting
+           WHERE s.setrole = r.oid ORDER BY 1) END AS settings
 FROM pg_roles AS r
-WHERE r.rolname ~ '^t_[0-9a-f]{32}' AND r.rolname::text COLLATE "C" >= 't_' || $1 AND
-      r.rolname::text COLLATE "C" < 't_' || $2
+WHERE r.rolname ~ '^[at]_[0-9a-f]{32}' AND substr(r.rolname::text, 3) COLLATE "C" >= $1 AND
+      substr(r.rolname::text, 3) COLLATE "C" < $2
 ORDER BY 1
 """
 _DATABASES = """
@@ -105,7 +109,9 @@ def _login(row: Any) -> Observed:
         "login": "yes" if row["login"] else "no",
         "privileges": ", ".join(row["privileges"]) or NOTHING,
     }
-    return Observed("role", row["name"], _tenant_in(row["name"], "t_"), attributes)
+    if row["settings"] is not None:
+        attributes["settings"] = ", ".join(row["settings"])
+    return Observed("role", row["name"], _tenant_in(row["name"], row["name"][:2]), attributes)
 
 
 def _schemas(database: str, rows: list[Any]) -> list[Observed]:

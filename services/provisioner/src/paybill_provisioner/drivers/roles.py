@@ -49,7 +49,7 @@ SELECT g.rolname::text AS name, EXISTS (
 FROM pg_roles AS g WHERE g.rolname = ANY($1::text[])
 """
 
-_LOGIN = "r.rolname ~ '^t_[0-9a-f]{32}'"
+_LOGIN = "r.rolname ~ '^[at]_[0-9a-f]{32}'"
 # The driver is an administrator of what it created itself.
 _EARLIER = f"""
 SELECT r.rolname::text AS name FROM pg_roles AS r WHERE {_LOGIN} AND (
@@ -62,7 +62,7 @@ ORDER BY 1 LIMIT $1
 """  # noqa: S608  # constants
 _LARGE = f"""
 SELECT g.rolname::text AS name FROM pg_roles AS g JOIN pg_auth_members AS m ON m.roleid = g.oid
-JOIN pg_roles AS r ON r.oid = m.member WHERE g.rolname ~ '_members$' AND {_LOGIN} AND EXISTS (
+JOIN pg_roles AS r ON r.oid = m.member WHERE g.rolname ~ '_(members|agents_[a-p]{{6}})$' AND {_LOGIN} AND EXISTS (
     SELECT FROM pg_auth_members AS a JOIN pg_roles AS w ON w.oid = a.member
     WHERE a.roleid = g.oid AND a.admin_option AND w.rolname = $1)
 GROUP BY 1 HAVING count(*) > $2 ORDER BY 1 LIMIT 1
@@ -76,7 +76,7 @@ SELECT count(*) FROM pg_roles AS g JOIN pg_auth_members AS m ON m.roleid = g.oid
 JOIN pg_roles AS r ON r.oid = m.member WHERE g.rolname = $1 AND {_LOGIN}
 """  # noqa: S608  # constants
 _KINDS = ("members", "writers")
-_PART = re.compile(r"(?P<group>(?P<database>.+)_(?:members|writers))(?:_(?P<number>[0-9]+))?")
+_PART = re.compile(r"(?P<group>(?P<database>.+)_(?:members|writers|agents_[a-p]{6}))(?:_(?P<number>[0-9]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +266,7 @@ class TenantRoles:
             if present < self._per_group:
                 break
             number += 1
-        names = [f"{_database(group)}_{kind}" for kind in _KINDS]
+        names = [f"{_database(group)}_{kind}" for kind in _KINDS] if group.endswith("_members") else [group]
         async with self.connection() as connection:
             parts = sorted(row["name"] for row in await connection.fetch(_GROUPS, names, self._granter))
         await self.ensure_groups(parts)
