@@ -99,7 +99,7 @@ class World:
                     )
                 )
             case "reject" if approval is not None:
-                self.record(moves.reject(environment, approval.id, person, "no"))
+                self.record(moves.reject(environment, approval.id, person, "no", self.now))
             case "move":
                 to, world = list(Preset)[number % 3], (self.blueprints, CELLS, self.inputs, self.now)
                 self.record(moves.move(environment, environment.id, to, person, *world))
