@@ -177,6 +177,7 @@ CHASSIS_OWNERS = {
 }
 """Tables of the runtime, and the one module that writes each. Only modules of the runtime may read them."""
 NAMED_TABLE_WRITERS = {
+    "paybill_agent_gateway.statements": "changes a tenant's rows of the customer's product, in no table of ours",
     "paybill_bench.grown_stack": "copies the states of a tenant, in databases that exist for one benchmark",
     "paybill_provisioner.drivers.rebuilding": "copies a tenant's rows of the customer's product, in no table of ours",
     "paybill_provisioner.drivers.namespaces": "deletes a tenant's rows of the customer's product, in no table of ours",

@@ -1,14 +1,15 @@
 """Values of columns: their canonical form in facts and answers, and the form that the driver of PostgreSQL takes."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
-from uuid import UUID
 
 from paybill_contracts.agent_bundles import Scalar
 from paybill_contracts.errors import DomainError
 
+_UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _BITS: Final = {"integer": 31, "bigint": 63}
 
 
@@ -102,6 +103,12 @@ def _whole(type_: str) -> Callable[[Any], int]:
     return whole
 
 
+def _uuid(value: Any) -> str:
+    if _UUID.fullmatch(value) is None:
+        raise ValueError("no uuid")
+    return str(value)
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError("no boolean")
@@ -118,7 +125,7 @@ def _moment(value: Any) -> datetime:
 _NATIVE: Final[dict[str, Callable[[Any], Any]]] = {
     "text": _text,
     "jsonb": _text,
-    "uuid": lambda value: UUID(_text(value)),
+    "uuid": _uuid,
     "integer": _whole("integer"),
     "bigint": _whole("bigint"),
     "boolean": _boolean,

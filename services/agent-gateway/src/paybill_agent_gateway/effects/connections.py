@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypeAlias
 import asyncpg
 from paybill_contracts.agent_access import AgentConnection
 from paybill_contracts.errors import ConflictError
-from paybill_runtime.security.secrets import Secrets
+from paybill_runtime.security.secrets import SecretForbiddenError, SecretNotFoundError, Secrets
 
 Connection: TypeAlias = Any
 """A connection of asyncpg, which has no types."""
@@ -136,12 +136,13 @@ class Connections:
         return None
 
     async def _opened(self, tenant: _Tenant) -> Connection:
-        """Opens a connection, or waits for one. Its place is counted before, so that the limits hold."""
+        """Opens a connection, or waits for one. It is counted before it is open, so that the limits hold."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 while not self._has_place(tenant):
                     self._released.clear()
                     await self._released.wait()
+                    self._require_current(tenant)
                     if reused := self._reused(tenant):
                         return reused
                 tenant.count += 1
@@ -151,12 +152,23 @@ class Connections:
                 "all connections of the tenant's agents are in use; repeat the call"
             ) from error
         try:
-            return await self._connect(tenant.endpoint)
+            connection = await self._connect(tenant.endpoint)
         except BaseException:
             tenant.count -= 1
             self._count -= 1
             self._released.set()
             raise
+        try:
+            self._require_current(tenant)
+        except DatabaseUnavailableError:
+            self._drop(tenant, connection)
+            raise
+        return connection
+
+    def _require_current(self, tenant: _Tenant) -> None:
+        """Raises DatabaseUnavailableError when the endpoint was closed or replaced in the meantime."""
+        if self._tenants.get(tenant.endpoint.tenant_id) is not tenant:
+            raise DatabaseUnavailableError("the tenant's database was closed or replaced; repeat the call later")
 
     def _has_place(self, tenant: _Tenant) -> bool:
         """Returns whether another connection may be opened; closes the least recently used one for it."""
@@ -184,7 +196,14 @@ class Connections:
                 max_cached_statement_lifetime=0,
                 server_settings=_SETTINGS,
             )
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            OSError,
+            TimeoutError,
+            SecretForbiddenError,
+            SecretNotFoundError,
+        ) as error:
             raise DatabaseUnavailableError(
                 "the tenant's database accepts no connection; repeat the call later"
             ) from error
