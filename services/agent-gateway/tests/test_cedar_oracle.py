@@ -54,11 +54,11 @@ async def world(postgres, tmp_path: Path) -> AsyncIterator[World]:
     await pool.grant("rows", {"SELECT": "*", "INSERT": "*"})
     random = Random(SEED)
     rows = [row_of(random, number) for number in range(ROW_COUNT)]
-    places = ", ".join(f"${number}::{each.type}" for number, each in enumerate(ROWS.columns, 1))
+    listed = ", ".join(f"${number}::{each.type}" for number, each in enumerate(ROWS.columns, 1))
     async with pool.agent(await pool.tenant()) as agent:
         names = ", ".join(COLUMNS)
         await agent.executemany(
-            f"INSERT INTO product.rows ({names}) VALUES ({places})", [tuple(row.values()) for row in rows]
+            f"INSERT INTO product.rows ({names}) VALUES ({listed})", [tuple(row.values()) for row in rows]
         )
         # Every second row has the values of facts, and every other one those of the driver.
         found = await agent.fetch(f"SELECT {names} FROM product.rows ORDER BY id")
