@@ -42,7 +42,7 @@ def test_init_never_overwrites(paybill, product: Path) -> None:
     assert "is not overwritten" in refused.err
 
 
-def test_a_valid_bundle_has_its_hash_also_without_a_stack(paybill, product: Path) -> None:
+def test_a_valid_bundle_has_its_hash_without_a_stack_too(paybill, product: Path) -> None:
     done = paybill("agent", "check", product / "agents", "--data-dir", product, "--json")
 
     assert (done.code, done.data["blueprint"], done.data["workflows"]) == (ExitCode.OK, "support-agent@1", "refund")

@@ -51,9 +51,9 @@ def problem(
     code: str,
     detail: str,
     more: Mapping[str, str] | None = None,
-    members: Mapping[str, Any] | None = None,
+    extensions: Mapping[str, Any] | None = None,
 ) -> JSONResponse:
-    """Returns the response: type, title, status, detail, code and trace id; `more` are headers, `members` follow."""
+    """Returns the response: type, title, status, detail, code and trace id; `more` are headers, `extensions` follow."""
     headers = dict(more or {})
     if status == 503:  # noqa: PLR2004  # RFC 9110, section 15.6.4
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -66,7 +66,7 @@ def problem(
         "detail": detail,
         "code": code,
         "trace_id": trace_var.get(),
-        **(members or {}),
+        **(extensions or {}),
     }
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
@@ -95,7 +95,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(DomainError)
     async def _refused(_: Request, error: DomainError) -> JSONResponse:
-        return problem(status_of(error), error.code, str(error), members=error.details())
+        return problem(status_of(error), error.code, str(error), extensions=error.details())
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
