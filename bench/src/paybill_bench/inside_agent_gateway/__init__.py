@@ -1,0 +1,1 @@
+"""Processes of the benchmarks that contain the agent gateway's code."""
