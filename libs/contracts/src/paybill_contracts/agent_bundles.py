@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 
 from paybill_contracts.agent_expressions import Condition
 from paybill_contracts.api_keys import Subject
+from paybill_contracts.blueprints import Blueprint
 from paybill_contracts.environment_plans import BlueprintRef
 from paybill_contracts.event import Event, Value
 from paybill_contracts.values import Count, Digest, Key, Text, Timestamp
@@ -320,6 +321,16 @@ class TableRights(Value):
     insert: tuple[Key, ...] = ()
     update: tuple[Key, ...] = ()
     delete: bool = False
+
+
+class BlueprintNoted(
+    Event, type="agent-gateway.blueprint_noted", version=1, aggregate="agent-blueprint", key="blueprint"
+):
+    """The gateway's copy of a blueprint in force, which the resources of bundles come from. blueprint: its name."""
+
+    blueprint: Key
+    content: Blueprint
+    content_hash: Digest
 
 
 class BundlePublished(Event, type="agent-gateway.bundle_published", version=1, aggregate="bundle", key="content_hash"):

@@ -35,6 +35,7 @@ _SENTENCES = {
     "agent-gateway.approval_granted": "{run_id} seq {seq}: {step} approved by {approval.approver}, {approval_id}",
     "agent-gateway.approval_requested": "{run_id} seq {seq}: {step} waits for the approval {approval_id} until "
     "{expires_at}: {reason}",
+    "agent-gateway.blueprint_noted": "bundles are checked against {blueprint}@{content.version}, {content_hash:.14}…",
     "agent-gateway.budget_reserved": "{run_id} of {workflow} reserves {reserved} of the day's budget",
     "agent-gateway.budget_settled": "{run_id} of {workflow} used {used} of the day's budget",
     "agent-gateway.bundle_activated": "bundle {bundle_hash:.14}… is in force for {blueprint}, by {activated_by}",

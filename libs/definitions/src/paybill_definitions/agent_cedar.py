@@ -49,6 +49,7 @@ MAX_LIST = 200
 """Constants before `contains`."""
 
 _NOWHERE = "Nothing"
+_WHOLE = re.compile(r"`(!|-|\d+)`")
 _QUOTED = re.compile(r'`(?:\w+::"?)?([^`"]+)"?`')
 _OPERATORS = frozenset(Comparator)
 _SUBSET = "docs/grants.md lists what a condition may use"
@@ -95,15 +96,18 @@ def parsed(policy: PolicyText) -> dict[str, Any]:
     try:
         found = json.loads(cedarpy.policies_to_json_str(policy.text))
     except ValueError as error:
-        raise CedarError(_line_of_error(policy), f"no Cedar: {error}") from None
+        raise CedarError(_line_of_error(policy, str(error)), f"no Cedar: {error}") from None
     if found["templates"]:
         raise CedarError(policy.line, "a policy has no `?principal` or `?resource`: templates are outside the subset")
     (tree,) = found["staticPolicies"].values()
     return dict(tree)
 
 
-def _line_of_error(policy: PolicyText) -> int:
-    """Returns the first line whose text ends in another way than too early: Cedar names no line."""
+def _line_of_error(policy: PolicyText, reason: str) -> int:
+    """Returns the first line whose text ends in another way than too early: Cedar names no line.
+
+    What it finds in the whole text is a number that is too large or a chain of signs, which its message names.
+    """
     import cedarpy  # noqa: PLC0415
 
     lines = policy.text.split("\n")
@@ -113,6 +117,8 @@ def _line_of_error(policy: PolicyText) -> int:
         except ValueError as error:
             if str(error) not in {"unexpected end of input", "invalid token"}:
                 return policy.line + count - 1
+    if found := _WHOLE.findall(reason):
+        return policy.line_in_condition(found[0])
     return policy.line + len(lines) - 1
 
 
@@ -126,8 +132,16 @@ def validate(policy: PolicyText, schema: Schema) -> Iterator[CedarError]:
         if reason in known or (known and reason.startswith("unable to find an applicable action")):
             continue
         known.add(reason)
-        found = [policy.line_of(name) for name in _QUOTED.findall(reason)]
-        yield CedarError(next((line for line in found if line != policy.line), policy.line), reason)
+        yield CedarError(_line_near(policy, _QUOTED.findall(reason)), reason)
+
+
+def _line_near(policy: PolicyText, names: Iterable[str]) -> int:
+    """Returns the first line with one of the names, in a condition or before; else that of the conditions."""
+    known = {token.text.strip('"') for token in policy.tokens}
+    for name in names:
+        if name in known:
+            return policy.line_in_condition(name)
+    return policy.line_in_condition("")
 
 
 def expression(text: str, resource: AgentResource | None) -> tuple[PolicyText, Condition]:

@@ -37,7 +37,7 @@ def read_grants(text: str, resources: Sequence[AgentResource]) -> tuple[tuple[Gr
             faults.append(Diagnostic(error.line, error.reason))
             continue
         except OutsideSubsetError as error:
-            faults.append(Diagnostic(policy.line_of(error.near), error.reason))
+            faults.append(Diagnostic(policy.line_in_condition(error.near), error.reason))
             continue
         found = list(_errors(grant, policy, resources, cedar_schema))
         faults += found
@@ -60,7 +60,7 @@ def _errors(
         for resource in (each for each in resources if each.name in grant.resources):
             columns = {column.name: column for column in resource.columns}
             for name, reason in condition_errors(grant.condition, columns):
-                own.append(Diagnostic(policy.line_of(name), f"{resource.name}: {reason}"))
+                own.append(Diagnostic(policy.line_in_condition(name), f"{resource.name}: {reason}"))
     yield from own or (Diagnostic(each.line, each.reason) for each in validate(policy, cedar_schema))
 
 

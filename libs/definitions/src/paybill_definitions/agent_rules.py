@@ -31,6 +31,33 @@ from paybill_definitions.diagnostics import PartDiagnostic
 MAX_WORKFLOWS = 100
 
 
+def normalised(bundle: Bundle) -> Bundle:
+    """Returns the bundle in its one order: resources, grants, workflows and all names sorted, steps as written."""
+    return bundle.model_copy(
+        update={
+            "resources": tuple(
+                each.model_copy(update={"also_changes": tuple(sorted(set(each.also_changes)))})
+                for each in sorted(bundle.resources, key=lambda resource: resource.name)
+            ),
+            "grants": tuple(_normalised_grant(each) for each in sorted(bundle.grants, key=lambda grant: grant.id)),
+            "workflows": tuple(
+                each.model_copy(update={"inputs": tuple(sorted(each.inputs, key=lambda input_: input_.name))})
+                for each in sorted(bundle.workflows, key=lambda workflow: workflow.name)
+            ),
+        }
+    )
+
+
+def _normalised_grant(grant: Grant) -> Grant:
+    return grant.model_copy(
+        update={
+            "verbs": tuple(sorted(set(grant.verbs))),
+            "resources": tuple(sorted(set(grant.resources))),
+            "columns": {name: tuple(sorted(set(columns))) for name, columns in grant.columns.items()},
+        }
+    )
+
+
 def errors(bundle: Bundle) -> Iterator[PartDiagnostic]:
     """Yields every error. A path is that of the files: ("workflows", "refund", "steps", "propose", "set", "amount")."""
     yield from _repeated("resources", [each.name for each in bundle.resources])

@@ -60,12 +60,25 @@ class PolicyText:
     tokens: tuple[Token, ...]
 
     def line_of(self, name: str) -> int:
-        """Returns the line where `name` stands first, as a name or in quotes; else that of the first condition."""
-        for texts in ({name, json.dumps(name, ensure_ascii=False)}, {"when", "unless"}):
-            for token in self.tokens:
-                if token.text in texts:
-                    return token.line
-        return self.line
+        """Returns the line where a part before the conditions has `name`, in quotes or not; else the first line."""
+        return _line_of(name, self._scope, self.line)
+
+    def line_in_condition(self, name: str) -> int:
+        """Returns the line where a condition has `name`; else the one where the conditions begin."""
+        tokens = self.tokens[len(self._scope) :]
+        return _line_of(name, tokens, tokens[0].line if tokens else self.line)
+
+    @property
+    def _scope(self) -> tuple[Token, ...]:
+        texts = [token.text for token in self.tokens]
+        return self.tokens[
+            : min((texts.index(each) for each in ("when", "unless") if each in texts), default=len(texts))
+        ]
+
+
+def _line_of(name: str, tokens: Sequence[Token], otherwise: int) -> int:
+    texts = {name, json.dumps(name, ensure_ascii=False)}
+    return next((token.line for token in tokens if token.text in texts), otherwise)
 
 
 def split(text: str) -> list[PolicyText]:

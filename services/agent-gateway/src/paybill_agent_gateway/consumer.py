@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.tenant import (
     OffboardingStarted,
     ReturnStarted,
@@ -17,9 +18,9 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_agent_gateway.domain import tenants
+from paybill_agent_gateway.domain import bundles, tenants
 from paybill_agent_gateway.domain.tenants import LifecycleFact
-from paybill_agent_gateway.tables import TENANTS
+from paybill_agent_gateway.tables import BLUEPRINTS, TENANTS
 
 HANDLERS = Subscriptions()
 
@@ -58,3 +59,9 @@ HANDLERS.fact(TenantCancelled, writes=_writes)(_lifecycle)
 HANDLERS.fact(ReturnStarted, writes=_writes)(_lifecycle)
 HANDLERS.fact(PurgeStarted, writes=_writes)(_lifecycle)
 HANDLERS.fact(TenantPurged, writes=_writes)(_lifecycle)
+
+
+@HANDLERS.fact(BlueprintPublished, writes=lambda fact: [BLUEPRINTS.key(fact.content.name)])
+def blueprint_published(unit: UnitOfWork, fact: BlueprintPublished, _: DecisionContext) -> None:
+    name = fact.content.name
+    unit.record(BLUEPRINTS, name, bundles.on_blueprint_published(unit.get(BLUEPRINTS, name), fact))

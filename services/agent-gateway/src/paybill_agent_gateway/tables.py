@@ -7,7 +7,8 @@ from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
-from paybill_agent_gateway.domain import tenants
+from paybill_agent_gateway.domain import bundles, tenants
+from paybill_agent_gateway.domain.bundles import BlueprintInForce, BundleInForce, PublishedBundle
 from paybill_agent_gateway.domain.tenants import TenantAccess
 
 
@@ -19,6 +20,27 @@ class TenantRow(Base, table=True):
     """A tenant, and what its agents are entitled to."""
 
     __tablename__ = "tenants"
+
+
+class BlueprintRow(Base, table=True):
+    """A blueprint that bundles are checked against."""
+
+    __tablename__ = "blueprints"
+
+
+class BundleRow(Base, table=True):
+    """A published bundle. `published` orders bundles by the time of their publication."""
+
+    __tablename__ = "bundles"
+
+    published: str = generated("(state->>'published_at') || '/' || (state->>'content_hash')", unique=True)
+    blueprint: str = generated("state->'content'->'blueprint'->>'name'", index=True)
+
+
+class BundleInForceRow(Base, table=True):
+    """The bundle that is in force for a blueprint."""
+
+    __tablename__ = "bundles_in_force"
 
 
 class IncidentRow(Base, table=True):
@@ -44,6 +66,9 @@ class ViolationRow(Base, table=True):
 
 
 TENANTS = Stored("agent-tenant", TenantRow, TenantAccess, tenants.evolve)
+BLUEPRINTS = Stored("agent-blueprint", BlueprintRow, BlueprintInForce, bundles.evolve_blueprint)
+BUNDLES = Stored("bundle", BundleRow, PublishedBundle, bundles.evolve)
+IN_FORCE = Stored("bundle-in-force", BundleInForceRow, BundleInForce, bundles.evolve_in_force)
 INCIDENTS = Incidents("agent-gateway", IncidentRow)
 VIOLATIONS = Violations("agent-gateway", ViolationRow)
-STATES = (TENANTS, INCIDENTS, VIOLATIONS)
+STATES = (TENANTS, BLUEPRINTS, BUNDLES, IN_FORCE, INCIDENTS, VIOLATIONS)

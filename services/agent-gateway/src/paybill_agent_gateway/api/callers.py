@@ -7,3 +7,4 @@ from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 
 Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "agent-gateway:read"))]
+Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "agent-gateway:write"))]
