@@ -14,6 +14,7 @@ from paybill_runtime.replay.verify import replay
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets
 from paybill_runtime.testing.waiting import until
+from test_purge_service import left_of, publish_policy, purge_of
 
 PRESETS = list(Preset)
 NOW = datetime.now(UTC)
@@ -174,3 +175,39 @@ async def test_rights_are_changed_for_every_tenant_of_a_pool_and_settled(provisi
 
     assert {each.event.tenant for each in facts[3:]} == {each.tenant for each in tenants}
     assert settled.event.bundle_hash == bundle(2).bundle_hash
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+async def test_a_purge_leaves_nothing_of_the_agents_and_the_certificate_names_them(
+    provisioner, harness, publish, log, about, connect, preset
+) -> None:
+    await publish_policy(provisioner, "unattended")
+    tenant, neighbour = about(preset), about(preset)
+    await publish(bundle(1, KEYS), tenant.requested, agent_of(tenant), neighbour.requested, agent_of(neighbour))
+    sessions = []
+    for number, each in enumerate((tenant, neighbour), 1):
+        event = await ready(publish, log, each, number)
+        await granted(log, each, bundle(1).bundle_hash)
+        sessions.append(await connect(event.agents))
+        await sessions[-1].execute(
+            "INSERT INTO paybill_agent.actions (run, seq, digest, outcome) VALUES ('run_1', 1, 'd', 'done')"
+        )
+    database = event.agents.connection.database
+    await publish(tenant.leaves)
+    (retained,) = await log.facts("provisioner.environment_retained")
+    await publish(purge_of(tenant))
+    (purged,) = await log.facts("provisioner.environment_purged")
+    left = await left_of(harness, tenant, [database])
+    actions = await harness.as_superuser(database, "SELECT tenant FROM paybill_agent.actions")
+    kept = await sessions[1].fetchval("SELECT run FROM paybill_agent.actions")
+    for session in sessions:
+        await session.close()
+
+    assert retained.event.export.rows == 0
+    absent = {each.address: each.how for each in purged.event.certificate.resources}
+    assert {"role.agents", "secret.agents", "role.main", "schema.main"} <= absent.keys()
+    if preset is not Preset.SILO:
+        assert "none of its agents' actions" in absent["schema.main"]
+    assert left == []
+    assert tenant.tenant not in {name for (name,) in actions}
+    assert kept == "run_1"

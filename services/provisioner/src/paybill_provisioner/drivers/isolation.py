@@ -180,22 +180,34 @@ async def breaches(
     connection: Connection, isolation: Isolation, database: str, rights: RightsByBlueprint
 ) -> list[Breach]:
     """Returns the guarantees that do not hold in the connected database. rights: those that agents' logins may have."""
-    found: list[Breach] = []
-    found += _of_tables(isolation, await connection.fetch(TABLES))
-    for view in await connection.fetch(VIEWS):
-        found.append(_breach(Guarantee.VIEWS, view["name"], f"a {view['kind']} of {view['owner']}"))
-    for function in await connection.fetch(FUNCTIONS):
-        runs_as = "runs as its owner" if function["as_owner"] else "is owned by"
-        found.append(_breach(Guarantee.FUNCTIONS, function["name"], f"a function that {runs_as} {function['owner']}"))
-    for trigger in await connection.fetch(TRIGGERS):
-        found.append(_breach(Guarantee.FUNCTIONS, trigger["name"], f"a trigger that runs {trigger['function']}"))
-    for each in await connection.fetch(PUBLICATIONS):
-        found.append(_breach(Guarantee.PUBLICATIONS, each["name"], f"a publication of {each['owner']}"))
+    found = list(_of_tables(isolation, await connection.fetch(TABLES)))
+    if isolation is not Isolation.SILO:
+        found += await _of_objects(connection)
     grants = [*await connection.fetch(GRANTS), *await connection.fetch(SYSTEM_GRANTS)]
     found += _of_grants(ExpectedGrants(isolation, database, rights), grants)
     known = await connection.fetchval(_ALL_GROUPS, f"^(pool|bridge)_.*_{_GROUP}$")
     pattern = f"^[at]_{number_of_silo(database)}" if isolation is Isolation.SILO else f"^{database}_{_GROUP}$"
     found += _of_logins(await connection.fetch(LOGINS, pattern, known))
+    return found
+
+
+async def _of_objects(connection: Connection) -> list[Breach]:
+    """Returns objects through which a tenant could read its neighbours' rows; a silo has no neighbours."""
+    found = [
+        _breach(Guarantee.VIEWS, view["name"], f"a {view['kind']} of {view['owner']}")
+        for view in await connection.fetch(VIEWS)
+    ]
+    for function in await connection.fetch(FUNCTIONS):
+        runs_as = "runs as its owner" if function["as_owner"] else "is owned by"
+        found.append(_breach(Guarantee.FUNCTIONS, function["name"], f"a function that {runs_as} {function['owner']}"))
+    found += [
+        _breach(Guarantee.FUNCTIONS, trigger["name"], f"a trigger that runs {trigger['function']}")
+        for trigger in await connection.fetch(TRIGGERS)
+    ]
+    found += [
+        _breach(Guarantee.PUBLICATIONS, each["name"], f"a publication of {each['owner']}")
+        for each in await connection.fetch(PUBLICATIONS)
+    ]
     return found
 
 
