@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paybill_agent_gateway.domain.grants import RowCondition
+from paybill_agent_gateway.effects.connections import Endpoint
 from paybill_agent_gateway.effects.tenant_databases import (
-    ActionKey,
     Changed,
     Done,
     Refused,
@@ -20,86 +19,26 @@ from paybill_agent_gateway.effects.tenant_databases import (
     Unknown,
     Voided,
 )
-from paybill_agent_gateway.statements import Statement, compile_read, compile_write
-from paybill_contracts.agent_bundles import (
-    AgentResource,
-    CreateStep,
-    DeleteStep,
-    FixedValue,
-    ReadStep,
-    SortOrder,
-    UpdateStep,
-)
-from paybill_contracts.agent_expressions import And, ColumnValue, Comparator, Comparison, Condition, Constant
 from paybill_runtime.testing import until
-from tenant_pool import TenantPool, file_secrets, resource_of
-
-ORDERS = resource_of(
-    "orders", "id text", "total bigint not null", "status text", "at timestamptz", "day date", "price numeric",
-    "ref uuid", "data jsonb", "raw bytea", "paid boolean", "n integer",
-)  # fmt: skip
-ITEMS = resource_of("items", "id text", "order_id text")
-ARGUMENT = FixedValue(value=None)
-AT = {"next": "end", "irreversible": True}
-
-
-def compared(column: str, operator: Comparator, value: object) -> Comparison:
-    return Comparison(operator=operator, left=ColumnValue(name=column), right=Constant(value=value))
-
-
-UP_TO_5000 = And(left=compared("total", Comparator.GREATER, 0), right=compared("total", Comparator.LESS_OR_EQUAL, 5000))
-
-
-def on(resource: AgentResource, *conditions: Condition | None) -> RowCondition:
-    """Returns permits with these conditions; one without a condition when there is none."""
-    columns = {each.name: each for each in resource.columns}
-    return RowCondition(columns, conditions or (None,), (), ("grant",))
-
-
-def read(*columns: str, where: str = "id", one: bool = True, limit: int = 10, order: str | None = None) -> ReadStep:
-    return ReadStep(
-        name="read", next="end", resource="orders", where=dict.fromkeys(where.split(), ARGUMENT), columns=columns,
-        one=one, limit=limit, order=(SortOrder(column=order),) if order else (),
-    )  # fmt: skip
-
-
-def create(*columns: str, condition: Condition | None = None) -> Statement:
-    step = CreateStep(name="create", resource="orders", set=dict.fromkeys(columns, ARGUMENT), **AT)
-    return compile_write(step, ORDERS, on(ORDERS, condition), "product")
-
-
-def update(
-    changed: str,
-    where: str = "id",
-    limit: int = 1,
-    condition: Condition | None = None,
-    resource: AgentResource = ORDERS,
-) -> Statement:
-    step = UpdateStep(
-        name="update", resource=resource.name, set=dict.fromkeys(changed.split(), ARGUMENT),
-        where=dict.fromkeys(where.split(), ARGUMENT), limit=limit, **AT,
-    )  # fmt: skip
-    return compile_write(step, resource, on(resource, condition), "product")
-
-
-def delete(where: str = "id", limit: int = 1, condition: Condition | None = None, resource=ORDERS) -> Statement:
-    where_ = dict.fromkeys(where.split(), ARGUMENT)
-    step = DeleteStep(name="delete", resource=resource.name, where=where_, limit=limit, **AT)
-    return compile_write(step, resource, on(resource, condition), "product")
-
-
-def key(seq: int, digest: str = "d", run: str = "run_1") -> ActionKey:
-    return ActionKey(run, seq, digest)
+from tenant_orders import (
+    UP_TO_5000,
+    actions,
+    creating,
+    deleting,
+    key,
+    orders_pool,
+    reading,
+    tenant_with_orders,
+    totals,
+    updating,
+)
+from tenant_pool import TenantPool
 
 
 @pytest.fixture
 async def pool(postgres, tmp_path: Path) -> AsyncIterator[TenantPool]:
-    created = await TenantPool.create(postgres, file_secrets(tmp_path))
-    for resource in (ORDERS, ITEMS):
-        await created.create_table(resource)
-        await created.grant(resource.name, dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "*"))
-    yield created
-    await created.drop()
+    async with orders_pool(postgres, tmp_path) as created:
+        yield created
 
 
 @pytest.fixture
@@ -110,28 +49,13 @@ async def databases(pool: TenantPool) -> AsyncIterator[TenantDatabases]:
 
 
 @pytest.fixture
-async def tenant(pool: TenantPool) -> Any:
-    """A tenant with three orders."""
-    endpoint = await pool.tenant()
-    async with pool.agent(endpoint) as agent:
-        await agent.execute(
-            "INSERT INTO product.orders (id, total, status)"
-            " VALUES ('a', 100, 'open'), ('b', 9000, 'open'), ('c', 1, NULL)"
-        )
-    return endpoint
-
-
-async def totals(pool: TenantPool) -> dict[str, int]:
-    return dict(await pool.fetch("SELECT id, total FROM product.orders ORDER BY id"))
-
-
-async def actions(pool: TenantPool) -> list[tuple[Any, ...]]:
-    return await pool.fetch("SELECT run, seq, digest, outcome FROM paybill_agent.actions ORDER BY run, seq")
+async def tenant(pool: TenantPool) -> Endpoint:
+    return await tenant_with_orders(pool)
 
 
 async def test_a_read_returns_the_rows_that_the_grants_permit(databases, tenant) -> None:
-    one = compile_read(read("id", "total"), ORDERS, on(ORDERS, UP_TO_5000), "product")
-    several = compile_read(read("id", where="status", one=False, order="id"), ORDERS, on(ORDERS), "product")
+    one = reading("id", "total", condition=UP_TO_5000)
+    several = reading("id", where="status", one=False, order="id")
 
     assert await databases.read(tenant, one, {"where.id": "a"}) == Rows(({"id": "a", "total": 100},))
     assert await databases.read(tenant, one, {"where.id": "b"}) == Rows(())
@@ -154,10 +78,8 @@ async def test_values_of_every_type_are_written_and_read_in_canonical_form(datab
         "n": -(2**31),
     }
     names = list(values)
-    made = await databases.write(tenant, create(*names), key(1), {f"set.{name}": values[name] for name in names})
-    found = await databases.read(
-        tenant, compile_read(read(*names), ORDERS, on(ORDERS), "product"), {"where.id": values["id"]}
-    )
+    made = await databases.write(tenant, creating(*names), key(1), {f"set.{name}": values[name] for name in names})
+    found = await databases.read(tenant, reading(*names), {"where.id": values["id"]})
 
     assert isinstance(made, Changed)
     assert made.rows == (RowChange(None, values),)
@@ -166,25 +88,27 @@ async def test_values_of_every_type_are_written_and_read_in_canonical_form(datab
 
 async def test_a_time_that_python_cannot_represent_is_read_as_text(databases, tenant, pool) -> None:
     await pool.execute("UPDATE product.orders SET at = 'infinity', day = '-infinity' WHERE id = 'a'")
-    statement = compile_read(read("at", "day"), ORDERS, on(ORDERS), "product")
-    deleted = await databases.write(tenant, delete(), key(1), {"where.id": "b"})
+    await pool.execute("UPDATE product.orders SET at = '20000-01-01 00:00+00' WHERE id = 'c'")
+    statement = reading("at", "day")
+    deleted = await databases.write(tenant, deleting(), key(1), {"where.id": "b"})
 
     assert await databases.read(tenant, statement, {"where.id": "a"}) == Rows(({"at": "infinity", "day": "-infinity"},))
+    assert await databases.read(tenant, statement, {"where.id": "c"}) == Refused("value_refused")
     assert isinstance(deleted, Changed)
 
 
 @pytest.mark.parametrize(
     ("statement", "values", "code"),
     [
-        (create("id", "total"), {"set.id": "a", "set.total": 1}, "row_exists"),
-        (create("id", "total", condition=UP_TO_5000), {"set.id": "x", "set.total": 5001}, "row_denied"),
-        (create("id"), {"set.id": "x"}, "value_refused"),
-        (update("total", condition=UP_TO_5000), {"where.id": "a", "set.total": 5001}, "row_denied"),
-        (update("total"), {"where.id": "x", "set.total": 1}, "row_missing"),
-        (update("total", "status"), {"where.status": "open", "set.total": 1}, "too_many_rows"),
-        (delete(condition=UP_TO_5000), {"where.id": "b"}, "row_denied"),
-        (delete(), {"where.id": "x"}, "row_missing"),
-        (delete("status"), {"where.status": "open"}, "too_many_rows"),
+        (creating("id", "total"), {"set.id": "a", "set.total": 1}, "row_exists"),
+        (creating("id", "total", condition=UP_TO_5000), {"set.id": "x", "set.total": 5001}, "row_denied"),
+        (creating("id"), {"set.id": "x"}, "value_refused"),
+        (updating("total", condition=UP_TO_5000), {"where.id": "a", "set.total": 5001}, "row_denied"),
+        (updating("total"), {"where.id": "x", "set.total": 1}, "row_missing"),
+        (updating("total", "status"), {"where.status": "open", "set.total": 1}, "too_many_rows"),
+        (deleting(condition=UP_TO_5000), {"where.id": "b"}, "row_denied"),
+        (deleting(), {"where.id": "x"}, "row_missing"),
+        (deleting("status"), {"where.status": "open"}, "too_many_rows"),
     ],
 )
 async def test_a_refused_write_leaves_neither_a_change_nor_an_action(
@@ -199,7 +123,7 @@ async def test_a_refused_write_leaves_neither_a_change_nor_an_action(
 
 
 async def test_a_write_returns_the_rows_before_and_after(databases, tenant, pool) -> None:
-    statement = update("total", "status", limit=5, condition=UP_TO_5000)
+    statement = updating("total", "status", limit=5, condition=UP_TO_5000)
     done = await databases.write(tenant, statement, key(1), {"where.status": "open", "set.total": 7})
 
     assert isinstance(done, Changed)
@@ -212,10 +136,10 @@ async def test_a_write_returns_the_rows_before_and_after(databases, tenant, pool
 
 
 async def test_a_repeated_write_changes_nothing_and_returns_the_digest_of_the_first(databases, tenant, pool) -> None:
-    await databases.write(tenant, update("total"), key(1, "first"), {"where.id": "a", "set.total": 7})
-    again = await databases.write(tenant, update("total"), key(1, "second"), {"where.id": "a", "set.total": 8})
+    await databases.write(tenant, updating("total"), key(1, "first"), {"where.id": "a", "set.total": 7})
+    again = await databases.write(tenant, updating("total"), key(1, "second"), {"where.id": "a", "set.total": 8})
     await databases.claim(tenant, "run_1", 2)
-    late = await databases.write(tenant, update("total"), key(2), {"where.id": "a", "set.total": 9})
+    late = await databases.write(tenant, updating("total"), key(2), {"where.id": "a", "set.total": 9})
 
     assert again == Repeated(voided=False, digest="first")
     assert late == Repeated(voided=True, digest="")
@@ -224,14 +148,14 @@ async def test_a_repeated_write_changes_nothing_and_returns_the_digest_of_the_fi
 
 async def test_a_preview_changes_nothing_and_its_image_is_needed_by_the_write(databases, tenant, pool) -> None:
     values = {"where.id": "a", "set.total": 7}
-    shown = await databases.preview(tenant, update("total"), key(1), values)
+    shown = await databases.preview(tenant, updating("total"), key(1), values)
     assert isinstance(shown, Changed)
     assert (await totals(pool))["a"] == 100
     await pool.execute("UPDATE product.orders SET total = 101 WHERE id = 'a'")
-    refused = await databases.write(tenant, update("total"), key(1), values, shown.image)
-    new = await databases.preview(tenant, update("total"), key(1), values)
+    refused = await databases.write(tenant, updating("total"), key(1), values, shown.image)
+    new = await databases.preview(tenant, updating("total"), key(1), values)
     assert isinstance(new, Changed)
-    done = await databases.write(tenant, update("total"), key(1), values, new.image)
+    done = await databases.write(tenant, updating("total"), key(1), values, new.image)
 
     assert refused == Refused("rows_changed")
     assert isinstance(done, Changed)
@@ -240,7 +164,7 @@ async def test_a_preview_changes_nothing_and_its_image_is_needed_by_the_write(da
 
 
 async def test_an_approved_row_that_is_gone_has_changed(databases, tenant, pool) -> None:
-    for statement in (update("total"), delete()):
+    for statement in (updating("total"), deleting()):
         values = {"where.id": "a", "set.total": 7}
         shown = await databases.preview(tenant, statement, key(1), values)
         await pool.execute("UPDATE product.orders SET id = 'z' WHERE id = 'a'")
@@ -251,7 +175,7 @@ async def test_an_approved_row_that_is_gone_has_changed(databases, tenant, pool)
 async def test_concurrent_writes_return_what_they_replaced(databases, tenant, pool) -> None:
     results = await asyncio.gather(
         *(
-            databases.write(tenant, update("total"), key(number), {"where.id": "a", "set.total": number})
+            databases.write(tenant, updating("total"), key(number), {"where.id": "a", "set.total": number})
             for number in range(1, 31)
         )
     )
@@ -267,7 +191,7 @@ async def test_concurrent_writes_return_what_they_replaced(databases, tenant, po
 async def test_a_table_that_changed_is_refused_until_it_is_as_before(pool, tenant) -> None:
     now = 0.0
     databases = TenantDatabases(pool.secrets, lambda: now)
-    statement = compile_read(read("id"), ORDERS, on(ORDERS), "product")
+    statement = reading("id")
     changes = {
         "ALTER COLUMN n TYPE bigint": "ALTER COLUMN n TYPE integer",
         "ALTER COLUMN total DROP NOT NULL": "ALTER COLUMN total SET NOT NULL",
@@ -289,38 +213,8 @@ async def test_a_table_that_changed_is_refused_until_it_is_as_before(pool, tenan
     databases.close()
 
 
-CASCADE = "ALTER TABLE product.items ADD FOREIGN KEY (tenant_id, order_id) REFERENCES product.orders ON DELETE CASCADE"
-TRIGGER = """
-CREATE FUNCTION product.f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN DELETE FROM product.items WHERE tenant_id = OLD.tenant_id; RETURN OLD; END $$;
-CREATE TRIGGER t BEFORE DELETE ON product.orders FOR EACH ROW EXECUTE FUNCTION product.f();
-"""
-
-
-@pytest.mark.parametrize("effect", [CASCADE, TRIGGER], ids=["cascade", "trigger"])
-async def test_rows_of_other_tables_count_and_must_be_declared(databases, pool, tenant, effect) -> None:
-    async with pool.agent(tenant) as agent:
-        await agent.execute("INSERT INTO product.items (id, order_id) SELECT n, 'a' FROM generate_series(1, 4) AS n")
-    await pool.execute(effect)
-    declared = ORDERS.model_copy(update={"also_changes": ("items",)})
-    wrong = ORDERS.model_copy(update={"also_changes": ("customers",)})
-    found = [
-        await databases.write(tenant, delete(resource=resource, limit=limit), key(number), {"where.id": "a"})
-        for number, (resource, limit) in enumerate([(ORDERS, 9), (wrong, 9), (declared, 4)])
-    ]
-    shown = await databases.preview(tenant, delete(resource=declared, limit=5), key(5), {"where.id": "a"})
-    assert await pool.fetch("SELECT count(*) FROM product.items") == [(4,)]
-    assert await actions(pool) == []
-    done = await databases.write(tenant, delete(resource=declared, limit=5), key(5), {"where.id": "a"})
-
-    assert found == [Refused("resource_drifted"), Refused("resource_drifted"), Refused("too_many_rows")]
-    assert isinstance(done, Changed)
-    assert done == shown
-    assert await pool.fetch("SELECT count(*) FROM product.items") == [(0,)]
-
-
 async def test_a_claim_wins_or_finds_what_was_done(databases, tenant, pool) -> None:
-    done = await databases.write(tenant, update("total"), key(1, "x"), {"where.id": "a", "set.total": 7})
+    done = await databases.write(tenant, updating("total"), key(1, "x"), {"where.id": "a", "set.total": 7})
 
     assert isinstance(done, Changed)
     assert await databases.claim(tenant, "run_1", 1) == Done("x")
@@ -335,7 +229,7 @@ async def test_a_late_statement_never_changes_rows_after_its_claim(databases, te
     async def settled(seq: int) -> tuple[Any, Any]:
         values = {"set.id": f"late-{seq}", "set.total": 1}
         late, claim = (
-            databases.write(tenant, create("id", "total"), key(seq), values),
+            databases.write(tenant, creating("id", "total"), key(seq), values),
             databases.claim(tenant, "run_1", seq),
         )
         if seq % 2:
@@ -357,7 +251,7 @@ async def test_a_session_that_ends_during_the_statement_leaves_an_unknown_outcom
     async with pool.superuser() as other, other.transaction():
         await other.execute("SELECT 1 FROM product.orders WHERE id = 'a' FOR UPDATE")
         waiting = asyncio.create_task(
-            databases.write(tenant, update("total"), key(1), {"where.id": "a", "set.total": 7})
+            databases.write(tenant, updating("total"), key(1), {"where.id": "a", "set.total": 7})
         )
         await until(
             lambda: pool.fetch(
@@ -376,7 +270,7 @@ async def test_a_session_that_ends_during_the_statement_leaves_an_unknown_outcom
 async def test_a_statement_that_waits_too_long_for_a_lock_changes_nothing(databases, tenant, pool) -> None:
     async with pool.superuser() as other, other.transaction():
         await other.execute("SELECT 1 FROM product.orders WHERE id = 'a' FOR UPDATE")
-        found = await databases.write(tenant, update("total"), key(1), {"where.id": "a", "set.total": 7})
+        found = await databases.write(tenant, updating("total"), key(1), {"where.id": "a", "set.total": 7})
 
     assert found == Refused("database_unavailable")
     assert await databases.claim(tenant, "run_1", 1) == Voided()
@@ -384,6 +278,6 @@ async def test_a_statement_that_waits_too_long_for_a_lock_changes_nothing(databa
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, True, "1", 1.5])
 async def test_a_value_that_does_not_fit_is_refused_before_anything_is_sent(databases, tenant, value) -> None:
-    found = await databases.write(tenant, update("total"), key(1), {"where.id": "a", "set.total": value})
+    found = await databases.write(tenant, updating("total"), key(1), {"where.id": "a", "set.total": value})
 
     assert found == Refused("value_refused")

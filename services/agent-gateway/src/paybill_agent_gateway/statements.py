@@ -38,6 +38,8 @@ REFUSALS: Final = {
 """Codes by the SQLSTATE with which a check fails. No other part of our statements can raise them."""
 
 MAX_NAME_BYTES = 63
+MAX_CREATED: Final = 1000
+"""Rows of all tables, where the creation of a row changes others: the highest limit of a step."""
 RUN, SEQ, DIGEST, IMAGE = "run", "seq", "digest", "image"
 """Names of parameters of every write. image: digest of the rows as they were shown; None when nobody approved them."""
 
@@ -112,7 +114,7 @@ def compile_write(
     )
     match step:
         case CreateStep():
-            verb, limit, before = Verb.CREATE, 1, None
+            verb, limit, before = Verb.CREATE, MAX_CREATED if resource.also_changes else 1, None
             change = _create(table, step, columns, parameters, shape)
         case UpdateStep():
             verb, limit, before = Verb.UPDATE, step.limit, "b.rows"

@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeAlias
 
 import asyncpg
 from paybill_contracts.agent_access import AgentConnection
-from paybill_contracts.errors import ConflictError
+from paybill_contracts.errors import RetryLaterError
 from paybill_runtime.security.secrets import SecretForbiddenError, SecretNotFoundError, Secrets
 
 Connection: TypeAlias = Any
@@ -30,7 +30,7 @@ _SETTINGS: Final = {
 }
 
 
-class DatabaseUnavailableError(ConflictError):
+class DatabaseUnavailableError(RetryLaterError):
     """No connection with the agents' login can be opened, or its endpoint is closed or replaced. Nothing was sent."""
 
     code = "database_unavailable"

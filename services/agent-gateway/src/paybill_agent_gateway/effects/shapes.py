@@ -1,11 +1,11 @@
 """Shapes of live tables, and their drift: differences from a bundle's resources that make statements unsafe."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from paybill_contracts.agent_bundles import AgentResource
+from paybill_contracts.agent_bundles import AgentResource, Verb
 
 SHAPES: Final = """
 SELECT c.relname::text AS name, c.relkind::text AS kind,
@@ -13,11 +13,12 @@ SELECT c.relname::text AS name, c.relkind::text AS kind,
           coalesce(l.collisdeterministic, true)))
    FROM pg_attribute AS a LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)::text AS columns,
-  EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D')
-    AS triggers,
+  (SELECT coalesce(bit_or(t.tgtype), 0) FROM pg_trigger AS t
+   WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D')::int AS triggers,
   EXISTS (SELECT FROM pg_rewrite AS r WHERE r.ev_class = c.oid) AS rules,
-  EXISTS (SELECT FROM pg_constraint AS f WHERE f.contype = 'f' AND f.confrelid = c.oid
-    AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'))) AS actions
+  (SELECT coalesce(bit_or(
+     (f.confdeltype IN ('c', 'n', 'd'))::int * 8 | (f.confupdtype IN ('c', 'n', 'd'))::int * 16), 0)
+   FROM pg_constraint AS f WHERE f.contype = 'f' AND f.confrelid = c.oid) AS actions
 FROM pg_class AS c WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1::text)
   AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
 """.replace("\n", " ")
@@ -25,20 +26,23 @@ FROM pg_class AS c WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE ns
 
 _TYPES: Final = {"timestamptz": "timestamp with time zone"}
 _TABLE = "r"
+_BITS: Final = {Verb.CREATE: 4, Verb.DELETE: 8, Verb.UPDATE: 16}
+"""Of pg_trigger.tgtype."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
     """A live table. columns: type, whether it refuses NULL, and whether its collation is deterministic, by name.
 
-    rules: statements on it are rewritten. triggers, actions: a write to it may change other rows.
+    rules: statements on it are rewritten. triggers, actions: writes to it that have a trigger, or that change rows of
+    other tables by a foreign key; bits of pg_trigger.tgtype.
     """
 
     kind: str
     columns: Mapping[str, tuple[str, bool, bool]]
-    triggers: bool
+    triggers: int
     rules: bool
-    actions: bool
+    actions: int
 
 
 Shapes: TypeAlias = Mapping[str, TableShape]
@@ -58,8 +62,8 @@ def shapes_of(rows: list[Any]) -> dict[str, TableShape]:
     }
 
 
-def drift(resource: AgentResource, shapes: Shapes, *, writes: bool) -> list[str]:
-    """Returns the differences between a resource and its live table that matter for reads, or also for writes.
+def drift(resource: AgentResource, shapes: Shapes, verbs: Iterable[Verb]) -> list[str]:
+    """Returns the differences between a resource and its live table that matter for these verbs.
 
     A column that refuses NULL where the resource accepts it makes no difference. Triggers and referential actions make
     none where the resource declares other tables, since changed rows of all tables are then counted.
@@ -82,9 +86,10 @@ def drift(resource: AgentResource, shapes: Shapes, *, writes: bool) -> list[str]
             found.append(f"{resource.name}.{column.name} accepts NULL")
         if not is_deterministic:
             found.append(f"the collation of {resource.name}.{column.name} is not deterministic")
-    if writes and not resource.also_changes:
-        if shape.triggers:
+    bits = sum(_BITS.get(verb, 0) for verb in verbs)
+    if not resource.also_changes:
+        if shape.triggers & bits:
             found.append(f"{resource.name} has a trigger, and the bundle declares no `also_changes`")
-        if shape.actions:
+        if shape.actions & bits:
             found.append(f"a foreign key changes rows with {resource.name}, and the bundle declares no `also_changes`")
     return found

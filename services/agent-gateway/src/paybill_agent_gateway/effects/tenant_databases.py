@@ -161,7 +161,10 @@ class TenantDatabases:
                 return refused
             arguments = _arguments(statement, values)
             convert = [(each.name, each.type) for each in statement.columns if needs_conversion(each.type)]
-            rows: list[Fields] = [dict(each) for each in await connection.fetch(statement.sql, *arguments)]
+            try:
+                rows: list[Fields] = [dict(each) for each in await connection.fetch(statement.sql, *arguments)]
+            except (OverflowError, ValueError):
+                return Refused(VALUE_REFUSED)  # a time that Python cannot represent
             for row in rows:
                 for name, type_ in convert:
                     row[name] = canonical(type_, row[name])
@@ -218,7 +221,7 @@ class TenantDatabases:
 
         async def run(connection: Connection) -> dict[str, list[str]]:
             shapes = shapes_of(await connection.fetch(SHAPES, endpoint.schema))
-            found = {each.name: drift(each, shapes, writes=True) for each in resources}
+            found = {each.name: drift(each, shapes, Verb) for each in resources}
             return {name: differences for name, differences in found.items() if differences}
 
         found = await self._within(endpoint, run)
@@ -249,7 +252,7 @@ class TenantDatabases:
                     return Refused(code_of(error.sqlstate))
         except (DatabaseUnavailableError, ValueRefusedError) as error:
             return Refused(error.code)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, OverflowError):
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
             return Unknown()
 
     async def _drifted(self, connection: Connection, endpoint: Endpoint, statement: Statement) -> Refused | None:
@@ -260,8 +263,7 @@ class TenantDatabases:
         if now - checked >= SHAPES_TRUSTED_S:
             shapes = shapes_of(await connection.fetch(SHAPES, endpoint.schema))
             self._shapes[at] = (now, shapes)
-        differences = drift(statement.resource, shapes, writes=statement.verb is not Verb.READ)
-        return Refused(RESOURCE_DRIFTED) if differences else None
+        return Refused(RESOURCE_DRIFTED) if drift(statement.resource, shapes, (statement.verb,)) else None
 
 
 def code_of(sqlstate: str) -> str:

@@ -1,0 +1,82 @@
+"""Rows that cascades and triggers change are counted, and their tables are declared."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from paybill_agent_gateway.effects.connections import Endpoint
+from paybill_agent_gateway.effects.tenant_databases import Changed, Refused, TenantDatabases
+from tenant_orders import ITEMS, ORDERS, actions, creating, deleting, key, orders_pool, tenant_with_orders, updating
+from tenant_pool import TenantPool
+
+
+@pytest.fixture
+async def pool(postgres, tmp_path: Path) -> AsyncIterator[TenantPool]:
+    async with orders_pool(postgres, tmp_path) as created:
+        yield created
+
+
+@pytest.fixture
+async def databases(pool: TenantPool) -> AsyncIterator[TenantDatabases]:
+    opened = TenantDatabases(pool.secrets, time.monotonic)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def tenant(pool: TenantPool) -> Endpoint:
+    return await tenant_with_orders(pool)
+
+
+CASCADE = "ALTER TABLE product.items ADD FOREIGN KEY (tenant_id, order_id) REFERENCES product.orders ON DELETE CASCADE"
+TRIGGER = """
+CREATE FUNCTION product.f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN DELETE FROM product.items WHERE tenant_id = OLD.tenant_id; RETURN OLD; END $$;
+CREATE TRIGGER t BEFORE DELETE ON product.orders FOR EACH ROW EXECUTE FUNCTION product.f();
+"""
+
+
+@pytest.mark.parametrize("effect", [CASCADE, TRIGGER], ids=["cascade", "trigger"])
+async def test_rows_of_other_tables_count_and_must_be_declared(databases, pool, tenant, effect) -> None:
+    async with pool.agent(tenant) as agent:
+        await agent.execute("INSERT INTO product.items (id, order_id) SELECT n, 'a' FROM generate_series(1, 4) AS n")
+    await pool.execute(effect)
+    declared = ORDERS.model_copy(update={"also_changes": ("items",)})
+    wrong = ORDERS.model_copy(update={"also_changes": ("customers",)})
+    found = [
+        await databases.write(tenant, deleting(resource=resource, limit=limit), key(number), {"where.id": "a"})
+        for number, (resource, limit) in enumerate([(ORDERS, 9), (wrong, 9), (declared, 4)])
+    ]
+    shown = await databases.preview(tenant, deleting(resource=declared, limit=5), key(5), {"where.id": "a"})
+    assert await pool.fetch("SELECT count(*) FROM product.items") == [(4,)]
+    assert await actions(pool) == []
+    done = await databases.write(tenant, deleting(resource=declared, limit=5), key(5), {"where.id": "a"})
+
+    assert found == [Refused("resource_drifted"), Refused("resource_drifted"), Refused("too_many_rows")]
+    assert isinstance(done, Changed)
+    assert done == shown
+    assert await pool.fetch("SELECT count(*) FROM product.items") == [(0,)]
+
+
+AUDIT = """
+CREATE FUNCTION product.f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN INSERT INTO product.items (tenant_id, id) VALUES (NEW.tenant_id, NEW.id); RETURN NEW; END $$;
+CREATE TRIGGER t AFTER INSERT ON product.orders FOR EACH ROW EXECUTE FUNCTION product.f();
+"""
+
+
+async def test_only_the_writes_that_have_a_trigger_need_its_tables_declared(databases, pool, tenant) -> None:
+    await pool.execute(AUDIT)
+    declared = ORDERS.model_copy(update={"also_changes": ("items",)})
+    values = {"set.id": "x", "set.total": 1, "where.id": "a"}
+    refused = await databases.write(tenant, creating("id", "total"), key(1), values)
+    created = await databases.write(tenant, creating("id", "total", resource=declared), key(2), values)
+    updated = await databases.write(tenant, updating("total"), key(3), values)
+
+    assert refused == Refused("resource_drifted")
+    assert isinstance(created, Changed)
+    assert isinstance(updated, Changed)
+    assert await databases.drift(tenant, (ORDERS, ITEMS)) == {
+        "orders": ["orders has a trigger, and the bundle declares no `also_changes`"]
+    }
