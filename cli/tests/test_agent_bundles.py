@@ -1,7 +1,8 @@
-"""Tests of `paybill agent init | check`: the folder of a bundle, without a stack and with one."""
+"""Tests of `paybill agent init | check | diff | publish`: the folder of a bundle, without a stack and with one."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paybill_cli.exit_codes import ExitCode
@@ -80,7 +81,8 @@ def test_a_bundle_of_another_blueprint_than_that_in_force_is_drift(on_stack, pro
     done = on_stack("agent", "check", product / "agents", "--json")
 
     assert done.code == ExitCode.FAILED
-    assert [each["where"] for each in done.data["drift"]] == ["blueprint standard"]
+    assert {each["where"] for each in done.data["drift"]} == {"blueprint standard"}
+    assert "standard has no table tickets" in [each["difference"] for each in done.data["drift"]]
 
 
 @pytest.mark.e2e
@@ -89,3 +91,69 @@ def test_init_reads_the_blueprint_in_force(on_stack, tmp_path: Path) -> None:
 
     assert done.code == ExitCode.OK, done.err
     assert "documents: {}  # id text (key), body jsonb" in (tmp_path / "agents" / "resources.yaml").read_text()
+
+
+@pytest.fixture(scope="module")
+def product_stack(run_stack, tmp_path_factory):
+    """Runs a stack with the blueprint and the catalogue of the example."""
+    data_dir = tmp_path_factory.mktemp("product")
+    options = ("--catalogue", EXAMPLE / "plans.yaml", "--blueprints", EXAMPLE / "blueprints.yaml")
+    with run_stack(data_dir, *options) as stack:
+        yield stack
+
+
+@pytest.mark.e2e
+def test_a_bundle_is_compared_published_and_rolled_back(paybill, product_stack, product: Path) -> None:
+    folder, grants = product / "agents", product / "agents" / "grants.cedar"
+
+    def run(*arguments: object) -> Any:
+        return paybill("agent", *arguments, **product_stack.environment)
+
+    checked = run("check", folder, "--json")
+    previewed = run("publish", folder, "--dry-run")
+    first = run("publish", folder, "--yes", "--json")
+    repeated = run("publish", folder, "--yes")
+    grants.write_text(grants.read_text().replace("5000", "4000"))
+    compared = run("diff", folder)
+    second = run("publish", folder, "--yes")
+    back = run("publish", "--again", first.data["content_hash"], "--yes")
+    unchanged = run("publish", "--again", first.data["content_hash"], "--yes")
+    unknown = run("publish", "--again", "0" * 64, "--yes")
+
+    assert checked.data["drift"] == []
+    assert "nothing was published" in previewed.err
+    assert (first.code, first.data["changes"]) == (ExitCode.OK, True)
+    assert "in force already" in repeated.err
+    assert "grant refunds up to 50.00" in compared.out
+    assert second.code == ExitCode.OK, second.err
+    assert f"published: {first.data['content_hash']}" in back.err
+    assert "in force already" in unchanged.err
+    assert unknown.code == ExitCode.NOT_FOUND
+
+
+@pytest.mark.e2e
+def test_a_bundle_with_errors_is_not_sent(paybill, product_stack, product: Path) -> None:
+    workflow = product / "agents" / "refund.yaml"
+    workflow.write_text(workflow.read_text().replace("read: orders", "read: order"))
+
+    refused = paybill("agent", "publish", product / "agents", "--yes", **product_stack.environment)
+
+    assert refused.code == ExitCode.USAGE
+    assert refused.out.startswith(f"{workflow}:")
+
+
+@pytest.mark.e2e
+def test_the_service_refuses_a_bundle_that_the_blueprint_in_force_does_not_have(
+    paybill, product_stack, product: Path
+) -> None:
+    blueprint = product / "blueprints.yaml"
+    blueprint.write_text(blueprint.read_text().replace("{name: total, type: bigint", "{name: sum, type: bigint"))
+    workflow = product / "agents" / "refund.yaml"
+    workflow.write_text(workflow.read_text().replace("order.total", "order.sum"))
+
+    checked = paybill("agent", "check", product / "agents", **product_stack.environment)
+    refused = paybill("agent", "publish", product / "agents", "--yes", **product_stack.environment)
+
+    assert (checked.code, "orders.sum is gone" in checked.out) == (ExitCode.FAILED, True)
+    assert refused.code in {ExitCode.USAGE, ExitCode.CONFLICT}
+    assert "total" in refused.err or "sum" in refused.err

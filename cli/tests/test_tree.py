@@ -69,6 +69,7 @@ CHANGES = {
     ("events", "redrive"),
     ("events", "skip"),
     ("subscriber", "create"),
+    ("agent", "publish"),
     ("key", "create"),
     ("key", "revoke"),
 }

@@ -14,6 +14,13 @@ AGENTS = {
                 "paybill_cli.commands.agent_bundles:check",
                 "Check a bundle without publishing it; exit code 1 when it has errors.",
             ),
+            "diff": Leaf(
+                "paybill_cli.commands.agent_publications:diff",
+                "Show the changes of a publication; exit code 6 when it would be refused.",
+            ),
+            "publish": Leaf(
+                "paybill_cli.commands.agent_publications:publish", "Publish a bundle: agents obey it from now on."
+            ),
         },
     ),
 }

@@ -52,7 +52,7 @@ def init(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint: 
     path = folder / RESOURCES
     if path.exists():
         raise usage(f"{path} exists, and is not overwritten", next=f"paybill agent check {folder}")
-    content = _blueprint(out, stack, folder, blueprint)
+    content = blueprint_of(out, stack, folder, blueprint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -78,8 +78,8 @@ def check(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint:
 
     Example: paybill agent check agents
     """
-    content = _blueprint(out, stack, folder, blueprint)
-    bundle = _checked(out, folder, content, ExitCode.FAILED)
+    content = blueprint_of(out, stack, folder, blueprint)
+    bundle = checked(out, folder, content, ExitCode.FAILED)
     found = list(_drift(out, stack, bundle))
     if out.json:
         out.record("agent.check", {**_summary(folder, bundle), "drift": found})
@@ -117,7 +117,7 @@ def files_of(folder: Path) -> dict[str, str]:
     return {path.name: text_of(path) for path in found}
 
 
-def _blueprint(out: Output, stack: Stack, folder: Path, file: Path | None) -> "Blueprint":
+def blueprint_of(out: Output, stack: Stack, folder: Path, file: Path | None) -> "Blueprint":
     """Returns the blueprint of the bundle: of the file, of the file beside the folder, or the one in force."""
     from paybill_contracts.blueprints import Blueprint
     from paybill_definitions.blueprints_file import BlueprintFileError, read_blueprint
@@ -128,11 +128,11 @@ def _blueprint(out: Output, stack: Stack, folder: Path, file: Path | None) -> "B
         with with_errors(out, file, "blueprint", BlueprintFileError, ExitCode.USAGE):
             return read_blueprint(text_of(file), str(file)).content
     with Service(stack, "provisioner") as provisioner:
-        found = provisioner.get(f"/v1/blueprints/{blueprint_name(provisioner)}")
+        found = provisioner.get(f"/v1/blueprints/{_only(provisioner)}")
     return Blueprint.model_validate_json(as_json(found["content"]))
 
 
-def blueprint_name(provisioner: Service) -> str:
+def _only(provisioner: Service) -> str:
     """Returns the name of the only blueprint in force."""
     names = [each["name"] for each in provisioner.get("/v1/blueprints")["blueprints"] if each["in_force"]]
     if len(names) != 1:
@@ -143,7 +143,7 @@ def blueprint_name(provisioner: Service) -> str:
     return str(names[0])
 
 
-def _checked(out: Output, folder: Path, blueprint: "Blueprint", exit_code: ExitCode = ExitCode.USAGE) -> "Bundle":
+def checked(out: Output, folder: Path, blueprint: "Blueprint", exit_code: ExitCode = ExitCode.USAGE) -> "Bundle":
     """Returns the bundle in a folder; prints all errors and raises CliError when it has some."""
     from paybill_definitions.agent_bundle import BundleFileError, read_bundle
 
@@ -156,6 +156,9 @@ def _checked(out: Output, folder: Path, blueprint: "Blueprint", exit_code: ExitC
 
 def _drift(out: Output, stack: Stack, bundle: "Bundle") -> Iterator[dict[str, str]]:
     """Yields the differences between the bundle, the blueprint in force and live tables; nothing without a stack."""
+    from paybill_contracts.blueprints import Blueprint
+    from paybill_definitions.agent_drift import drift
+
     used = bundle.blueprint
     try:
         with Service(stack, "provisioner") as provisioner:
@@ -166,11 +169,8 @@ def _drift(out: Output, stack: Stack, bundle: "Bundle") -> Iterator[dict[str, st
             raise
         out.info(f"not compared with a stack: {error.message}")
         return
-    if found["content_hash"] != used.content_hash:
-        yield {
-            "where": f"blueprint {used.name}",
-            "difference": f"version {found['content']['version']} with other content is in force",
-        }
+    for difference in drift(bundle, Blueprint.model_validate_json(as_json(found["content"]))):
+        yield {"where": f"blueprint {used.name}", "difference": difference.reason}
     for each in live:
         if each["resource"] == "schema" and each["accepted"] is None:
             values = f"{each['observed'] or 'nothing'} instead of {each['expected'] or 'nothing'}"
