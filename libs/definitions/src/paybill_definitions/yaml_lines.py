@@ -16,6 +16,8 @@ MAX_VALUES = 100_000
 MAX_NUMBER = 2**53 - 1
 """Larger numbers are not exact in JSON, and cannot be hashed."""
 
+_TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
+
 M = TypeVar("M", bound=BaseModel)
 Path = tuple[int | str, ...]
 Lines = dict[Path, int]
@@ -120,6 +122,8 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: Lines) -
     lines[path] = line
     if len(lines) > MAX_VALUES:
         raise InvalidDocumentError(Diagnostic(line, f"more than {MAX_VALUES} values; aliases multiply"))
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in _TAGS:
+        raise InvalidDocumentError(Diagnostic(line, f"the tag {node.tag:.60} is refused; remove it"))
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, index), lines) for index, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
