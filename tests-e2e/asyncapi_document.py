@@ -54,7 +54,10 @@ def _union(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def text() -> str:
     """Returns the merged document as it is committed."""
-    documents = {service.name: asyncapi.document(service.name, service.subscriptions) for service in services()}
+    documents = {
+        each.name: asyncapi.document(each.name, each.subscriptions, of_agents=each.accepts_agents)
+        for each in services()
+    }
     return json.dumps(merged(documents), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

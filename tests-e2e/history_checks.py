@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from history_world import NAME, START, SUPPORT, TENANT, World
+from paybill_agent_gateway.tables import TENANTS as TENANTS_OF_AGENTS
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.statements.domain import Statement
 from paybill_billing.statements.tables import STATEMENTS
@@ -18,7 +19,7 @@ from paybill_billing.usage.domain.invoices import compare
 from paybill_billing.usage.tables import BILLING_PERIODS, CLOSED_WINDOWS
 from paybill_contracts.money import Money
 from paybill_contracts.payments import DisputeClosed, PaymentDisputed, PaymentRefunded
-from paybill_tenant.domain.tenants import LEFT
+from paybill_tenant.domain.tenants import LEFT, Status
 from paybill_tenant.tables import TENANTS
 
 CHARGING = {"active", "trialing", "past_due"}
@@ -170,6 +171,9 @@ def wrong_states(world: World) -> Iterator[str]:
             yield f"{name} is {status}, and its tenant is {tenant.status}"
     if tenant.status in LEFT:
         yield from pending_charges(world)
+    agents = world.agent_gateway.state(TENANTS_OF_AGENTS, TENANT).status
+    if (agents == "running") != (tenant.status in {Status.ACTIVE, Status.CHANGING}):
+        yield f"its tenant is {tenant.status}, and {agents} for its agents"
     entitled = world.billing.state(ENTITLEMENTS, TENANT)
     entitling = entitling_subscriptions(state.subscription for state in world.billing.all(SUBSCRIPTIONS))
     allows = entitled is not None and entitled.allows_access

@@ -9,7 +9,7 @@ from asyncapi_document import COMMITTED, merged, services, text
 from paybill_contracts.event import Event, latest_event
 from paybill_contracts.schemas import name_of, published_events, schema_of, untitled
 from paybill_runtime.messaging import asyncapi
-from paybill_runtime.messaging.api_key_copies import FACTS as KEY_FACTS
+from paybill_runtime.messaging.api_key_copies import key_facts
 
 SERVICES = {service.name: service for service in services()}
 DOCUMENT = json.loads(COMMITTED.read_text(encoding="utf-8"))
@@ -63,17 +63,17 @@ def test_the_committed_document_is_current() -> None:
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_a_service_receives_what_it_handles_and_sends_what_it_owns(name: str) -> None:
-    subscriptions = SERVICES[name].subscriptions
+    subscriptions, of_agents = SERVICES[name].subscriptions, SERVICES[name].accepts_agents
     handlers = (subscriptions.fact_handlers | subscriptions.intake_handlers).values()
-    document = asyncapi.document(name, subscriptions)
+    document = asyncapi.document(name, subscriptions, of_agents=of_agents)
     found = {(operation["action"], operation["channel"]["$ref"]) for operation in document["operations"].values()}
 
     assert found == {
         *(("receive", f"#/channels/{name_of(handler.event)}") for handler in handlers),
-        *(("receive", f"#/channels/{name_of(event)}") for event in KEY_FACTS),
+        *(("receive", f"#/channels/{name_of(event)}") for event in key_facts(of_agents=of_agents)),
         *(("send", f"#/channels/{name_of(event)}") for event in published(name)),
     }
-    assert asyncapi.document(name, subscriptions) == document
+    assert asyncapi.document(name, subscriptions, of_agents=of_agents) == document
 
 
 def test_every_reference_resolves() -> None:

@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 
 from paybill_contracts.agent_bundles import Amounts, Scalar, Verb
 from paybill_contracts.agents import AgentId
-from paybill_contracts.api_keys import Subject
+from paybill_contracts.api_keys import CallerSubject, Subject
 from paybill_contracts.approval import Approval
 from paybill_contracts.event import Event, Value
 from paybill_contracts.personal import Personal
@@ -48,7 +48,7 @@ class RunStarted(RunFact, type="agent-gateway.run_started", version=1, aggregate
     first_seq: Count
     digest: Digest
     reserved: Amounts
-    started_by: Subject
+    started_by: CallerSubject
     started_at: Timestamp
     expires_at: Timestamp
 
@@ -140,7 +140,7 @@ class CallApprovalRequested(
     arguments: Fields
     rows: tuple[RowImage, ...]
     reason: Text
-    requester: Subject
+    requester: CallerSubject
     requested_at: Timestamp
     expires_at: Timestamp
 

@@ -20,10 +20,17 @@ Subject = Annotated[
 ]
 """The person (`user:…`) or the program (`service:…`) that uses a key. Keys with the same subject are one person."""
 
+CallerSubject = Annotated[
+    str,
+    StringConstraints(pattern=r"^(user|service|agent):[A-Za-z0-9_.@-]{1,100}$"),
+    Field(examples=["agent:agt_0123456789abcdef0123456789abcdef", "user:staff-17"]),
+]
+"""The subject of a caller: a person, a program, or an agent (`agent:…`), whose key the agent gateway made."""
+
 Scope = Annotated[
     str, StringConstraints(pattern=r"^(\*|[a-z][a-z-]{0,31}:(read|write))$"), Field(examples=["tenant:read"])
 ]
-"""`<service>:read`, `<service>:write`, or `*` for all services."""
+"""`<service>:read`, `<service>:write`, or `*` for all services. A key that is created by command has no other ones."""
 
 Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=32)]
 

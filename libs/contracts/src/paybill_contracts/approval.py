@@ -17,7 +17,7 @@ class Approval(Value):
     """Permission by `approver` for one change, identified by the hash of its canonical form, until `expires_at`.
 
     requester, approver: subjects; two API keys of one subject are one person. other_person: they must differ, and a
-    program (`service:…`) is no person.
+    program (`service:…`) or an agent (`agent:…`) is no person.
     """
 
     subject_hash: Digest
@@ -38,5 +38,5 @@ class Approval(Value):
             raise ApprovalMismatchError(f"the approval expired at {self.expires_at.isoformat()}; request a new one")
         if self.other_person and self.approver == self.requester:
             raise ApprovalMismatchError("requester and approver are the same person; ask another person to approve")
-        if self.other_person and self.approver.startswith("service:"):
+        if self.other_person and self.approver.startswith(("service:", "agent:")):
             raise ApprovalMismatchError(f"{self.approver} is a program; ask a person to approve")

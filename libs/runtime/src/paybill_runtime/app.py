@@ -91,6 +91,7 @@ class Service:
     job_kinds: kinds of jobs beside effects and timers. singleton_leases: leases that they need beside the partitions.
     incidents: one of `states`; with it the service serves `/v1/incidents`. invariants: checked by jobs of the service.
     read_state: with it the service serves `/v1/why/{tenant}`. counts, durations: its own metrics (docs/telemetry.md).
+    accepts_agents: routes of the service may accept keys of agents, which every other service refuses as unknown.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Service:
     read_state: ReadState | None = None
     counts: Sequence[StateCount] = ()
     durations: Sequence[FactDuration] = ()
+    accepts_agents: bool = False
 
     def __post_init__(self) -> None:
         """Registers the event types of the service."""
@@ -135,7 +137,7 @@ class Running:
         singletons = [*service.singleton_leases, *([STREAM_LEASE] if service.subscriptions.stream_handler else [])]
         self.leases = Leases(self.database, self.owner, settings.lease_s, singletons)
         self.key_bucket = KeyBucket(service.name, self.identity, self.database, self.broker)
-        self.api_key_copies = ApiKeyCopies(self.database, self.broker, self.key_ring)
+        self.api_key_copies = ApiKeyCopies(self.database, self.broker, self.key_ring, of_agents=service.accepts_agents)
         self.data_keys = DataKeys(service.name, self.identity, self.database, self.key_bucket.fetch)
         self.restore_guard = RestoreGuard()
         self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
@@ -153,7 +155,14 @@ class Running:
         self.retry_queue = RetryQueue(self.processor, self.store, self._on_commit)
         service_seal = ServiceSeal(self.identity)
         self.context = ServiceContext(
-            service.name, settings, self.database, self.group_commit, self.data_keys, service_seal, secrets
+            service.name,
+            settings,
+            self.database,
+            self.group_commit,
+            self.data_keys,
+            service_seal,
+            secrets,
+            self.key_ring,
         )
         self.consumers = {
             name: Consumer(source, self.processor, self.broker, self.leases)
@@ -286,7 +295,7 @@ class Running:
         routers = [
             operations.probes(self.service.name, self._alive, self.health),
             operations.operations(self.context, self.retry_queue, self.health, self._lag, self.worker.kinds),
-            asyncapi.route(self.service.name, self.service.subscriptions),
+            asyncapi.route(self.service.name, self.service.subscriptions, of_agents=self.service.accepts_agents),
             job_routes.routes(self.service.name, self.jobs, self.worker.kept, self.effect_runner.cancelled),
             self.service.router(self.context),
         ]

@@ -27,4 +27,5 @@ def service() -> Service:
         incidents=INCIDENTS,
         invariants=INVARIANTS,
         read_state=read_state,
+        accepts_agents=True,
     )

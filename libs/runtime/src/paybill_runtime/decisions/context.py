@@ -22,6 +22,7 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.group_commit import Decide, Decision, GroupCommit
 from paybill_runtime.decisions.journeys import journeys
 from paybill_runtime.errors import OverloadedError, single_line
+from paybill_runtime.http.auth import KeyRing
 from paybill_runtime.http.caller import Idempotency
 from paybill_runtime.http.dry_run import DryRunEnded
 from paybill_runtime.security.data_keys import DataKeys, ServiceSeal
@@ -51,6 +52,7 @@ class EarlierResponseError(ConflictError):
 class ServiceContext:
     """Decides, queries and encrypts for one service. `settings` are the service's own.
 
+    key_ring: the API keys that this process accepts.
     fast_routes: ASGI endpoints that answer a POST to their path without FastAPI (see `http.fast_route`), and raise what
     routes raise. Each needs an ordinary route too, for the documentation. bodies_refused: by the path of a fast route,
     a function that is called for each request whose body is too large.
@@ -65,11 +67,13 @@ class ServiceContext:
         data_keys: DataKeys,
         service_seal: ServiceSeal,
         secrets: Secrets,
+        key_ring: KeyRing,
     ) -> None:
         self.service = service
         self.settings = settings
         self.database = database
         self.secrets = secrets
+        self.key_ring = key_ring
         self._group_commit = group_commit
         self._data_keys = data_keys
         self._service_seal = service_seal

@@ -1,6 +1,7 @@
 """API keys: hashed, scoped and expiring, with a role and a subject each.
 
-The first key of an installation is in a file; all others are facts of the tenant service (`messaging.api_key_copies`).
+The first key of an installation is in a file; all others are facts of the tenant service, and those of agents of the
+agent gateway (`messaging.api_key_copies`).
 """
 
 import hmac
@@ -13,10 +14,11 @@ from datetime import datetime
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from paybill_contracts.api_keys import KeyId, KeyRole, Subject
+from paybill_contracts.api_keys import CallerSubject, KeyId, KeyRole, Subject
 from paybill_contracts.event import explain
+from paybill_contracts.values import Key, TenantId
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"pbk_([A-Za-z0-9-]{1,32})_([A-Za-z0-9_-]{43})")
 _SUBJECT: TypeAdapter[str] = TypeAdapter(Subject)
+AGENT = "agent:"
+"""Begin of the subjects of agents."""
 
 
 class Role(IntEnum):
@@ -45,9 +49,10 @@ class Role(IntEnum):
 
 
 class ApiKey(BaseModel):
-    """A stored key: only the hash of its secret part. `scopes` are `<service>:<read|write>` or `*`.
+    """A stored key: only the hash of its secret part. `scopes` are `<service>:<read|write|act>` or `*`.
 
-    subject: the person or the program that uses it; in a file without one, a person with the name of the key.
+    subject: the person, the program or the agent that uses it; in a file without one, a person with the name of the
+    key. tenant_id, agent_role: of an agent's key, which is bound to them; None for every other key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,8 +62,10 @@ class ApiKey(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     role: KeyRole
     scopes: tuple[str, ...]
-    subject: Subject
+    subject: CallerSubject
     expires_at: AwareDatetime
+    tenant_id: TenantId | None = None
+    agent_role: Key | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -68,6 +75,20 @@ class ApiKey(BaseModel):
             return values
         named = f"user:{values.get('name')}"
         return values | {"subject": named if _is_subject(named) else f"user:{values.get('id')}"}
+
+    @model_validator(mode="after")
+    def _is_bound_as_an_agent(self) -> Self:
+        """Refuses an agent's key that could be used elsewhere, and a binding of any other key."""
+        if len({self.is_bound, self.tenant_id is not None, self.agent_role is not None}) > 1:
+            raise ValueError("a key has a subject agent:…, tenant_id and agent_role, or none of them")
+        if self.is_bound and not all(scope.endswith(":act") for scope in self.scopes):
+            raise ValueError("a key of an agent has no scopes but <service>:act")
+        return self
+
+    @property
+    def is_bound(self) -> bool:
+        """True for the key of an agent, which is bound to a tenant and a role of agents."""
+        return self.subject.startswith(AGENT)
 
     @property
     def may(self) -> Role:

@@ -17,7 +17,7 @@ from paybill_contracts.event import PARTITIONS, latest_event
 from paybill_contracts.schemas import published_events, untitled
 
 from paybill_runtime.http.router import Router
-from paybill_runtime.messaging.api_key_copies import FACTS
+from paybill_runtime.messaging.api_key_copies import key_facts
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
 _CLOUDEVENTS_HEADERS = ("ce-id", "ce-type", "ce-source", "ce-time", "ce-subject", "ce-dataschema", "traceparent")
@@ -31,10 +31,13 @@ _PARAMETERS = {
 }
 
 
-def document(service: str, subscriptions: Subscriptions) -> dict[str, Any]:
-    """Returns the document, ready for JSON. An operation is named `receive.<type>.v<n>` or `send.<type>.v<n>`."""
+def document(service: str, subscriptions: Subscriptions, *, of_agents: bool = False) -> dict[str, Any]:
+    """Returns the document, ready for JSON. An operation is named `receive.<type>.v<n>` or `send.<type>.v<n>`.
+
+    of_agents: the service accepts keys of agents, and receives their facts.
+    """
     owned = [event for event in published_events() if event.TYPE.startswith(f"{service}.")]
-    subscriptions.follows(FACTS)
+    subscriptions.follows(key_facts(of_agents=of_agents))
     subscriptions.publishes(event for event in owned if event is latest_event(event.TYPE))
     broker = NatsBroker(routers=[subscriptions.router], apply_types=False, logger=None)
     specification = AsyncAPI(
@@ -74,7 +77,7 @@ def document(service: str, subscriptions: Subscriptions) -> dict[str, Any]:
     }
 
 
-def route(service: str, subscriptions: Subscriptions) -> APIRouter:
+def route(service: str, subscriptions: Subscriptions, *, of_agents: bool = False) -> APIRouter:
     """Returns `/asyncapi.json`, which needs no API key, like `/openapi.json`: both describe published code.
 
     The document is built at the first request, so that a service that nobody asks builds no schemas.
@@ -85,7 +88,7 @@ def route(service: str, subscriptions: Subscriptions) -> APIRouter:
     @router.get("/asyncapi.json", include_in_schema=False)
     async def asyncapi() -> Response:
         if not built:
-            built.append(orjson.dumps(document(service, subscriptions)))
+            built.append(orjson.dumps(document(service, subscriptions, of_agents=of_agents)))
         return Response(built[0], media_type="application/json")
 
     return router

@@ -7,13 +7,13 @@ from http import HTTPStatus
 from secrets import token_hex
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from paybill_contracts.api_keys import KeyCreated, KeyId, KeyRole, Scopes, Subject
 from paybill_contracts.values import Key, Timestamp
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http import auth
-from paybill_runtime.http.auth import KeyRing, Role, make_key
+from paybill_runtime.http.auth import Role, make_key
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
 from paybill_runtime.http.router import Router
@@ -145,17 +145,12 @@ class KeyPage(BaseModel):
     next: Annotated[KeyId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def _key_ring(request: Request) -> KeyRing:
-    key_ring: KeyRing = request.app.state.key_ring
-    return key_ring
-
-
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of API keys."""
     routes = Router(prefix="/v1/keys", tags=["keys"])
 
     @routes.post("", status_code=HTTPStatus.CREATED)
-    async def create(body: KeyBody, principal: Admin, request: Request, response: Response) -> NewKeyView:
+    async def create(body: KeyBody, principal: Admin, response: Response) -> NewKeyView:
         """Creates an API key. The response alone has the key; every service accepts it within a second.
 
         With an `Idempotency-Key` a repeated request creates no second key, and its response has no `key`: revoke the
@@ -194,14 +189,13 @@ def router(context: ServiceContext) -> APIRouter:
         )
         is_new = view.id == id_
         if is_new:
-            accept(_key_ring(request), fact)
+            accept(context.key_ring, fact)
         response.headers["Location"] = f"/v1/keys/{view.id}"
         return NewKeyView(**view.model_dump(), key=made.raw if is_new else None)
 
     @routes.get("")
     async def show_all(
         _: AdminViewer,
-        request: Request,
         subject: Annotated[Subject | None, Query(description="Only keys of this person or program.")] = None,
         after: Annotated[
             KeyId | None, Query(description="Only ids after this one: `next` of the previous page.")
@@ -210,29 +204,28 @@ def router(context: ServiceContext) -> APIRouter:
     ) -> KeyPage:
         """Lists API keys, also expired and revoked ones. The first page begins with the keys of the file."""
         now = context.now()
-        in_file = [] if after is not None else _key_ring(request).in_file()
+        in_file = [] if after is not None else context.key_ring.in_file()
         keys = [KeyView.of_file(key, now) for key in in_file if subject in {None, key.subject}]
         of_subject = [] if subject is None else [col(ApiKeyRow.state)["subject"].astext == subject]
         page, next_ = await load_page(context, API_KEYS, after, limit, *of_subject)
         return KeyPage(keys=[*keys, *(KeyView.of(key, now) for key in page)], next=next_)
 
     @routes.get("/{key}")
-    async def show(key: IdOfKey, _: AdminViewer, request: Request) -> KeyView:
+    async def show(key: IdOfKey, _: AdminViewer) -> KeyView:
         """Shows an API key."""
         now = context.now()
-        for each in _key_ring(request).in_file():
+        for each in context.key_ring.in_file():
             if each.id == key:
                 return KeyView.of_file(each, now)
         return KeyView.of(existing(await load_state(context, API_KEYS, key), key), now)
 
     @routes.post("/{key}/revoke")
-    async def revoke(key: IdOfKey, principal: Admin, request: Request) -> KeyView:
+    async def revoke(key: IdOfKey, principal: Admin) -> KeyView:
         """Revokes an API key: every service refuses it within a second. It cannot be undone.
 
         Refused with `key_in_file` for a key of the file, and with `key_not_found`.
         """
-        key_ring = _key_ring(request)
-        in_file = {each.id for each in key_ring.in_file()}
+        in_file = {each.id for each in context.key_ring.in_file()}
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> KeyView:
             state = existing(unit.get(API_KEYS, key), key, in_file)
@@ -249,7 +242,7 @@ def router(context: ServiceContext) -> APIRouter:
             idempotency=principal.idempotency,
             response_type=KeyView,
         )
-        key_ring.revoke(key)
+        context.key_ring.revoke(key)
         return view
 
     return routes
