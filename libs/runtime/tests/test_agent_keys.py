@@ -131,7 +131,7 @@ async def test_another_service_does_not_know_the_keys_of_agents(start, publish) 
     assert (await called(other, key)).json()["code"] == "wrong_key"
 
 
-async def test_an_ended_agent_is_refused_within_a_second_also_after_a_restart(start, publish, databases) -> None:
+async def test_an_ended_agent_is_refused_within_a_second_and_after_a_restart(start, publish, databases) -> None:
     url = await databases.fresh("billing")
     gateway = await start(service(), url)
     (key, fact), (other, its_fact) = registered("agt-1"), registered("agt-2")
