@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paybill_agent_gateway.effects import connections
 from paybill_agent_gateway.effects.connections import Endpoint
 from paybill_agent_gateway.effects.tenant_databases import (
     Changed,
@@ -19,7 +20,7 @@ from paybill_agent_gateway.effects.tenant_databases import (
     Unknown,
     Voided,
 )
-from paybill_runtime.testing import until
+from paybill_runtime.testing import cancel, until
 from tenant_orders import (
     UP_TO_5000,
     actions,
@@ -265,6 +266,36 @@ async def test_a_session_that_ends_during_the_statement_leaves_an_unknown_outcom
     assert found == Unknown()
     assert await databases.claim(tenant, "run_1", 1) == Voided()
     assert (await totals(pool))["a"] == 100
+
+
+async def test_a_statement_without_an_answer_in_time_leaves_an_unknown_outcome(
+    databases, tenant, pool, monkeypatch
+) -> None:
+    monkeypatch.setattr(connections, "STATEMENT_TIMEOUT_S", 0.3)
+    async with pool.superuser() as other, other.transaction():
+        await other.execute("SELECT 1 FROM product.orders WHERE id = 'a' FOR UPDATE")
+        found = await databases.write(tenant, updating("total"), key(1), {"where.id": "a", "set.total": 7})
+
+    settled = await databases.claim(tenant, "run_1", 1)
+    assert found == Unknown()
+    assert ((await totals(pool))["a"] == 7) is (settled == Done("d"))
+
+
+async def test_a_cancelled_write_is_settled_by_its_claim(databases, tenant, pool) -> None:
+    async with pool.superuser() as other, other.transaction():
+        await other.execute("SELECT 1 FROM product.orders WHERE id = 'a' FOR UPDATE")
+        waiting = asyncio.create_task(
+            databases.write(tenant, updating("total"), key(1), {"where.id": "a", "set.total": 7})
+        )
+        await until(
+            lambda: pool.fetch(
+                "SELECT FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'", tenant.username
+            )
+        )
+        await cancel(waiting)
+
+    settled = await databases.claim(tenant, "run_1", 1)
+    assert ((await totals(pool))["a"] == 7) is (settled == Done("d"))
 
 
 async def test_a_statement_that_waits_too_long_for_a_lock_changes_nothing(databases, tenant, pool) -> None:
