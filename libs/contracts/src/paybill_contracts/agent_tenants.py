@@ -2,9 +2,10 @@
 
 from enum import StrEnum
 
+from paybill_contracts.agent_access import AgentConnection
 from paybill_contracts.catalogue import Feature
 from paybill_contracts.event import Event
-from paybill_contracts.values import Key, Slug, TenantId
+from paybill_contracts.values import Count, Key, Slug, TenantId
 
 AGENT_ACTIONS: Key = "agent-actions"
 """The feature that decides whether, and how many, actions a tenant's agents may take."""
@@ -30,7 +31,8 @@ class AgentTenantChanged(
     """The gateway's complete state of a tenant from now on.
 
     allows_access: of its entitlements; False before the first. feature: the entitlement to `agent-actions`, None when
-    its plan does not include it.
+    its plan does not include it. agents: their login in the tenant's database; epoch: of the newest placement, an older
+    login is never used again; is_open: the login is not closed.
     """
 
     tenant_id: TenantId
@@ -38,3 +40,6 @@ class AgentTenantChanged(
     status: AgentTenantStatus
     allows_access: bool
     feature: Feature | None
+    agents: AgentConnection | None = None
+    epoch: Count = 0
+    is_open: bool = False

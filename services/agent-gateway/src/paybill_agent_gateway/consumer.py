@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from paybill_contracts.agent_runs import RunEnded
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.blueprints import BlueprintPublished
 from paybill_contracts.tenant import (
@@ -18,9 +19,10 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_agent_gateway.domain import bundles, tenants
+from paybill_agent_gateway.domain import budgets, bundles, tenants
+from paybill_agent_gateway.domain.budgets import day_id
 from paybill_agent_gateway.domain.tenants import LifecycleFact
-from paybill_agent_gateway.tables import BLUEPRINTS, TENANTS
+from paybill_agent_gateway.tables import BLUEPRINTS, DAYS, TENANTS
 
 HANDLERS = Subscriptions()
 
@@ -44,6 +46,12 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, _: DecisionContext) -> None:
     known = unit.get(TENANTS, fact.tenant_id)
     unit.record(TENANTS, fact.tenant_id, tenants.on_entitlements_set(known, fact))
+
+
+@HANDLERS.fact(RunEnded, writes=lambda fact: [DAYS.key(day_id(fact.tenant_id, fact.started_at))])
+def run_ended(unit: UnitOfWork, fact: RunEnded, _: DecisionContext) -> None:
+    id_ = day_id(fact.tenant_id, fact.started_at)
+    unit.record(DAYS, id_, budgets.on_run_ended(unit.get(DAYS, id_), fact))
 
 
 def _lifecycle(unit: UnitOfWork, fact: LifecycleFact, _: DecisionContext) -> None:

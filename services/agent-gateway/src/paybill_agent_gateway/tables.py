@@ -7,9 +7,19 @@ from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
-from paybill_agent_gateway.domain import bundles, tenants
+from paybill_agent_gateway.domain import agents, budgets, bundles, freezes, runs, tenants
+from paybill_agent_gateway.domain.agents import Agent
+from paybill_agent_gateway.domain.budgets import Day
 from paybill_agent_gateway.domain.bundles import BlueprintInForce, BundleInForce, PublishedBundle
+from paybill_agent_gateway.domain.freezes import Freezes
+from paybill_agent_gateway.domain.runs import Run
 from paybill_agent_gateway.domain.tenants import TenantAccess
+
+RUN_STATUS = (
+    "CASE WHEN state->>'ended' IS NOT NULL THEN 'ended' WHEN state->>'intent' IS NOT NULL THEN 'pending' "
+    "WHEN state->'approval'->>'status' IN ('requested', 'granted') THEN 'approval' ELSE 'waiting' END"
+)
+"""Status of a run. pending: a write whose outcome is not recorded; approval: a call waits for a person."""
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
@@ -20,6 +30,23 @@ class TenantRow(Base, table=True):
     """A tenant, and what its agents are entitled to."""
 
     __tablename__ = "tenants"
+
+
+class AgentRow(Base, table=True):
+    """An agent."""
+
+    __tablename__ = "agents"
+    __table_args__ = (Index(None, "tenant_id", "id"),)
+
+    tenant_id: str = generated("state->>'tenant_id'")
+    role: str = generated("state->>'role'")
+    status: str = generated("CASE WHEN state->>'ended_at' IS NULL THEN 'active' ELSE 'ended' END")
+
+
+class FreezesRow(Base, table=True):
+    """The freezes: one row."""
+
+    __tablename__ = "freezes"
 
 
 class BlueprintRow(Base, table=True):
@@ -41,6 +68,31 @@ class BundleInForceRow(Base, table=True):
     """The bundle that is in force for a blueprint."""
 
     __tablename__ = "bundles_in_force"
+
+
+class RunRow(Base, table=True):
+    """A run. status: of the run; approval_id, approval_status: of its current approval.
+
+    due: its next change by time alone; claim_due: the time from which an unknown outcome is claimed.
+    """
+
+    __tablename__ = "runs"
+    __table_args__ = (Index(None, "tenant_id", "id"), Index(None, "status", "id"))
+
+    tenant_id: str = generated("state->>'tenant_id'")
+    agent_id: str | None = generated("state->>'agent_id'")
+    workflow: str = generated("state->>'workflow'")
+    status: str = generated(RUN_STATUS)
+    approval_id: str | None = generated("state->'approval'->>'id'", index=True)
+    approval_status: str | None = generated("state->'approval'->>'status'", index=True)
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
+    claim_due: str | None = generated("rtrim(state->>'claim_due', 'Z')", index=True)
+
+
+class DayRow(Base, table=True):
+    """A day of a tenant, with the budgets of its runs."""
+
+    __tablename__ = "agent_days"
 
 
 class IncidentRow(Base, table=True):
@@ -65,10 +117,16 @@ class ViolationRow(Base, table=True):
     tenant_id: str = generated("state->>'tenant_id'", index=True)
 
 
+AGENTS = Stored("agent", AgentRow, Agent, agents.evolve, conflicts={"agents_pkey": agents.AgentIdTakenError})
+FREEZE_STATES = Stored("freezes", FreezesRow, Freezes, freezes.evolve)
+BUNDLES = Stored("bundle", BundleRow, PublishedBundle, bundles.evolve)
+IN_FORCE = Stored("bundle-in-force", BundleInForceRow, BundleInForce, bundles.evolve_in_force)
+RUNS = Stored("run", RunRow, Run, runs.evolve)
+DAYS = Stored("agent-day", DayRow, Day, budgets.evolve)
 TENANTS = Stored("agent-tenant", TenantRow, TenantAccess, tenants.evolve)
 BLUEPRINTS = Stored("agent-blueprint", BlueprintRow, BlueprintInForce, bundles.evolve_blueprint)
 BUNDLES = Stored("bundle", BundleRow, PublishedBundle, bundles.evolve)
 IN_FORCE = Stored("bundle-in-force", BundleInForceRow, BundleInForce, bundles.evolve_in_force)
 INCIDENTS = Incidents("agent-gateway", IncidentRow)
 VIOLATIONS = Violations("agent-gateway", ViolationRow)
-STATES = (TENANTS, BLUEPRINTS, BUNDLES, IN_FORCE, INCIDENTS, VIOLATIONS)
+STATES = (TENANTS, AGENTS, FREEZE_STATES, BLUEPRINTS, BUNDLES, IN_FORCE, RUNS, DAYS, INCIDENTS, VIOLATIONS)

@@ -102,6 +102,10 @@ class ServiceContext:
         """Seals a personal value; pass the result to `decide(seals=…)` so that its key is stored with the decision."""
         return await self._data_keys.seal(tenant, value)
 
+    async def open(self, value: Personal[str]) -> str:
+        """Returns a personal value in plain text; do not store it. Raises UnsealingError after its key is deleted."""
+        return await self._data_keys.open(value)
+
     def seal_raw(self, value: bytes) -> bytes:
         """Seals bytes that belong to no tenant yet under the service's own key."""
         return self._service_seal.seal(value)

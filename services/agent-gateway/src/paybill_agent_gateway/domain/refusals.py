@@ -2,6 +2,8 @@
 
 from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
 
+from paybill_agent_gateway.domain.columns import ValueRefusedError
+
 
 class AgentNotActiveError(ForbiddenError):
     """The agent is unknown, has ended, has expired, or acts for another tenant."""
@@ -141,10 +143,10 @@ class ApprovalEndedError(ConflictError):
     code = "approval_ended"
 
 
-class RowNotFoundError(NotFoundError):
+class RowMissingError(NotFoundError):
     """No row has these values."""
 
-    code = "row_not_found"
+    code = "row_missing"
 
 
 class TooManyRowsError(ConflictError):
@@ -186,11 +188,12 @@ class ActionVoidedError(ConflictError):
 BY_DATABASE: dict[str, type[DomainError]] = {
     error.code: error
     for error in (
-        RowNotFoundError,
+        RowMissingError,
         TooManyRowsError,
         RowDeniedError,
         RowExistsError,
         RowsChangedError,
+        ValueRefusedError,
         ResourceDriftedError,
         DatabaseUnavailableError,
         ActionVoidedError,
@@ -199,11 +202,12 @@ BY_DATABASE: dict[str, type[DomainError]] = {
 """Refusals that follow from a statement, by code."""
 
 _MESSAGES = {
-    "row_not_found": "no row has these values",
+    "row_missing": "no row has these values",
     "too_many_rows": "more rows have these values than the step may read or change; nothing was changed",
     "row_denied": "the grants do not permit a row of this step; nothing was changed",
     "row_exists": "a row with this key exists; nothing was changed",
     "rows_changed": "the rows are not those that the approver saw; repeat the call to request a new approval",
+    "value_refused": "the database refuses a value; nothing was changed",
     "resource_drifted": "the table is not as the bundle describes it; an operator has to run: paybill agent check",
     "database_unavailable": "the tenant's database cannot be used now; nothing was changed, send the call again later",
     "action_voided": "the outcome was unknown and is settled now: nothing changed; repeat it under the next number",

@@ -1,11 +1,12 @@
 """Runs: the state that the facts of a run fold to."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
-from paybill_contracts.agent_bundles import Amounts, Verb
+from paybill_contracts.agent_bundles import Amounts, Scalar, Verb, Workflow
 from paybill_contracts.agent_runs import (
     ActionDone,
     ActionFailed,
@@ -23,6 +24,7 @@ from paybill_contracts.agent_runs import (
     RunStarted,
 )
 from paybill_contracts.approval import Approval
+from paybill_contracts.event import digest
 from paybill_contracts.values import Digest, Key, TenantId, Timestamp
 
 from paybill_agent_gateway.domain.amounts import NOTHING, plus
@@ -42,6 +44,7 @@ RunEvent = (
     | RunEnded
 )
 
+_HEX = frozenset("0123456789abcdef")
 APPROVAL_USE = timedelta(minutes=5)
 """A run that waits for an approval ends no earlier than this time after the approval's own end."""
 CLAIM_AFTER = timedelta(seconds=15)
@@ -189,61 +192,38 @@ class Run:
 def existing(run: Run | None, run_id: str) -> Run:
     """Returns the run. Raises RunNotFoundError for None."""
     if run is None:
-        raise RunNotFoundError(f"there is no run {run_id[:40]} here; start the workflow again")
+        raise RunNotFoundError(f"there is no run {run_id[:40]!a} here; start the workflow again")
     return run
 
 
-def ended(run: Run, reason: RunEnd, now: datetime) -> RunEnded:
-    """Returns the end of a run."""
-    return RunEnded(
-        tenant_id=run.tenant_id,
-        run_id=run.id,
-        bundle_hash=run.bundle_hash,
-        agent_id=run.agent_id,
-        workflow=run.workflow,
-        reason=reason,
-        actions=run.actions,
-        used=run.used if run.intent is None else plus(run.used, run.intent.reserved),
-        started_at=run.started_at,
-        ended_at=now,
-    )
+def require_intent(run: Run) -> Intent:
+    """Returns the write whose outcome is not recorded yet. Raises ValueError when there is none."""
+    if run.intent is None:
+        raise ValueError(f"{run.id} has no intent")
+    return run.intent
 
 
-def stop(run: Run, now: datetime, *, is_purged: bool) -> list[RunEvent]:
-    """Ends a run whose tenant has left or is suspended.
-
-    A write with an unknown outcome is settled first, unless the tenant's data is deleted.
-    """
-    if run.ended is not None or (run.intent is not None and not is_purged):
-        return []
-    return [ended(run, RunEnd.STOPPED, now)]
+def require_approval(run: Run) -> CallApproval:
+    """Returns the approval of a run. Raises ValueError when there is none."""
+    if run.approval is None:
+        raise ValueError(f"{run.id} has no approval")
+    return run.approval
 
 
-def on_time(run: Run, now: datetime) -> list[RunEvent]:
-    """Ends an approval and a run whose time is over."""
-    events: list[RunEvent] = []
-    if run.ended is not None or run.intent is not None:
-        return events
-    if run.approval is not None and run.approval.is_open and now >= run.approval.expires_at:
-        events.append(approval_expired(run, run.approval, "the time for it is over", now))
-        run = evolve(run, events[0])
-    if now >= run.end:
-        events.append(ended(run, RunEnd.EXPIRED, now))
-    return events
+def run_id(tenant_id: str, workflow: Workflow, inputs: Mapping[str, Scalar | None], request: list[str]) -> str:
+    """Returns the id of a run: of its business key, or of the request where the workflow has none."""
+    key = [inputs[each.name] for each in workflow.once] if workflow.once else ["", *request]
+    return f"run_{digest([tenant_id, workflow.name, key])[:32]}"
 
 
-def approval_expired(run: Run, approval: CallApproval, reason: str, now: datetime) -> CallApprovalExpired:
-    """Returns the end of an approval that nobody can use any more."""
-    return CallApprovalExpired(
-        tenant_id=run.tenant_id,
-        run_id=run.id,
-        bundle_hash=run.bundle_hash,
-        seq=approval.seq,
-        step=approval.step,
-        approval_id=approval.id,
-        reason=reason,
-        expired_at=now,
-    )
+def is_run_id(text: str) -> bool:
+    """Returns whether a text has the form of a run's id."""
+    return len(text) == len("run_") + 32 and text.startswith("run_") and all(each in _HEX for each in text[4:])
+
+
+def can_start_again(run: Run) -> bool:
+    """Returns whether a run with this business key may begin anew: it has ended, and surely wrote nothing."""
+    return run.ended is not None and not run.has_written
 
 
 def evolve(run: Run | None, event: RunEvent) -> Run:
@@ -348,9 +328,7 @@ def _intended(run: Run, event: ActionIntended) -> Run:
 
 def _failed(run: Run, code: str) -> Run:
     """Returns the run after its intent changed nothing: the call has cost a call, and its number is used."""
-    intent = run.intent
-    if intent is None:
-        raise ValueError(f"{run.id} has no intent that could have failed")
+    intent = require_intent(run)
     return replace(
         run,
         seq=intent.seq + 1,

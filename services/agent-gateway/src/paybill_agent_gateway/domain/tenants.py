@@ -5,11 +5,12 @@ A tenant that is unknown, or is not running, has no agents that may act.
 
 from dataclasses import dataclass, replace
 
+from paybill_contracts.agent_access import AgentConnection
 from paybill_contracts.agent_tenants import AGENT_ACTIONS, AgentTenantChanged, AgentTenantStatus
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import Feature
 from paybill_contracts.entitlements import check
-from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError
+from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
 from paybill_contracts.tenant import (
     OffboardingStarted,
     ReturnStarted,
@@ -60,6 +61,12 @@ class TenantNotRunningError(ConflictError):
     code = "tenant_not_running"
 
 
+class NoEndpointError(RetryLaterError):
+    """The tenant's database has no open login for agents."""
+
+    code = "database_unavailable"
+
+
 class ActionsNotEntitledError(ForbiddenError):
     """The tenant's entitlements allow no more actions of agents."""
 
@@ -68,13 +75,20 @@ class ActionsNotEntitledError(ForbiddenError):
 
 @dataclass(frozen=True, slots=True)
 class TenantAccess:
-    """A tenant, and the entitlement that its agents have. feature: None when `agent-actions` is not included."""
+    """A tenant, and the entitlement that its agents have. feature: None when `agent-actions` is not included.
+
+    agents: their login in the tenant's database, None while there is none; epoch: of the newest placement, an older
+    login is never used again; is_open: the login is not closed.
+    """
 
     tenant_id: TenantId
     slug: Slug
     status: AgentTenantStatus
     allows_access: bool = False
     feature: Feature | None = None
+    agents: AgentConnection | None = None
+    epoch: int = 0
+    is_open: bool = False
 
     @property
     def features(self) -> tuple[Feature, ...]:
@@ -110,6 +124,13 @@ def require_active(access: TenantAccess | None, tenant_id: str, *, used: int = 0
     return known
 
 
+def require_endpoint(access: TenantAccess | None) -> AgentConnection:
+    """Returns the agents' login of a tenant. Raises NoEndpointError while there is none, or it is closed."""
+    if access is None or access.agents is None or not access.is_open:
+        raise NoEndpointError("the tenant's database has no open login for agents now; send the call again later")
+    return access.agents
+
+
 def refusal(access: TenantAccess) -> DomainError | None:
     """Returns the reason why no agent of the tenant may act; None when they may."""
     try:
@@ -143,7 +164,16 @@ def on_entitlements_set(access: TenantAccess | None, fact: EntitlementsSet) -> l
 
 def evolve(_: TenantAccess | None, event: AgentTenantChanged) -> TenantAccess:
     """Returns the tenant after `event`, which has its complete state."""
-    return TenantAccess(event.tenant_id, event.slug, event.status, event.allows_access, event.feature)
+    return TenantAccess(
+        tenant_id=event.tenant_id,
+        slug=event.slug,
+        status=event.status,
+        allows_access=event.allows_access,
+        feature=event.feature,
+        agents=event.agents,
+        epoch=event.epoch,
+        is_open=event.is_open,
+    )
 
 
 def _changed(access: TenantAccess) -> AgentTenantChanged:
@@ -153,4 +183,7 @@ def _changed(access: TenantAccess) -> AgentTenantChanged:
         status=access.status,
         allows_access=access.allows_access,
         feature=access.feature,
+        agents=access.agents,
+        epoch=access.epoch,
+        is_open=access.is_open,
     )

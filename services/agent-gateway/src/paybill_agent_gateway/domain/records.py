@@ -1,0 +1,240 @@
+"""Facts of one call: each is folded into the run at once, so that the next step is decided on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from paybill_contracts.agent_bundles import Amounts, Verb, WriteStep
+from paybill_contracts.agent_runs import (
+    ActionDone,
+    ActionFailed,
+    ActionIntended,
+    ActionRefused,
+    ActionVoided,
+    CallApprovalRequested,
+    Fields,
+    RunEnd,
+    RunStarted,
+)
+from paybill_contracts.errors import DomainError
+
+from paybill_agent_gateway.domain import approvals, run_ends, runs
+from paybill_agent_gateway.domain.amounts import exceeded, plus
+from paybill_agent_gateway.domain.answers import Answer, PlainFields
+from paybill_agent_gateway.domain.approvals import Image
+from paybill_agent_gateway.domain.refusals import BudgetExceededError, OutOfBudgetError
+from paybill_agent_gateway.domain.runs import MAX_DENIALS, ONE_CALL, Run, RunEvent
+from paybill_agent_gateway.domain.scenes import Found
+from paybill_agent_gateway.domain.turns import CHOICE, Progress, allowed_next, is_single, next_step, progress
+from paybill_agent_gateway.domain.workflows import CompiledBundle, CompiledWorkflow, RowStep
+
+
+@dataclass(slots=True)
+class Records:
+    """The run of a call, and the facts that the call adds to it. digest: of the call."""
+
+    now: datetime
+    run: Run
+    bundle: CompiledBundle
+    found: Found
+    digest: str
+    events: list[RunEvent] = field(default_factory=list)
+
+    @property
+    def so_far(self) -> Progress:
+        """What the run knows now."""
+        return progress(self.run, self.bundle, self.found.opened)
+
+    @property
+    def workflow(self) -> CompiledWorkflow:
+        """The workflow of the run, as it was when the run started."""
+        return self.bundle.workflows[self.run.workflow]
+
+    def reserve(self, rows: int, sums: dict[str, int]) -> Amounts:
+        """Returns what the next action uses at most. Raises OutOfBudgetError, BudgetExceededError."""
+        amounts = Amounts(calls=1, rows=rows, sums=sums)
+        what = exceeded(plus(self.run.used, amounts), self.run.limit)
+        if what == "calls":
+            raise OutOfBudgetError(f"the run has used its {self.run.limit.calls} calls, and ends")
+        if what is not None:
+            raise BudgetExceededError(f"the call would exceed the limit of {what} in one run")
+        return amounts
+
+    def done(
+        self,
+        step: str,
+        arguments: PlainFields,
+        rows: Sequence[PlainFields],
+        *,
+        of: RowStep | None = None,
+        verb: Verb | None = None,
+        grants: tuple[str, ...] = (),
+        used: Amounts = ONE_CALL,
+        chosen: str | None = None,
+    ) -> None:
+        """Records an action that is done. of: the step, when it is about rows of a table."""
+        event = ActionDone(
+            tenant_id=self.run.tenant_id,
+            run_id=self.run.id,
+            bundle_hash=self.run.bundle_hash,
+            seq=self.run.seq,
+            step=step,
+            verb=verb,
+            resource=None if of is None else of.resource,
+            digest=self.digest,
+            arguments=self._sealed(step, of, arguments),
+            grants=grants,
+            rows=tuple(self._sealed(step, of, row) for row in rows),
+            used=used,
+            chosen=chosen,
+            done_at=self.now,
+        )
+        self._record(event)
+
+    def intended(
+        self,
+        step: RowStep,
+        verb: Verb,
+        arguments: PlainFields,
+        grants: tuple[str, ...],
+        reserved: Amounts,
+        approval_id: str | None,
+    ) -> None:
+        """Records a write before it is executed."""
+        event = ActionIntended(
+            tenant_id=self.run.tenant_id,
+            run_id=self.run.id,
+            bundle_hash=self.run.bundle_hash,
+            seq=self.run.seq,
+            step=step.name,
+            verb=verb,
+            resource=step.resource,
+            digest=self.digest,
+            arguments=self._sealed(step.name, step, arguments),
+            grants=grants,
+            reserved=reserved,
+            approval_id=approval_id,
+            intended_at=self.now,
+        )
+        self._record(event)
+
+    def refused(self, error: DomainError, rule: str) -> None:
+        """Records a refusal, which costs a call; the run ends when it has used them all."""
+        run = self.run
+        event = ActionRefused(
+            tenant_id=run.tenant_id,
+            run_id=run.id,
+            bundle_hash=run.bundle_hash,
+            seq=run.seq,
+            step=rule_step(self.workflow, run),
+            code=error.code,
+            rule=rule,
+            refused_at=self.now,
+        )
+        self._record(event)
+        if self.run.intent is not None:
+            return
+        if self.run.denials >= MAX_DENIALS:
+            self.end(RunEnd.DENIED)
+        elif self.run.used.calls >= self.run.limit.calls:
+            self.end(RunEnd.OUT_OF_BUDGET)
+
+    def requested(
+        self, step: RowStep, verb: Verb, arguments: PlainFields, rows: Sequence[Image], subject: str, reason: str
+    ) -> None:
+        """Records that the call waits for an approval."""
+        if not isinstance(step, WriteStep) or step.approval is None:
+            raise TypeError(f"the step {step.name} has no rule about approvals")
+        run = self.run
+        event = CallApprovalRequested(
+            tenant_id=run.tenant_id,
+            run_id=run.id,
+            bundle_hash=run.bundle_hash,
+            seq=run.seq,
+            step=step.name,
+            approval_id=approvals.approval_id(run),
+            subject_hash=subject,
+            digest=self.digest,
+            verb=verb,
+            resource=step.resource,
+            arguments=self._sealed(step.name, step, arguments),
+            rows=approvals.images_of(rows, lambda fields: self._sealed(step.name, step, fields)),
+            reason=reason,
+            requester=run.started_by,
+            requested_at=self.now,
+            expires_at=self.now + timedelta(minutes=step.approval.within_minutes),
+        )
+        self._record(event)
+
+    def expire(self, reason: str) -> None:
+        """Records the end of the approval, if it is still open."""
+        for event in approvals.expire(self.run, reason, self.now):
+            self._record(event)
+
+    def end(self, reason: RunEnd) -> None:
+        """Records the end of the run."""
+        self._record(run_ends.ended(self.run, reason, self.now))
+
+    def failed(self, code: str) -> None:
+        """Records that the statement of the intent changed nothing."""
+        run, intent = self.run, runs.require_intent(self.run)
+        common = {"tenant_id": run.tenant_id, "run_id": run.id, "bundle_hash": run.bundle_hash}
+        key = {"seq": intent.seq, "step": intent.step}
+        if code == "action_voided":
+            self._record(ActionVoided(**common, **key, voided_at=self.now))  # type: ignore[arg-type]  # by name
+        else:
+            self._record(ActionFailed(**common, **key, code=code, failed_at=self.now))  # type: ignore[arg-type]  # by name
+
+    def answer(self, *, whole_run: bool) -> Answer:
+        """Returns the answer to the call; of the whole run for a start."""
+        return answer_of(self.so_far, None if whole_run else self.digest)
+
+    def _record(self, event: RunEvent | RunStarted) -> None:
+        self.events.append(event)
+        self.run = runs.evolve(self.run, event)
+
+    def _sealed(self, name: str, step: RowStep | None, fields: PlainFields) -> Fields:
+        fields_of, prefix = self.workflow.fields, f"{name}."
+        if step is not None:
+            columns = self.bundle.columns[step.resource]
+        else:
+            columns = {each.removeprefix(prefix): fields_of[each] for each in fields_of if each.startswith(prefix)}
+        return self.found.sealed(self.run.tenant_id, columns, fields)
+
+
+def answer_of(so_far: Progress, call_digest: str | None) -> Answer:
+    """Returns the answer to a call, as it was after the last action of the call; of the whole run without a call."""
+    run = so_far.run
+    if call_digest is not None:
+        last = max(each.seq for each in run.done if each.digest == call_digest)
+        so_far = _after(so_far, last)
+    values: dict[str, PlainFields] = {}
+    rows: dict[str, list[PlainFields]] = {}
+    places: dict[str, int] = {}
+    for done in so_far.run.done:
+        start = places.get(done.step, 0)
+        places[done.step] = start + len(done.rows)
+        if call_digest not in {None, done.digest}:
+            continue
+        found = so_far.rows[done.step][start : places[done.step]]
+        if done.chosen is not None:
+            values[done.step] = {CHOICE: done.chosen}
+        elif len(found) == 1 and is_single(so_far.workflow.steps[done.step]):
+            values[done.step] = found[0]
+        else:
+            rows[done.step] = found
+    ended = so_far.run.ended
+    return Answer(run.id, so_far.run.seq, values, rows, allowed_next(so_far), None if ended is None else str(ended))
+
+
+def _after(so_far: Progress, seq: int) -> Progress:
+    """Returns a run as it was after an earlier action."""
+    done = tuple(each for each in so_far.run.done if each.seq <= seq)
+    is_over = next_step(so_far.workflow, done) is None
+    earlier = replace(so_far.run, done=done, seq=seq + 1, ended=RunEnd.FINISHED if is_over else None)
+    return progress(earlier, so_far.bundle, so_far.opened)
+
+
+def rule_step(workflow: CompiledWorkflow, run: Run) -> str:
+    """Returns the name of the step that is next in a run; of its first one after the last."""
+    return (next_step(workflow, run.done) or workflow.first).name
