@@ -19,7 +19,6 @@ from paybill_agent_gateway.domain.budgets import day_id
 from paybill_agent_gateway.domain.calls import Call, CallCaller, Start, Take
 from paybill_agent_gateway.domain.runs import Run, existing
 from paybill_agent_gateway.effects.connections import Endpoint
-from paybill_agent_gateway.effects.tenant_databases import TenantDatabases
 from paybill_agent_gateway.tables import AGENTS, BUNDLES, DAYS, FREEZE_STATES, IN_FORCE, RUNS, TENANTS
 from paybill_contracts.agent_access import AgentConnection
 from paybill_contracts.agent_bundles import Bundle, BundleActivated, BundlePublished
@@ -131,11 +130,8 @@ class World:
         """Freezes what `name` names."""
 
         def decide(unit: Any, at: Any) -> None:
-            unit.record(
-                FREEZE_STATES,
-                FREEZES,
-                freezes.freeze(unit.get(FREEZE_STATES, FREEZES), name, None, "r", "user:ann", at.now),
-            )
+            events = freezes.freeze(unit.get(FREEZE_STATES, FREEZES), name, None, "drill", "user:ann", at.now)
+            unit.record(FREEZE_STATES, FREEZES, events)
 
         await self.gate.context.decide(origin(), decide, writes=[FREEZE_STATES.key(FREEZES)])
 
@@ -203,7 +199,7 @@ async def world(
     context = served.running.context
     content = bundle or bundle_of()
     pool = await TenantPool.create(postgres, context.secrets)
-    gate = Gate(context, TenantDatabases(context.secrets, monotonic))
+    gate = Gate.of(context, monotonic)
     try:
         for resource in content.resources:
             await pool.create_table(resource)

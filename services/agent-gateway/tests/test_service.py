@@ -78,5 +78,5 @@ async def test_a_replay_gives_the_same_tables(start, publish, log) -> None:
     report = await replay(service(), running.settings, running.database)
 
     assert report.equal
-    assert report.facts == 3
+    assert report.facts == 4
     await check(running.database, "agent-gateway")

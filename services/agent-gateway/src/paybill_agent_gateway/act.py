@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar, assert_never
+from typing import Any, Self, TypeVar, assert_never
 
 import orjson
 from paybill_contracts.agent_access import AgentConnection
@@ -74,13 +74,21 @@ MAX_STATEMENTS = 4096
 
 @dataclass(slots=True)
 class Gate:
-    """What `act` needs of its process. views, bundles, statements: kept to plan with; no decision relies on a view."""
+    """The parts of a process that `act` uses. views: states to plan with; no decision relies on one of them.
+
+    bundles, statements: compiled, by their hash and by what they follow from.
+    """
 
     context: ServiceContext
     databases: TenantDatabases
     views: OrderedDict[Key, Any] = field(default_factory=OrderedDict)
     bundles: dict[str, CompiledBundle] = field(default_factory=dict)
     statements: OrderedDict[tuple[str, ...], Statement] = field(default_factory=OrderedDict)
+
+    @classmethod
+    def of(cls, context: ServiceContext, monotonic: Callable[[], float]) -> Self:
+        """Builds the gate of a process. monotonic: seconds of a clock that never goes back."""
+        return cls(context, TenantDatabases(context.secrets, monotonic))
 
     def remember(self, key: Key, state: Any) -> None:
         """Keeps a state to plan with."""

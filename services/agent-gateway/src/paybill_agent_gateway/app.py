@@ -16,7 +16,6 @@ from paybill_agent_gateway.act import Gate
 from paybill_agent_gateway.api import read_state, router
 from paybill_agent_gateway.consumer import HANDLERS
 from paybill_agent_gateway.domain import freezes
-from paybill_agent_gateway.effects.tenant_databases import TenantDatabases
 from paybill_agent_gateway.jobs import JOBS, TIMERS, kinds
 from paybill_agent_gateway.settings import Settings
 from paybill_agent_gateway.tables import FREEZE_STATES, INCIDENTS, STATES, TENANTS, VIOLATIONS
@@ -47,7 +46,7 @@ def service() -> Service:
 
     @cache
     def gate_of(context: ServiceContext) -> Gate:
-        return Gate(context, TenantDatabases(context.secrets, monotonic))
+        return Gate.of(context, monotonic)
 
     @asynccontextmanager
     async def databases(context: ServiceContext) -> AsyncIterator[None]:

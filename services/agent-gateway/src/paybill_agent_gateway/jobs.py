@@ -12,11 +12,10 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import DueJob, Job, JobRegistry, Outcome, Timer
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind
 from paybill_runtime.telemetry import child
-from sqlalchemy import text
 
 from paybill_agent_gateway.act import Gate, settle_unknown
 from paybill_agent_gateway.domain import agents, run_ends
-from paybill_agent_gateway.tables import AGENTS, RUNS
+from paybill_agent_gateway.tables import AGENTS, CLAIMS_DUE, RUNS
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,6 @@ RETRY_S = 5.0
 """Pause before an unknown outcome is claimed again whose database cannot be asked."""
 
 JOBS = JobRegistry()
-_DUE = text("SELECT id FROM runs WHERE claim_due <= :now ORDER BY claim_due LIMIT :limit")
 
 
 def kinds(gate: Gate) -> Sequence[Kind]:
@@ -39,7 +37,7 @@ def kinds(gate: Gate) -> Sequence[Kind]:
 async def claim_due(gate: Gate, job: ClaimedJob) -> float | None:
     """Settles the writes whose outcomes are unknown; returns the pause while some cannot be settled."""
     origin = Origin(f"job:{job.id}", f"job:{job.id}", SERVICE, child(None))
-    rows = await gate.context.rows(_DUE, {"now": column_time(gate.context.now()), "limit": PAGE})
+    rows = await gate.context.rows(CLAIMS_DUE, {"now": column_time(gate.context.now()), "limit": PAGE})
     settled = [await settle_unknown(gate, row.id, origin) for row in rows]
     if not all(settled):
         log.warning("%s writes have an unknown outcome; their databases cannot be asked", settled.count(False))

@@ -4,7 +4,7 @@ from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.violations import Violations
-from sqlalchemy import Index, MetaData
+from sqlalchemy import Index, MetaData, text
 from sqlalchemy.orm import registry
 
 from paybill_agent_gateway.domain import agents, budgets, bundles, freezes, runs, tenants
@@ -119,8 +119,6 @@ class ViolationRow(Base, table=True):
 
 AGENTS = Stored("agent", AgentRow, Agent, agents.evolve, conflicts={"agents_pkey": agents.AgentIdTakenError})
 FREEZE_STATES = Stored("freezes", FreezesRow, Freezes, freezes.evolve)
-BUNDLES = Stored("bundle", BundleRow, PublishedBundle, bundles.evolve)
-IN_FORCE = Stored("bundle-in-force", BundleInForceRow, BundleInForce, bundles.evolve_in_force)
 RUNS = Stored("run", RunRow, Run, runs.evolve)
 DAYS = Stored("agent-day", DayRow, Day, budgets.evolve)
 TENANTS = Stored("agent-tenant", TenantRow, TenantAccess, tenants.evolve)
@@ -129,4 +127,6 @@ BUNDLES = Stored("bundle", BundleRow, PublishedBundle, bundles.evolve)
 IN_FORCE = Stored("bundle-in-force", BundleInForceRow, BundleInForce, bundles.evolve_in_force)
 INCIDENTS = Incidents("agent-gateway", IncidentRow)
 VIOLATIONS = Violations("agent-gateway", ViolationRow)
+CLAIMS_DUE = text("SELECT id FROM runs WHERE claim_due <= :now ORDER BY claim_due LIMIT :limit")
+"""Runs with a write whose unknown outcome has to be claimed."""
 STATES = (TENANTS, AGENTS, FREEZE_STATES, BLUEPRINTS, BUNDLES, IN_FORCE, RUNS, DAYS, INCIDENTS, VIOLATIONS)

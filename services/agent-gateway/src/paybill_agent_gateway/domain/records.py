@@ -42,7 +42,7 @@ class Records:
 
     @property
     def so_far(self) -> Progress:
-        """What the run knows now."""
+        """The knowledge of the run now."""
         return progress(self.run, self.bundle, self.found.opened)
 
     @property
