@@ -210,13 +210,13 @@ def answer_of(so_far: Progress, call_digest: str | None) -> Answer:
         so_far = _after(so_far, last)
     values: dict[str, PlainFields] = {}
     rows: dict[str, list[PlainFields]] = {}
-    places: dict[str, int] = {}
+    starts: dict[str, int] = {}
     for done in so_far.run.done:
-        start = places.get(done.step, 0)
-        places[done.step] = start + len(done.rows)
+        begin = starts.get(done.step, 0)
+        starts[done.step] = begin + len(done.rows)
         if call_digest not in {None, done.digest}:
             continue
-        found = so_far.rows[done.step][start : places[done.step]]
+        found = so_far.rows[done.step][begin : starts[done.step]]
         if done.chosen is not None:
             values[done.step] = {CHOICE: done.chosen}
         elif len(found) == 1 and is_single(so_far.workflow.steps[done.step]):
