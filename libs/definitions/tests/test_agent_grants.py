@@ -3,10 +3,14 @@
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from paybill_contracts.agent_bundles import AgentResource, Grant, ResourceColumn, Verb
 from paybill_contracts.agent_expressions import And, Condition, HasValue, Not, Or
+from paybill_definitions.agent_cedar import parsed, schema, validate, when
 from paybill_definitions.agent_conditions import MAX_DEPTH, errors, nodes
 from paybill_definitions.agent_grants import read_grants
+from paybill_definitions.cedar_text import split
 from paybill_definitions.yaml_lines import InvalidDocumentError
 
 
@@ -221,7 +225,10 @@ def test_all_errors_of_a_file_are_reported_at_once() -> None:
         "permit(principal, action, resource) when { true" + " && true" * 10_000 + "};",
         "permit(principal, action, resource) when { " + "resource.a" + ".a" * 5000 + "};",
         "permit(principal, action, resource) when { " + "if true then true else " * 200 + "true };",
-        'forbid(principal, action, resource) when { "' + '\\"' * 100_000,
+        'forbid(principal, action, resource) when { "' + '\\"' * 200_000,
+        'forbid(principal, action, resource) when { "' + '\\"' * 200_000 + "\\",
+        "forbid(principal, action, resource) when { true" + "\n" * 500_000 + "};",
+        "forbid(principal, action, resource) when { true" + "// a\n" * 200_000 + "};",
         '@id("x") forbid(principal, action, resource);' * 201,
     ],
 )  # fmt: skip
@@ -247,3 +254,39 @@ def test_a_condition_in_canonical_form_is_bounded() -> None:
         deep = Not(operand=deep)
 
     assert [reason for _, reason in errors(deep, {})] == ["a condition has 1000 parts and 32 levels at most"]
+
+
+COLUMNS = st.sampled_from([each.name for each in REFUNDS.columns if each.name not in {"note", "share"}])
+CONSTANTS = st.sampled_from(
+    ['"a"', "5", "true", 'datetime("2026-01-31")', '"01234567-89ab-cdef-0123-456789abcdef"', "resource.count"]
+)
+ATOMS = st.one_of(
+    COLUMNS.map("resource has {}".format),
+    COLUMNS.map('resource.{} like "a*"'.format),
+    COLUMNS.map('["a"].contains(resource.{})'.format),
+    st.tuples(COLUMNS, st.sampled_from(["==", "!=", "<", "<=", ">", ">="]), CONSTANTS).map(
+        "resource.{0[0]} {0[1]} {0[2]}".format
+    ),
+    st.sampled_from(["resource.paid", "true"]),
+)
+CONDITIONS = st.recursive(
+    ATOMS,
+    lambda part: st.one_of(
+        st.tuples(part, part).map("({0[0]} && {0[1]})".format),
+        st.tuples(part, part).map("({0[0]} || {0[1]})".format),
+        part.map("!({})".format),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(CONDITIONS)
+def test_what_our_rules_accept_is_valid_for_cedar(text: str) -> None:
+    """The service checks the canonical form by our rules alone."""
+    (policy,) = split(f"permit(principal, action, resource is refunds) when {{ {text} }};")
+    tree = when(parsed(policy)["conditions"])
+    assert tree is not None
+
+    if not list(errors(tree, {each.name: each for each in REFUNDS.columns})):
+        assert list(validate(policy, schema([REFUNDS]))) == []

@@ -110,16 +110,16 @@ def _line_of_error(policy: PolicyText, reason: str) -> int:
     """
     import cedarpy  # noqa: PLC0415
 
-    lines = policy.text.split("\n")
-    for count in range(1, len(lines)):
+    lines = sorted({token.line for token in policy.tokens})
+    for line in lines[:-1]:
         try:
-            cedarpy.policies_to_json_str("\n".join(lines[:count]))
+            cedarpy.policies_to_json_str(" ".join(token.text for token in policy.tokens if token.line <= line))
         except ValueError as error:
             if str(error) not in {"unexpected end of input", "invalid token"}:
-                return policy.line + count - 1
+                return line
     if found := _WHOLE.findall(reason):
         return policy.line_in_condition(found[0])
-    return policy.line + len(lines) - 1
+    return lines[-1]
 
 
 def validate(policy: PolicyText, schema: Schema) -> Iterator[CedarError]:

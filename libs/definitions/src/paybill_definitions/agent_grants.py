@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from paybill_definitions.agent_cedar import ACTIONS, Schema, parsed, schema, validate, when
 from paybill_definitions.agent_conditions import errors as condition_errors
 from paybill_definitions.cedar_text import CedarError, OutsideSubsetError, PolicyText, split
-from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines
+from paybill_definitions.yaml_lines import MAX_BYTES, Diagnostic, InvalidDocumentError, Lines
 
 _ID: TypeAdapter[str] = TypeAdapter(Text)
 _ROLE: TypeAdapter[str] = TypeAdapter(Key)
@@ -22,6 +22,8 @@ def read_grants(text: str, resources: Sequence[AgentResource]) -> tuple[tuple[Gr
 
     Raises InvalidDocumentError with every error.
     """
+    if len(text) > MAX_BYTES:
+        raise InvalidDocumentError(Diagnostic(1, f"the file is larger than {MAX_BYTES} bytes"))
     try:
         policies = split(text)
     except CedarError as error:

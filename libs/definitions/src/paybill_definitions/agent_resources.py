@@ -32,18 +32,13 @@ def read_resources(text: str, blueprint: Blueprint) -> tuple[tuple[AgentResource
     labels = source.root
     if found := list(_errors(labels, blueprint, lines)):
         raise InvalidDocumentError(*found)
-    tables = sorted((each for each in blueprint.tables if is_nameable(each.name)), key=lambda table: table.name)
+    tables = sorted((each for each in blueprint.tables if _is_nameable(each.name)), key=lambda table: table.name)
     return tuple(_resource(table, labels.get(table.name, _Labels())) for table in tables), lines
 
 
-def is_nameable(table: str) -> bool:
+def _is_nameable(table: str) -> bool:
     """Returns whether Cedar can name the table; agents have no access to others."""
     return "-" not in table and table not in RESERVED
-
-
-def unlabelled(blueprint: Blueprint) -> tuple[AgentResource, ...]:
-    """Returns the resources of a blueprint before a person has labelled anything."""
-    return tuple(_resource(table, _Labels()) for table in blueprint.tables if is_nameable(table.name))
 
 
 def _errors(labels: dict[str, _Labels], blueprint: Blueprint, lines: Lines) -> Iterator[Diagnostic]:
@@ -53,8 +48,10 @@ def _errors(labels: dict[str, _Labels], blueprint: Blueprint, lines: Lines) -> I
             known = ", ".join(sorted(tables))
             yield Diagnostic(lines[name,], f"the blueprint {blueprint.name} has no table {name}, only {known}")
             continue
-        if not is_nameable(name):
-            yield Diagnostic(lines[name,], f"Cedar cannot name the table {name}; agents have no access to it")
+        if not _is_nameable(name) and of != _Labels():
+            yield Diagnostic(
+                lines[name,], f"Cedar cannot name the table {name}; agents have no access to it, so remove its labels"
+            )
         columns = [column.name for column in tables[name].columns]
         for label in COLUMN_LABELS:
             for index, column in enumerate(getattr(of, label)):

@@ -14,8 +14,9 @@ MAX_TOKENS = 600
 MAX_BRACKETS = 32
 """Levels of parentheses, brackets and braces."""
 
+# A text without an end is one token: a scan from each of its quotes would take quadratic time.
 _TOKEN = re.compile(
-    r'(?P<space>\s+|//[^\n]*)|(?P<text>"(?:[^"\\]|\\.)*")|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<number>[0-9]+)'
+    r'(?P<space>\s+|//[^\n]*)|(?P<text>"(?:[^"\\]|\\.?)*(?:"|\Z))|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<number>[0-9]+)'
     r"|(?P<sign>::|==|!=|<=|>=|&&|\|\||.)",
     re.DOTALL,
 )
