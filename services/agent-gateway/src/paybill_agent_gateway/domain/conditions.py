@@ -29,9 +29,10 @@ from paybill_contracts.agent_expressions import (
 )
 from paybill_contracts.errors import DomainError
 
-Row: TypeAlias = Mapping[str, Any]
-"""A value or None for every column that a condition may name: values as in facts, or as the driver returns them."""
-Predicate: TypeAlias = Callable[[Row], bool | None]
+from paybill_agent_gateway.domain import closures
+
+Predicate: TypeAlias = closures.Predicate
+Row: TypeAlias = closures.Row
 Columns: TypeAlias = Mapping[str, ResourceColumn]
 
 FAMILIES: Final = {
@@ -62,6 +63,8 @@ _OPERATORS: Final = {
     Comparator.GREATER: ">",
     Comparator.GREATER_OR_EQUAL: ">=",
 }
+_PLAIN: Final = {"text", "integer", "bigint", "boolean"}
+"""Types of columns whose values are compared as they are."""
 _EQUALITY: Final = {Comparator.EQUAL, Comparator.NOT_EQUAL}
 FIRST: Final = datetime(1, 1, 2, tzinfo=UTC)
 LAST: Final = datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC)
@@ -123,29 +126,32 @@ def predicate(condition: Condition, columns: Columns) -> Predicate:
     of = partial(predicate, columns=columns)
     match condition:
         case Constant():
-            return _constant(_require_boolean(condition.value))
+            return closures.constant(_require_boolean(condition.value))
         case ColumnValue():
             _require_family(columns, condition, "boolean")
             return operator.itemgetter(condition.name)
         case HasValue():
             _column(columns, condition.name)
-            return _has(condition.name)
+            return closures.has(condition.name)
         case Comparison():
             _require_comparable(condition, columns)
+            match condition.left, condition.right:
+                case ColumnValue(name=name), Constant(value=value) if columns[name].type in _PLAIN:
+                    return closures.column_compared(_COMPARE[condition.operator], name, value)
             left, right = (_value(each, columns) for each in (condition.left, condition.right))
-            return _compared(_COMPARE[condition.operator], left, right)
+            return closures.compared(_COMPARE[condition.operator], left, right)
         case OneOf():
             family = _family(condition.item, columns)
-            return _one_of(_value(condition.item, columns), frozenset(_set_of(condition, family)))
+            return closures.one_of(_value(condition.item, columns), frozenset(_set_of(condition, family)))
         case StartsWith():
             _require_family(columns, condition.item, "text")
-            return _starts_with(_value(condition.item, columns), condition.prefix)
+            return closures.starts_with(_value(condition.item, columns), condition.prefix)
         case And():
-            return _both(of(condition.left), of(condition.right))
+            return closures.both(of(condition.left), of(condition.right))
         case Or():
-            return _either(of(condition.left), of(condition.right))
+            return closures.either(of(condition.left), of(condition.right))
         case Not():
-            return _negated(of(condition.operand))
+            return closures.negated(of(condition.operand))
 
 
 def sql(condition: Condition, scope: Scope) -> str:
@@ -315,9 +321,9 @@ def _set_of(one_of: OneOf, family: str) -> list[Any]:
 def _value(operand: Operand, columns: Columns) -> Callable[[Row], Any]:
     match operand:
         case Constant():
-            return _constant(operand.value)
+            return closures.constant(operand.value)
         case Time():
-            return _constant(operand.at)
+            return closures.constant(operand.at)
         case ColumnValue(name=name):
             type_ = _column(columns, name).type
             if type_ in _YEARS:
@@ -342,52 +348,3 @@ def _operand(operand: Operand, scope: Scope) -> str:
             if type_ == "uuid":
                 return f'{place}::text COLLATE "C"'
             return f'{place} COLLATE "C"' if type_ == "text" else place
-
-
-# Closures of predicates.
-
-
-def _constant(value: Any) -> Callable[[Row], Any]:
-    return lambda _: value
-
-
-def _has(name: str) -> Predicate:
-    return lambda row: row[name] is not None
-
-
-def _compared(
-    compare: Callable[[Any, Any], bool], left: Callable[[Row], Any], right: Callable[[Row], Any]
-) -> Predicate:
-    def compared(row: Row) -> bool | None:
-        first, second = left(row), right(row)
-        return None if first is None or second is None else compare(first, second)
-
-    return compared
-
-
-def _one_of(item: Callable[[Row], Any], values: frozenset[Any]) -> Predicate:
-    return lambda row: None if (value := item(row)) is None else value in values
-
-
-def _starts_with(item: Callable[[Row], Any], prefix: str) -> Predicate:
-    return lambda row: None if (value := item(row)) is None else value.startswith(prefix)
-
-
-def _both(left: Predicate, right: Predicate) -> Predicate:
-    def both(row: Row) -> bool | None:
-        first = left(row)
-        return right(row) if first else first
-
-    return both
-
-
-def _either(left: Predicate, right: Predicate) -> Predicate:
-    def either(row: Row) -> bool | None:
-        first = left(row)
-        return right(row) if first is False else first
-
-    return either
-
-
-def _negated(operand: Predicate) -> Predicate:
-    return lambda row: None if (value := operand(row)) is None else not value

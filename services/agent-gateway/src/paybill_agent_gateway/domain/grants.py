@@ -11,11 +11,10 @@ from typing import Self
 from paybill_contracts.agent_bundles import Bundle, Effect, Grant, Verb
 from paybill_contracts.agent_expressions import Condition
 
+from paybill_agent_gateway.domain.closures import Predicate, Row
 from paybill_agent_gateway.domain.conditions import (
     Columns,
     Parameters,
-    Predicate,
-    Row,
     Scope,
     conjuncts,
     named_columns,
