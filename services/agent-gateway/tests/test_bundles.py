@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from bundle_samples import BLUEPRINT, FILES, SMALLER, blueprint_published, bundle
 from paybill_agent_gateway.app import service
-from paybill_contracts.event import digest
+from paybill_contracts.event import digest, encode
 from paybill_contracts.kinds import Column
 from paybill_runtime.replay.verify import replay
 
@@ -84,6 +84,9 @@ async def test_errors_are_reported_with_file_and_line_and_the_next_request_is_se
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_bundle")
     assert "grants.cedar:3: refunds: there is no amont here" in refused.json()["detail"]
     assert (deep.status_code, deep.json()["code"]) == (422, "invalid_bundle")
+    unknown = await gateway.client.post("/v1/bundles", json=BODY | {"blueprint": "other"})
+
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "blueprint_unknown")
     assert (both.status_code, both.json()["code"]) == (422, "invalid_body")
     assert served.status_code == 200
 
@@ -146,3 +149,16 @@ async def test_a_replay_gives_the_same_bundles(gateway, log) -> None:
     report = await replay(service(), running.settings, running.database)
 
     assert report.equal
+
+
+async def test_a_bundle_of_nearly_the_maximum_is_one_fact(gateway, log) -> None:
+    steps = "".join(f"  s{number}: {{compute: {{x: {'a' * 11_500}}}}}\n" for number in range(40))
+    head = "workflow: large\nrole: support\nlimits: {calls: 5, rows: 5, minutes: 5}\nsteps:\n"
+
+    view = (
+        await gateway.client.post("/v1/bundles", json=BODY | {"files": FILES | {"large.yaml": head + steps}})
+    ).json()
+    (published,) = await log.facts(PUBLISHED)
+
+    assert published.event.content_hash == view["content_hash"]
+    assert 460_000 < len(encode(published.event)) < 512 * 1024

@@ -12,8 +12,8 @@ from paybill_contracts.environment_plans import BlueprintRef
 from paybill_contracts.event import Event, Value
 from paybill_contracts.values import Count, Digest, Key, Text, Timestamp
 
-MAX_BUNDLE_BYTES = 512 * 1024
-"""Maximum of the canonical form of a published bundle."""
+MAX_BUNDLE_BYTES = 480 * 1024
+"""Maximum of the canonical form of a bundle: with its envelope, the fact has at most 512 KiB."""
 
 SumName = Annotated[
     str,

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from paybill_contracts.agent_bundles import (
+    MAX_BUNDLE_BYTES,
     AgentResource,
     Amounts,
     Bundle,
@@ -25,7 +26,6 @@ from paybill_definitions.agent_fields import Fields
 from paybill_definitions.agent_flow import errors as flow_errors
 from paybill_definitions.agent_steps import StepRules
 from paybill_definitions.cedar_text import MAX_POLICIES
-from paybill_definitions.definition_file import MAX_CONTENT_BYTES
 from paybill_definitions.diagnostics import PartDiagnostic
 
 MAX_WORKFLOWS = 100
@@ -74,8 +74,8 @@ def errors(bundle: Bundle) -> Iterator[PartDiagnostic]:
             for each in _workflow(workflow, bundle):
                 yield PartDiagnostic(("workflows", workflow.name, *each.path), each.reason)
     size = len(canonical(bundle.model_dump(mode="json")))
-    if size > MAX_CONTENT_BYTES:
-        yield PartDiagnostic((), f"the bundle has {size} bytes in canonical form, of {MAX_CONTENT_BYTES}; split it")
+    if size > MAX_BUNDLE_BYTES:
+        yield PartDiagnostic((), f"the bundle has {size} bytes in canonical form, of {MAX_BUNDLE_BYTES}; split it")
 
 
 def _repeated(part: str, names: Iterable[str]) -> Iterator[PartDiagnostic]:
