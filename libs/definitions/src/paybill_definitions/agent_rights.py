@@ -30,20 +30,6 @@ def rights(bundle: Bundle) -> tuple[TableRights, ...]:
     )
 
 
-def shown(step: Write, role: str, grants: Iterable[Grant]) -> frozenset[str]:
-    """Returns the columns of rows that a write returns in addition to those that it names.
-
-    A condition of its approval needs them, and people who approve it see all that its grants cover.
-    """
-    if step.approval is None:
-        return frozenset()
-    condition = step.approval.when
-    needed = {name for name in names(condition) if "." not in name} if condition is not None else set()
-    if not isinstance(step, CreateStep):
-        needed.update(*(each.columns[step.resource] for each in _permits(step, role, grants)))
-    return frozenset(needed)
-
-
 def _steps(bundle: Bundle, resource: str) -> Iterator[tuple[str, ReadStep | Write]]:
     for workflow in bundle.workflows:
         for step in workflow.steps:
@@ -76,8 +62,8 @@ def _selected(step: ReadStep | Write, role: str, grants: Sequence[Grant], resour
     for grant in (*_permits(step, role, grants), *_forbids(step, role, grants)):
         if grant.condition is not None:
             yield from names(grant.condition)
-    if not isinstance(step, ReadStep):
-        yield from shown(step, role, grants)
+    if not isinstance(step, ReadStep) and step.approval is not None and step.approval.when is not None:
+        yield from (name for name in names(step.approval.when) if "." not in name)
     if isinstance(step, UpdateStep):
         yield resource.columns[0].name
 
