@@ -1,6 +1,8 @@
 """The login of agents on a real PostgreSQL: only its tenant's rows, only granted columns, and no other role."""
 
 import json
+from dataclasses import replace
+from itertools import permutations
 
 import asyncpg
 import pytest
@@ -10,6 +12,8 @@ from paybill_contracts.provisioner import Access
 from paybill_provisioner.domain import building
 from paybill_provisioner.domain.agent_logins import SETTINGS
 from paybill_provisioner.domain.drift import differences
+from paybill_provisioner.domain.environment_state import Status
+from paybill_provisioner.domain.steps import diff
 from paybill_provisioner.drivers import Scope, Site
 from paybill_provisioner.drivers.namespaces import ACTIONS, ACTIONS_POLICY_EXPRESSION
 from paybill_runtime.security.identity import Identity
@@ -271,3 +275,48 @@ async def test_the_policy_of_actions_uses_the_key(harness) -> None:
     plan = "\n".join(row[0] for row in rows)
     assert "Index Cond: ((tenant = " in plan
     assert ACTIONS_POLICY_EXPRESSION.startswith("(tenant = ")
+
+
+@pytest.mark.parametrize("table", ["product.documents", ACTIONS])
+async def test_without_the_policy_agents_see_the_rows_of_others(harness, table) -> None:
+    """Shows that nothing but the policy hides them: the tests above fail without it."""
+    mine, theirs = [await with_agents(harness, Preset.POOLED, READS) for _ in range(2)]
+    for environment in (mine, theirs):
+        async with harness.as_agents(environment) as connection:
+            await connection.execute(ACT, environment.tenant_id, 1)
+    column = "id" if table != ACTIONS else "run"
+    database = mine.connections[0].database
+    await harness.as_driver(database, f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+    async with harness.as_agents(mine) as connection:
+        rows = await connection.fetch(f"SELECT {column} FROM {table}")
+    await harness.as_driver(database, f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+
+    assert {row[column] for row in rows} == {mine.tenant_id, theirs.tenant_id}
+
+
+@pytest.mark.parametrize(("before", "after_"), list(permutations(PRESETS, 2)))
+async def test_another_placement_brings_the_login_along_and_leaves_nothing_behind(harness, before, after_) -> None:
+    old = await with_agents(harness, before, READS)
+    async with harness.as_agents(old) as connection:
+        await connection.execute(ACT, "run_1", 1)
+    number = old.tenant_id.removeprefix("ten_")
+    target = [step.after for step in harness.planned(after_, number, agents=True).plan.steps]
+    steps = diff(target, [each.resource for each in old.built], old.replaced)
+    plan = old.plan.model_copy(update={"steps": steps, "preset": after_})
+    new = await harness.build(replace(old, plan=plan, status=Status.CHANGING))
+    await harness.driver.grant_agent_rights(new, [READS])
+    left = old.connections[0].database
+    databases = [name for (name,) in await harness.as_superuser("postgres", "SELECT datname::text FROM pg_database")]
+    async with harness.as_agents(new) as connection:
+        rows = await connection.fetch("SELECT id FROM documents")
+        actions = await connection.fetch(f"SELECT run FROM {ACTIONS}")
+
+    assert rows == actions == []
+    assert building.agent_connection(new, 1).connection.database != left
+    if before is Preset.SILO:
+        assert left not in databases
+    else:
+        assert await harness.as_superuser(left, f"SELECT FROM {ACTIONS} WHERE tenant = $1", old.tenant_id) == []
+        with pytest.raises(REFUSED):
+            async with harness.as_agents(new, database=left):
+                pass
