@@ -242,10 +242,14 @@ async def test_what_belongs_to_no_environment_is_an_incident_until_it_is_gone_or
         await harness.as_driver("postgres", f'CREATE ROLE "{role}" NOLOGIN')
 
     async def incidents(status="open"):
-        answer = await checking.client.get(
-            "/v1/incidents", params={"kind": "unknown_resource", "status": status, "limit": 200}
-        )
-        return {each["subject"]: each["id"] for each in answer.json()["incidents"]}
+        """Returns the ids by subject, from every page: other tests leave resources on the same server."""
+        found, after = dict[str, str](), None
+        while True:
+            params = {"kind": "unknown_resource", "status": status, "limit": 200} | ({"after": after} if after else {})
+            page = (await checking.client.get("/v1/incidents", params=params)).json()
+            found |= {each["subject"]: each["id"] for each in page["incidents"]}
+            if (after := page["next"]) is None:
+                return found
 
     async def has(*subjects, status="open"):
         return set(subjects) <= (await incidents(status)).keys()
