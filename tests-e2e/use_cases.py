@@ -76,7 +76,7 @@ def events(name: str, evolve: Any) -> list[str]:
 
 def routes(service: Service) -> Iterator[tuple[str, str, str, str]]:
     """Yields commands, method, path and summary of each route, by path."""
-    context: Any = SimpleNamespace(database=None, fast_routes={}, bodies_refused={}, settings=None)
+    context: Any = SimpleNamespace(database=None, fast_routes={}, bodies_refused={}, settings=None, secrets=None)
     app = FastAPI()
     app.include_router(service.router(context))
     operations = {

@@ -145,7 +145,12 @@ class World:
 
     async def approve(self, approval_id: str, run_id: str, approver: str = "user:bob") -> None:
         """Approves a call."""
-        await self.decide(run_id, lambda run, at: approvals.grant(run, approval_id, approver, at))
+        await self.decide(
+            run_id,
+            lambda run, at: approvals.grant(
+                run, approval_id, approvals.find(run, approval_id).subject_hash, approver, at
+            ),
+        )
 
     async def deny(self, approval_id: str, run_id: str) -> None:
         """Denies a call."""
@@ -192,10 +197,14 @@ def origin(actor: str = "user:ann") -> Origin:
 
 @asynccontextmanager
 async def world(
-    start: Any, postgres: PostgresServer, bundle: Bundle | None = None, rights: Mapping[str, Mapping[str, str]] = RIGHTS
+    start: Any,
+    postgres: PostgresServer,
+    bundle: Bundle | None = None,
+    rights: Mapping[str, Mapping[str, str]] = RIGHTS,
+    **settings: Any,
 ) -> AsyncIterator[World]:
     """Provides a gateway with the example's bundle in force, and a pool without tenants."""
-    served = await start(service())
+    served = await start(service(), **settings)
     context = served.running.context
     content = bundle or bundle_of()
     pool = await TenantPool.create(postgres, context.secrets)

@@ -12,7 +12,6 @@ from paybill_agent_gateway.mcp.messages import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     LEGACY,
-    MAX_MESSAGE_BYTES,
     METHOD_NOT_FOUND,
     MODERN,
     PARSE_ERROR,
@@ -22,6 +21,7 @@ from paybill_agent_gateway.mcp.messages import (
     Message,
     read_message,
 )
+from paybill_agent_gateway.tools import MAX_CALL_BYTES
 
 META = {VERSION_KEY: MODERN, CAPABILITIES_KEY: {}}
 CALL: dict[str, Any] = {
@@ -83,7 +83,7 @@ def _params(**changed: object) -> dict[str, Any]:
         pytest.param(_params(arguments={"a": "\0"}), HEADERS, INVALID_REQUEST, "invalid_text", id="NUL"),
         pytest.param(_params(arguments={"a": "\ud800"}), HEADERS, INVALID_REQUEST, "invalid_text", id="lone surrogate"),
         pytest.param(
-            _params(arguments={"a": "x" * MAX_MESSAGE_BYTES}), HEADERS, INVALID_REQUEST, "too_large", id="256 KiB"
+            _params(arguments={"a": "x" * MAX_CALL_BYTES}), HEADERS, INVALID_REQUEST, "too_large", id="256 KiB"
         ),
         pytest.param([CALL], HEADERS, INVALID_REQUEST, "batch", id="batch"),
         pytest.param("text", HEADERS, INVALID_REQUEST, "invalid_request", id="no object"),

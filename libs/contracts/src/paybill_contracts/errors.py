@@ -1,6 +1,7 @@
 """Kinds of refusals. The kind decides the HTTP status; the code is part of the API and permanent."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 
@@ -8,10 +9,8 @@ class DomainError(Exception):
     """A domain rule was violated. `code` is stable; the message names the problem and the next step. HTTP 422."""
 
     code: ClassVar[str] = "refused"
-
-    def details(self) -> Mapping[str, Any]:
-        """Returns further members of its problem document, in JSON."""
-        return {}
+    details: Mapping[str, Any] = MappingProxyType({})
+    """Further members of its problem document, in JSON."""
 
 
 class NotFoundError(DomainError):

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
 from time import monotonic
 
+from fastapi import APIRouter
 from paybill_contracts.agents import FREEZES
 from paybill_contracts.envelope import Origin
 from paybill_runtime.app import Service
@@ -12,11 +12,13 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.invariants import Invariants, TenantState
 
+from paybill_agent_gateway import api
 from paybill_agent_gateway.act import Gate
-from paybill_agent_gateway.api import read_state, router
+from paybill_agent_gateway.api import read_state
 from paybill_agent_gateway.consumer import HANDLERS
 from paybill_agent_gateway.domain import freezes
 from paybill_agent_gateway.jobs import JOBS, TIMERS, kinds
+from paybill_agent_gateway.mcp import endpoint
 from paybill_agent_gateway.settings import Settings
 from paybill_agent_gateway.tables import FREEZE_STATES, INCIDENTS, STATES, TENANTS, VIOLATIONS
 
@@ -43,10 +45,18 @@ async def begin_freezes(context: ServiceContext) -> None:
 
 def service() -> Service:
     """Returns the agent gateway."""
+    gates: dict[int, Gate] = {}
 
-    @cache
     def gate_of(context: ServiceContext) -> Gate:
-        return Gate.of(context, monotonic)
+        if id(context) not in gates:
+            gates[id(context)] = Gate.of(context, monotonic)
+        return gates[id(context)]
+
+    def routes(context: ServiceContext) -> APIRouter:
+        """Returns the routes of both endpoints, which execute calls through one gate."""
+        found = api.router(context, gate_of(context))
+        found.include_router(endpoint.router(context, gate_of(context)))
+        return found
 
     @asynccontextmanager
     async def databases(context: ServiceContext) -> AsyncIterator[None]:
@@ -60,7 +70,7 @@ def service() -> Service:
         settings=Settings,
         states=STATES,
         subscriptions=HANDLERS,
-        router=router,
+        router=routes,
         incidents=INCIDENTS,
         invariants=INVARIANTS,
         read_state=read_state,

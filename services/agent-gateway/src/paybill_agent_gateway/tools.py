@@ -39,6 +39,9 @@ CHOICE = "choice"
 MAX_TEXT = 10_000
 """Characters of a text from a caller."""
 
+MAX_CALL_BYTES = 256 * 1024
+"""Maximum of the body of a call, at both endpoints."""
+
 MAX_CACHED = 64
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INT32 = {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1}

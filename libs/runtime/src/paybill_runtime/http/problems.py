@@ -95,7 +95,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(DomainError)
     async def _refused(_: Request, error: DomainError) -> JSONResponse:
-        return problem(status_of(error), error.code, str(error), extensions=error.details())
+        return problem(status_of(error), error.code, str(error), extensions=error.details)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -83,21 +83,14 @@ class RefusalError(DomainError):
         self.approval = approval
         self.run = run
         self.seq = seq
+        self.details = {"next": [each.document() for each in next_steps], "run": run, "seq": seq}
+        if approval is not None:
+            expires_at = approval.expires_at.isoformat()
+            self.details["approval"] = {"id": approval.id, "address": approval.address, "expires_at": expires_at}
 
     def document(self) -> dict[str, Any]:
-        """Returns its JSON form, which both endpoints send."""
-        found: dict[str, Any] = {
-            "code": self.code,
-            "message": str(self),
-            "next": [each.document() for each in self.next],
-            "run": self.run,
-            "seq": self.seq,
-        }
-        if self.approval is not None:
-            approval = self.approval
-            expires_at = approval.expires_at.isoformat()
-            found["approval"] = {"id": approval.id, "address": approval.address, "expires_at": expires_at}
-        return found
+        """Returns its JSON form, which the MCP endpoint sends; over REST it is part of the problem."""
+        return {"code": self.code, "message": str(self), **self.details}
 
 
 class NotFoundRefusalError(RefusalError, NotFoundError):

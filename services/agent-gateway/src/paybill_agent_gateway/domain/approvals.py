@@ -85,8 +85,23 @@ def required(approval: CallApproval) -> ApprovalRequiredError:
     )
 
 
-def grant(run: Run, named: str, approver: str, now: datetime) -> list[RunEvent]:
-    """Approves a call. Raises ApprovalNotFoundError, ApprovalEndedError, ApprovalMismatchError."""
+def find(run: Run, named: str) -> CallApproval:
+    """Returns an approval of a run, also an earlier one. Raises ApprovalNotFoundError."""
+    approvals = [*run.earlier_approvals, *([run.approval] if run.approval is not None else [])]
+    approval = next((each for each in approvals if each.id == named), None)
+    if approval is None:
+        raise ApprovalNotFoundError(f"no call has the approval {named[:40]}; `paybill approval list` lists all of them")
+    return approval
+
+
+def grant(run: Run, named: str, subject: str, approver: str, now: datetime) -> list[RunEvent]:
+    """Approves the call with the hash `subject`; again by the same person changes nothing.
+
+    Raises ApprovalNotFoundError, ApprovalEndedError, ApprovalMismatchError.
+    """
+    known = find(run, named)
+    if known.status is ApprovalStatus.GRANTED and known.decided_by == approver and known.subject_hash == subject:
+        return []
     approval = _open(run, named, now)
     granted = Approval(
         subject_hash=approval.subject_hash,
@@ -95,7 +110,7 @@ def grant(run: Run, named: str, approver: str, now: datetime) -> list[RunEvent]:
         approved_at=now,
         expires_at=max(approval.expires_at, now + APPROVAL_USE),
     )
-    granted.check(approval.subject_hash, now)
+    granted.check(subject, now)
     return [
         CallApprovalGranted(
             tenant_id=run.tenant_id,
@@ -110,7 +125,10 @@ def grant(run: Run, named: str, approver: str, now: datetime) -> list[RunEvent]:
 
 
 def deny(run: Run, named: str, denied_by: str, reason: str, now: datetime) -> list[RunEvent]:
-    """Denies a call. Raises ApprovalNotFoundError, ApprovalEndedError."""
+    """Denies a call; again by the same person changes nothing. Raises ApprovalNotFoundError, ApprovalEndedError."""
+    known = find(run, named)
+    if known.status is ApprovalStatus.DENIED and known.decided_by == denied_by:
+        return []
     approval = _open(run, named, now)
     return [
         CallApprovalDenied(
@@ -156,10 +174,7 @@ def images_of(rows: Sequence[Image], seal: Seal) -> tuple[RowImage, ...]:
 
 
 def _open(run: Run, named: str, now: datetime) -> CallApproval:
-    approvals = [*run.earlier_approvals, *([run.approval] if run.approval is not None else [])]
-    approval = next((each for each in approvals if each.id == named), None)
-    if approval is None:
-        raise ApprovalNotFoundError(f"no call has the approval {named[:40]}; `paybill approval list` lists all of them")
+    approval = find(run, named)
     if run.ended is not None:
         raise ApprovalEndedError(f"the run of this approval has ended: {run.ended}")
     if approval.status is not ApprovalStatus.REQUESTED:

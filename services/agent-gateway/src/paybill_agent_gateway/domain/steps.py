@@ -41,7 +41,7 @@ from paybill_agent_gateway.domain.scenes import (
 )
 from paybill_agent_gateway.domain.workflows import CompiledBundle, RowStep, named
 
-_VERBS: dict[type[RowStep], Verb] = {
+VERBS: dict[type[RowStep], Verb] = {
     ReadStep: Verb.READ,
     CreateStep: Verb.CREATE,
     UpdateStep: Verb.UPDATE,
@@ -114,7 +114,7 @@ def execute(turn: Turn, step: Step, given: dict[str, object], *, is_automatic: b
     approved = _approved(turn, step, need, untrusted, is_automatic=is_automatic)
     turn.found.require_connection(ConnectionNeed(records.run.tenant_id, turn.endpoint.epoch, turn.endpoint))
     approval_id, image = approved if approved is not None else (None, None)
-    records.intended(step, _VERBS[type(step)], fact_arguments(step, arguments), grants, reserved, approval_id)
+    records.intended(step, VERBS[type(step)], fact_arguments(step, arguments), grants, reserved, approval_id)
     return Intended(need, image)
 
 
@@ -132,7 +132,7 @@ def _read(turn: Turn, step: ReadStep, need: RowsNeed, arguments: PlainFields, gr
 
 def _permitted(turn: Turn, step: RowStep, arguments: PlainFields) -> tuple[RowsNeed, tuple[str, ...]]:
     """Returns the statement of a step and the grants that permit it: those in force now. Raises NotPermittedError."""
-    records, verb, columns = turn.records, _VERBS[type(step)], named(step)
+    records, verb, columns = turn.records, VERBS[type(step)], named(step)
     grants, role = turn.bundle.grants, records.run.role
     resource = turn.bundle.resources.get(step.resource)
     if resource is None or not columns <= turn.bundle.columns[step.resource].keys():
@@ -193,7 +193,7 @@ def _approved(
     subject = approvals.subject_hash(records.run, step.name, arguments, preview.rows, turn.bundle.hash)
     if granted is None or granted.granted is None:
         reason = "untrusted values: " + ", ".join(untrusted) if untrusted else "the workflow requires it"
-        records.requested(step, _VERBS[type(step)], arguments, preview.rows, subject, reason)
+        records.requested(step, VERBS[type(step)], arguments, preview.rows, subject, reason)
         raise approvals.required(runs.require_approval(records.run))
     if granted.subject_hash != subject:
         records.expire("the rows or the grants have changed since it was requested")

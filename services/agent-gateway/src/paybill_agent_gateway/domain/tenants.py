@@ -61,6 +61,12 @@ class TenantNotRunningError(ConflictError):
     code = "tenant_not_running"
 
 
+class TenantLeftError(ConflictError):
+    """The tenant is leaving or purged."""
+
+    code = "tenant_left"
+
+
 class NoEndpointError(RetryLaterError):
     """The tenant's database has no open login for agents."""
 
@@ -103,6 +109,14 @@ def existing(access: TenantAccess | None, tenant_id: str) -> TenantAccess:
             f"the agent gateway knows no tenant {tenant_id}; `paybill tenant list` lists all tenants"
         )
     return access
+
+
+def require_present(access: TenantAccess | None, tenant_id: str) -> TenantAccess:
+    """Returns a tenant that may have agents. Raises AgentTenantUnknownError, TenantLeftError."""
+    known = existing(access, tenant_id)
+    if known.status in {AgentTenantStatus.LEAVING, AgentTenantStatus.PURGED}:
+        raise TenantLeftError(f"{known.slug} is {known.status}: it gets no new agents")
+    return known
 
 
 def require_active(access: TenantAccess | None, tenant_id: str, *, used: int = 0, requested: int = 1) -> TenantAccess:

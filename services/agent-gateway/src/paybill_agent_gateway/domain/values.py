@@ -60,7 +60,7 @@ def inputs_of(
     found: PlainFields = {}
     for each in workflow.inputs:
         type_ = columns[each.resource][each.column].type
-        found[each.name] = _checked(type_, given[each.name], f"the input {each.name}")
+        found[each.name] = checked(type_, given[each.name], f"the input {each.name}")
     return found
 
 
@@ -137,7 +137,7 @@ def bound_of(bound: Bound | None, known: Known) -> Scalar | None:
 
 def _slot(name: str, slot: Slot, known: Known, given: object) -> Scalar:
     what = f"the slot {name}"
-    value = _checked(_SLOT_TYPES[slot.type], given, what)
+    value = checked(_SLOT_TYPES[slot.type], given, what)
     if slot.type is SlotType.CHOICE and value not in slot.choices:
         raise InvalidInputError(f"{what} is one of: {', '.join(slot.choices)}")
     if slot.max_length is not None and isinstance(value, str) and len(value) > slot.max_length:
@@ -159,7 +159,7 @@ def _is_less(left: Scalar, right: Scalar) -> bool:
     return first < second
 
 
-def _checked(type_: str, value: object, what: str) -> Scalar:
+def checked(type_: str, value: object, what: str) -> Scalar:
     """Returns a value from a caller in canonical form. Raises InvalidInputError."""
     if value is None:
         raise InvalidInputError(f"{what} is null; give a value of the type {type_}")
