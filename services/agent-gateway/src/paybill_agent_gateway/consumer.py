@@ -5,6 +5,8 @@ from typing import Protocol
 from paybill_contracts.agent_runs import RunEnded
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.blueprints import BlueprintPublished
+from paybill_contracts.environment_plans import EnvironmentChanged, EnvironmentReady
+from paybill_contracts.provisioner import AccessChangeStarted, AccessClosed, AccessOpened
 from paybill_contracts.tenant import (
     OffboardingStarted,
     ReturnStarted,
@@ -21,7 +23,7 @@ from paybill_runtime.messaging.subscriptions import Subscriptions
 
 from paybill_agent_gateway.domain import budgets, bundles, tenants
 from paybill_agent_gateway.domain.budgets import day_id
-from paybill_agent_gateway.domain.tenants import LifecycleFact
+from paybill_agent_gateway.domain.tenants import AccessFact, LifecycleFact
 from paybill_agent_gateway.tables import BLUEPRINTS, DAYS, TENANTS
 
 HANDLERS = Subscriptions()
@@ -46,6 +48,27 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, _: DecisionContext) -> None:
     known = unit.get(TENANTS, fact.tenant_id)
     unit.record(TENANTS, fact.tenant_id, tenants.on_entitlements_set(known, fact))
+
+
+@HANDLERS.fact(EnvironmentReady, writes=_writes)
+def environment_ready(unit: UnitOfWork, fact: EnvironmentReady, _: DecisionContext) -> None:
+    known = unit.get(TENANTS, fact.tenant_id)
+    unit.record(TENANTS, fact.tenant_id, tenants.on_environment_ready(known, fact))
+
+
+@HANDLERS.fact(EnvironmentChanged, writes=_writes)
+def environment_changed(unit: UnitOfWork, fact: EnvironmentChanged, _: DecisionContext) -> None:
+    known = unit.get(TENANTS, fact.tenant_id)
+    unit.record(TENANTS, fact.tenant_id, tenants.on_environment_changed(known, fact))
+
+
+def _access(unit: UnitOfWork, fact: AccessFact, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, tenants.on_access(unit.get(TENANTS, fact.tenant_id), fact))
+
+
+HANDLERS.fact(AccessOpened, writes=_writes)(_access)
+HANDLERS.fact(AccessClosed, writes=_writes)(_access)
+HANDLERS.fact(AccessChangeStarted, writes=_writes)(_access)
 
 
 @HANDLERS.fact(RunEnded, writes=lambda fact: [DAYS.key(day_id(fact.tenant_id, fact.started_at))])

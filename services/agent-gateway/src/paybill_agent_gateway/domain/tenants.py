@@ -10,7 +10,9 @@ from paybill_contracts.agent_tenants import AGENT_ACTIONS, AgentTenantChanged, A
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import Feature
 from paybill_contracts.entitlements import check
+from paybill_contracts.environment_plans import EnvironmentChanged, EnvironmentReady
 from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
+from paybill_contracts.provisioner import Access, AccessChangeStarted, AccessClosed, AccessOpened
 from paybill_contracts.tenant import (
     OffboardingStarted,
     ReturnStarted,
@@ -35,6 +37,8 @@ LifecycleFact = (
     | TenantPurged
 )
 """Facts of the tenant service that change a known tenant. The end of a quarantine is followed by one of them."""
+
+AccessFact = AccessOpened | AccessClosed | AccessChangeStarted
 
 _STATUS: dict[type[LifecycleFact], AgentTenantStatus] = {
     TenantActivated: AgentTenantStatus.RUNNING,
@@ -173,6 +177,36 @@ def on_entitlements_set(access: TenantAccess | None, fact: EntitlementsSet) -> l
     known = existing(access, fact.tenant_id)
     feature = next((each for each in fact.features if each.key == AGENT_ACTIONS), None)
     after = replace(known, allows_access=fact.allows_access, feature=feature)
+    return [] if after == known else [_changed(after)]
+
+
+def on_environment_ready(access: TenantAccess | None, fact: EnvironmentReady) -> list[AgentTenantChanged]:
+    """Records the agents' login of a placement, unless a newer placement is known. Raises AgentTenantUnknownError."""
+    known = existing(access, fact.tenant_id)
+    if fact.epoch < known.epoch:
+        return []
+    after = replace(known, agents=fact.agents, epoch=fact.epoch, is_open=True)
+    return [] if after == known else [_changed(after)]
+
+
+def on_environment_changed(access: TenantAccess | None, fact: EnvironmentChanged) -> list[AgentTenantChanged]:
+    """Records the agents' login that a plan made or changed. Raises AgentTenantUnknownError."""
+    known = existing(access, fact.tenant_id)
+    if fact.agents is not None and fact.agents.epoch < known.epoch:
+        return []
+    after = replace(known, agents=fact.agents)
+    return [] if after == known else [_changed(after)]
+
+
+def on_access(access: TenantAccess | None, fact: AccessFact) -> list[AgentTenantChanged]:
+    """Records that the agents' login is open or closed: it is open only while the tenant has all of its access.
+
+    Raises AgentTenantUnknownError.
+    """
+    known = existing(access, fact.tenant_id)
+    after = replace(known, is_open=isinstance(fact, AccessOpened))
+    if isinstance(fact, AccessChangeStarted) and fact.access is Access.OPEN:
+        after = known  # it is closed until the change is done
     return [] if after == known else [_changed(after)]
 
 
