@@ -9,7 +9,7 @@ statement, and a commit of the outcome. An unknown outcome is claimed, and never
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self, TypeVar, assert_never
@@ -29,7 +29,7 @@ from paybill_runtime.http.listing import load_state
 from paybill_agent_gateway.domain import runs
 from paybill_agent_gateway.domain.answers import Answer, RefusalError, refusal
 from paybill_agent_gateway.domain.approvals import Image
-from paybill_agent_gateway.domain.calls import Call, Start
+from paybill_agent_gateway.domain.calls import Call, Start, Take
 from paybill_agent_gateway.domain.decision import Verdict, decide
 from paybill_agent_gateway.domain.outcomes import claimed, settle
 from paybill_agent_gateway.domain.refusals import OutcomePendingError
@@ -50,6 +50,7 @@ from paybill_agent_gateway.domain.scenes import (
     SealNeed,
 )
 from paybill_agent_gateway.domain.steps import Intended
+from paybill_agent_gateway.domain.tenants import TenantAccess
 from paybill_agent_gateway.domain.workflows import CompiledBundle
 from paybill_agent_gateway.effects.connections import Endpoint
 from paybill_agent_gateway.effects.tenant_databases import (
@@ -70,6 +71,7 @@ S = TypeVar("S")
 MAX_VIEWS = 4096
 """States that a process keeps to plan with, the last ones used."""
 MAX_STATEMENTS = 4096
+MAX_BUNDLES = 64
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ class Gate:
     context: ServiceContext
     databases: TenantDatabases
     views: OrderedDict[Key, Any] = field(default_factory=OrderedDict)
-    bundles: dict[str, CompiledBundle] = field(default_factory=dict)
+    bundles: dict[Hashable, CompiledBundle] = field(default_factory=dict)
     statements: OrderedDict[tuple[str, ...], Statement] = field(default_factory=OrderedDict)
 
     @classmethod
@@ -145,7 +147,7 @@ class _Session:
 
 async def act(gate: Gate, call: Call) -> Answer:
     """Executes one call, and returns its answer. Raises RefusalError for every call that is refused."""
-    session = _Session(call)
+    session = _session(gate, call)
     try:
         await _plan(gate, session)
         while True:
@@ -160,6 +162,17 @@ async def act(gate: Gate, call: Call) -> Answer:
         raise
     except DomainError as error:
         raise refusal(error) from error
+
+
+def _session(gate: Gate, call: Call) -> _Session:
+    """Returns a call with what the process knows already: it saves decisions that would find only this."""
+    session = _Session(call, found=Found(dict(gate.bundles)))
+    if isinstance(call.request, Take) and runs.is_run_id(call.request.run):
+        session.run_id = call.request.run
+    tenant: TenantAccess | None = gate.views.get(TENANTS.key(call.caller.tenant_id))
+    if tenant is not None and tenant.agents is not None:
+        session.blueprint = tenant.agents.blueprint
+    return session
 
 
 async def settle_unknown(gate: Gate, run_id: str, origin: Origin) -> bool:
@@ -326,12 +339,15 @@ async def _rows(gate: Gate, session: _Session, need: RowsNeed) -> Any:
 
 
 async def _bundle(gate: Gate, content_hash: str) -> CompiledBundle:
-    if content_hash not in gate.bundles:
+    need = BundleNeed(content_hash)
+    if need not in gate.bundles:
         stored = await load_state(gate.context, BUNDLES, content_hash)
         if stored is None:
             raise LookupError(f"the bundle {content_hash} is in force and not published")
-        gate.bundles[content_hash] = CompiledBundle.of(content_hash, stored.content)
-    return gate.bundles[content_hash]
+        while len(gate.bundles) >= MAX_BUNDLES:
+            gate.bundles.pop(next(iter(gate.bundles)))
+        gate.bundles[need] = CompiledBundle.of(content_hash, stored.content)
+    return gate.bundles[need]
 
 
 async def _claim_if_due(gate: Gate, session: _Session) -> bool:

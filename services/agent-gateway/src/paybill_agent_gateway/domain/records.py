@@ -39,11 +39,14 @@ class Records:
     found: Found
     digest: str
     events: list[RunEvent] = field(default_factory=list)
+    _so_far: Progress | None = None
 
     @property
     def so_far(self) -> Progress:
         """The knowledge of the run now."""
-        return progress(self.run, self.bundle, self.found.opened)
+        if self._so_far is None or self._so_far.run is not self.run:
+            self._so_far = progress(self.run, self.bundle, self.found.opened)
+        return self._so_far
 
     @property
     def workflow(self) -> CompiledWorkflow:
