@@ -26,8 +26,10 @@ async def test_a_killed_gateway_causes_one_refund_and_a_settled_run(gateway: Wor
     agent = await gateway.tenant()
     caller, settings = asdict(agent), gateway.served.running.settings
     dying = await GatewayProcess.start(settings, tmp_path, stage)
-    seen = (await dying.call(caller, {"workflow": "refund", "inputs": {"ticket": "t-17"}, "request_id": "r"}))["answer"]
-    run, number = seen["run"], seen["seq"]
+    begun = (await dying.call(caller, {"workflow": "refund", "inputs": {"ticket": "t-17"}, "request_id": "r"}))[
+        "answer"
+    ]
+    run, number = begun["run"], begun["seq"]
 
     lost = await dying.call(caller, take(run, number))
     assert "lost" in lost
