@@ -98,6 +98,7 @@ def test_the_first_agent_adds_a_login_in_place_whatever_the_policy_holds() -> No
         5,
         "standard",
     )
+    assert planned.plan.steps[1].after.needs == ("schema.main", "secret.agents", "role.main")
     assert registered(PLANNED) == []
     assert registered(WITH_AGENTS) == []
 
@@ -160,7 +161,7 @@ def test_a_new_table_gives_the_login_its_rights_again() -> None:
     changing = after(granted, [planned])
     done = after(changing, completed(changing, [*EVERYTHING[-2:], *OF_AGENTS[1:]]))
 
-    assert [step.address for step in planned.plan.steps] == ["schema.main", "role.agents", "role.main"]
+    assert [step.address for step in planned.plan.steps] == ["schema.main", "role.main", "role.agents"]
     assert (granted.agent_rights, done.agent_rights) == (RIGHTS.bundle_hash, None)
 
 

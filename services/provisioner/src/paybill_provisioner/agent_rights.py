@@ -6,7 +6,7 @@ from functools import partial
 from paybill_contracts.agent_access import AgentRightsChanged, AgentRightsRequested
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome
+from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_provisioner.domain import agent_rights
@@ -86,7 +86,8 @@ async def _grant(environment: Environment, rights: AgentRights, drivers: Drivers
         return f"there is no driver for {cloud}"
     try:
         await drivers[cloud].grant_agent_rights(environment, rights.rights)
-    except RetryAfter as error:
+    except (RetryAfter, Refused) as error:
+        # One environment must not keep the others from losing a right.
         return str(error)
     shared |= {pool} if pool else set()
     return ""

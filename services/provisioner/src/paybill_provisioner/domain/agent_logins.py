@@ -36,7 +36,8 @@ def with_login(
     for each in target:
         if each.address in ADDRESSES:
             raise ResourceError(each.address, "", "it is made for the agents of a tenant; choose another name")
-    main = own.get("role.main") or own[min(own)]
+    first = "role.main" if "role.main" in own else min(own)
+    main = own[first]
     number = environment.tenant_id.removeprefix("ten_")
     secret = Secret(name=f"environments/{number}/agents")
     role = Role(
@@ -52,7 +53,8 @@ def with_login(
             layer=LAYERS[attributes.kind],
             isolation=getattr(tier.layers, LAYERS[attributes.kind]),
             attributes=attributes,
-            needs=needs_of(attributes),
+            # Logins of one database change its access lists one after another: at the same time they can deadlock.
+            needs=(*needs_of(attributes), *([first] if isinstance(attributes, Role) else [])),
         )
         for address, attributes in ((AGENTS_SECRET, secret), (AGENTS_ROLE, role))
     ]

@@ -213,10 +213,10 @@ def _group_privileges(namespace: DatabaseNamespace, groups: Sequence[str], erase
 def _own_privileges(namespace: DatabaseNamespace, role: str) -> str:
     """Returns the statements for the privileges of a login on the tenant's own schema, and of a silo on all."""
     name = ident(role)
-    parts = [f"GRANT USAGE ON SCHEMA {ident(namespace.schema)} TO {name}"]
+    parts = [] if namespace.shared else [f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {name}"]
+    parts.append(f"GRANT USAGE ON SCHEMA {ident(namespace.schema)} TO {name}")
     if not namespace.shared:
         parts += [
-            f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {name}",
             f"GRANT USAGE ON SCHEMA {AGENT_SCHEMA} TO {name}",
             f"GRANT SELECT, INSERT ON {ACTIONS} TO {name}",
         ]
