@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -10,14 +9,21 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from paybill_embedded.users import SERVICES
 from paybill_runtime.app import Running, Service
 from paybill_runtime.http.auth import ApiKey, Role, make_key
 from paybill_runtime.security.identity import make_identity
-from starlette.routing import BaseRoute
 
-ACCEPTING: frozenset[tuple[str, str, str]] = frozenset()
+ACCEPTING = frozenset(
+    {
+        ("agent-gateway", "POST", "/mcp"),
+        ("agent-gateway", "POST", "/v1/workflows/{name}/runs"),
+        ("agent-gateway", "POST", "/v1/runs/{run}/steps/{step}"),
+        ("agent-gateway", "GET", "/v1/runs/{run}"),
+    }
+)
 """Service, method and path of the routes that accept agents; each of them compares the tenant."""
 PUBLIC = {
     *("/healthz", "/readyz", "/openapi.json", "/asyncapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"),
@@ -36,12 +42,14 @@ def service_of(name: str) -> Service:
     return declared
 
 
-def routes_of(routes: list[BaseRoute]) -> Iterator[tuple[str, str]]:
-    """Yields method and path of each route, also of those that the document does not list."""
-    for route in routes:
-        for method in sorted(getattr(route, "methods", None) or ()):
+def routes_of(app: FastAPI) -> set[tuple[str, str]]:
+    """Returns method and path of each route: those of the document, and those that it does not list."""
+    found = {(method.upper(), path) for path, item in app.openapi()["paths"].items() for method in item}
+    for route in app.routes:
+        for method in getattr(route, "methods", None) or ():
             if isinstance(route, APIRoute) or method == "GET":
-                yield method, str(getattr(route, "path", ""))
+                found.add((method, str(getattr(route, "path", ""))))
+    return found
 
 
 @pytest.fixture
@@ -83,7 +91,7 @@ async def test_a_route_refuses_agents_unless_it_accepts_them_explicitly(name: st
     accepting, public, refusing = set(), set(), 0
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        for method, path in routes_of(app.routes):
+        for method, path in sorted(routes_of(app)):
             if path in PUBLIC:
                 public.add(path)
                 continue

@@ -83,8 +83,8 @@ def router(context: ServiceContext) -> APIRouter:
     """Returns the route of explanations."""
     routes = Router(prefix="/v1/explanations", tags=["explanations"])
 
-    @routes.post("", dependencies=[Strict])
-    async def explain_call(body: ExplanationBody, _: Viewer) -> ExplanationView:
+    @routes.post("")
+    async def explain_call(body: ExplanationBody, _: Viewer, __: Strict) -> ExplanationView:
         """Explains a call: names the grant and the rule that decided about one that happened, or would decide.
 
         A made-up call is checked in the order of a real one as far as it needs no run: freeze, tenant's state and

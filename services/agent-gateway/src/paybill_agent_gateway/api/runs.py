@@ -45,7 +45,8 @@ async def strict_body(request: Request) -> None:
         raise Problem(400, error.code, f"the body is refused: {error}") from None
 
 
-Strict = Depends(strict_body)
+Strict = Annotated[None, Depends(strict_body)]
+"""Of a parameter after the caller, which is checked first."""
 
 
 class RunStatus(StrEnum):
@@ -159,9 +160,9 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
     """Returns the routes of runs."""
     routes = Router(tags=["runs"])
 
-    @routes.post("/v1/workflows/{name}/runs", dependencies=[Strict])
+    @routes.post("/v1/workflows/{name}/runs")
     async def start(
-        name: Annotated[Key, Path(description="Name of the workflow.")], body: StartBody, principal: Actor
+        name: Annotated[Key, Path(description="Name of the workflow.")], body: StartBody, principal: Actor, _: Strict
     ) -> AnswerView:
         """Starts a run of a workflow, or returns the one that its business key has already.
 
@@ -175,9 +176,13 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
         call = Call(call_caller(principal, tenant_id), Start(name, body.inputs, request_id), principal.origin)
         return AnswerView.model_validate((await act(gate, call)).document())
 
-    @routes.post("/v1/runs/{run}/steps/{step}", dependencies=[Strict])
+    @routes.post("/v1/runs/{run}/steps/{step}")
     async def take(
-        run: Id, step: Annotated[Key, Path(description="Name of the step.")], body: StepBody, principal: Actor
+        run: Id,
+        step: Annotated[Key, Path(description="Name of the step.")],
+        body: StepBody,
+        principal: Actor,
+        _: Strict,
     ) -> AnswerView:
         """Executes the next step of a run, and those after it that need nothing from the caller.
 
