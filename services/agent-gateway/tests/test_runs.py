@@ -22,6 +22,7 @@ from paybill_contracts.approval import ApprovalMismatchError
 TENANT, RUN = f"ten_{'a' * 32}", f"run_{'1' * 32}"
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 OF = {"tenant_id": TENANT, "run_id": RUN, "bundle_hash": "0" * 64}
+SUBJECT = "3" * 64
 APPROVAL = f"apr_{'2' * 32}"
 
 
@@ -46,7 +47,7 @@ def intended(seq: int, approval_id: str | None = None) -> ActionIntended:
 
 def requested(expires: datetime) -> CallApprovalRequested:
     return CallApprovalRequested(
-        **OF, seq=1, step="pay", approval_id=APPROVAL, subject_hash="3" * 64, digest="2" * 64, verb=Verb.CREATE,
+        **OF, seq=1, step="pay", approval_id=APPROVAL, subject_hash=SUBJECT, digest="2" * 64, verb=Verb.CREATE,
         resource="refunds", arguments={}, rows=(), reason="large", requester="user:ann", requested_at=NOW,
         expires_at=expires,
     )  # fmt: skip
@@ -88,7 +89,7 @@ def test_an_approval_granted_at_the_last_second_can_still_be_used() -> None:
     run = folded(started(), requested(minutes(60)))
     at = minutes(60) - timedelta(seconds=1)
 
-    after = folded(started(), requested(minutes(60)), *approvals.grant(run, APPROVAL, "user:bob", at))
+    after = folded(started(), requested(minutes(60)), *approvals.grant(run, APPROVAL, SUBJECT, "user:bob", at))
 
     assert after.approval is not None
     assert after.approval.expires_at == at + runs.APPROVAL_USE
@@ -97,19 +98,22 @@ def test_an_approval_granted_at_the_last_second_can_still_be_used() -> None:
 @pytest.mark.parametrize("approver", ["user:ann", "service:bot"])
 def test_the_requester_and_programs_approve_nothing(approver: str) -> None:
     with pytest.raises(ApprovalMismatchError):
-        approvals.grant(folded(started(), requested(minutes(60))), APPROVAL, approver, NOW)
+        approvals.grant(folded(started(), requested(minutes(60))), APPROVAL, SUBJECT, approver, NOW)
 
 
 def test_an_approval_is_decided_once_and_in_time() -> None:
     run = folded(started(), requested(minutes(60)))
-    granted = folded(started(), requested(minutes(60)), *approvals.grant(run, APPROVAL, "user:bob", NOW))
+    granted = folded(started(), requested(minutes(60)), *approvals.grant(run, APPROVAL, SUBJECT, "user:bob", NOW))
 
     with pytest.raises(ApprovalEndedError):
         approvals.deny(granted, APPROVAL, "user:bob", "no", NOW)
     with pytest.raises(ApprovalEndedError):
-        approvals.grant(run, APPROVAL, "user:bob", minutes(60))
+        approvals.grant(run, APPROVAL, SUBJECT, "user:bob", minutes(60))
+    with pytest.raises(ApprovalMismatchError):
+        approvals.grant(run, APPROVAL, "1" * 64, "user:bob", NOW)
+    assert approvals.grant(granted, APPROVAL, SUBJECT, "user:bob", NOW) == []
     with pytest.raises(ApprovalNotFoundError):
-        approvals.grant(run, "apr_other", "user:bob", NOW)
+        approvals.grant(run, "apr_other", SUBJECT, "user:bob", NOW)
 
 
 def test_a_run_with_an_unknown_outcome_does_not_end_before_it_is_settled() -> None:
