@@ -182,12 +182,16 @@ async def test_a_call_is_explained_by_its_grant_and_rule(gateway: Endpoints) -> 
         await client.post(f"/v1/runs/{run['run']}/steps/propose", json={"seq": run["seq"], "values": {}})
         body = {"seq": run["seq"], "values": {"amount": 1200, "reason": "broken"}}
         await client.post(f"/v1/runs/{run['run']}/steps/propose", json=body)
+        waiting = (await client.post(RUNS, json={"inputs": {"ticket": "t-18"}})).json()
+        body = {"seq": waiting["seq"], "values": {"amount": 3000, "reason": "broken"}}
+        await client.post(f"/v1/runs/{waiting['run']}/steps/propose", json=body)
 
     async def explained(**body: object) -> dict[str, object]:
         return (await gateway.operator.post("/v1/explanations", json=body)).json()
 
     read = await explained(run=run["run"], seq=1)
     done = await explained(run=run["run"], seq=run["seq"])
+    waits = await explained(run=waiting["run"], seq=waiting["seq"])
     small = await explained(**made_up, values=row | {"amount": 1200})
     approved = await explained(**made_up, values=row | {"amount": 3000})
     large = await explained(**made_up, values=row | {"amount": 9000})
@@ -197,6 +201,7 @@ async def test_a_call_is_explained_by_its_grant_and_rule(gateway: Endpoints) -> 
 
     assert (read["allowed"], read["grants"], read["verb"]) == (True, ["reads"], "read")
     assert (done["allowed"], done["grants"], done["step"]) == (True, ["refunds up to 50.00"], "propose")
+    assert (waits["allowed"], waits["code"], waits["needs_approval"]) == (False, "approval_required", True)
     assert (small["allowed"], small["grants"], small["needs_approval"]) == (True, ["refunds up to 50.00"], False)
     assert approved["needs_approval"]
     assert (large["allowed"], large["code"], large["rule"]) == (False, "not_permitted", "row_not_permitted")

@@ -17,6 +17,7 @@ from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
 from paybill_runtime.http.router import Router
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
 from sqlmodel import col
 
 from paybill_agent_gateway.api.approval_views import (
@@ -31,8 +32,8 @@ from paybill_agent_gateway.api.approval_views import (
 from paybill_agent_gateway.api.callers import Approver, Viewer
 from paybill_agent_gateway.domain import approvals, runs
 from paybill_agent_gateway.domain.refusals import ApprovalNotFoundError
-from paybill_agent_gateway.domain.runs import CallApproval, Run, RunEvent
-from paybill_agent_gateway.tables import BUNDLES, RUNS, TENANTS, RunRow
+from paybill_agent_gateway.domain.runs import Run, RunEvent
+from paybill_agent_gateway.tables import BUNDLES, RUNS, RunRow, TenantRow
 
 Id = Annotated[ApprovalId, Path(description="Id of the approval.")]
 _UNKNOWN = ResourceColumn(name="unknown", type="text", nullable=True, untrusted=True)
@@ -87,7 +88,12 @@ def router(context: ServiceContext) -> APIRouter:
             approval_status=matching[0] if matching else None,
         )
         now = context.now()
-        views = [await _view(context, each, each.approval, now) for each in page if each.approval is not None]
+        slugs = await _slugs(context, [each.tenant_id for each in page])
+        views = [
+            CallApprovalView.of(each, slugs.get(each.tenant_id, each.tenant_id), each.approval, now)
+            for each in page
+            if each.approval is not None
+        ]
         return ApprovalPage(approvals=views, next=next_)
 
     @routes.get("/{approval}")
@@ -98,7 +104,8 @@ def router(context: ServiceContext) -> APIRouter:
         """
         run = await _run_of(context, approval)
         found = approvals.find(run, approval)
-        view = await _view(context, run, found, context.now())
+        slug = (await _slugs(context, [run.tenant_id])).get(run.tenant_id, run.tenant_id)
+        view = CallApprovalView.of(run, slug, found, context.now())
         columns = await _columns(context, run, found.resource)
         rows = [
             RowView(
@@ -160,9 +167,11 @@ async def _run_of(context: ServiceContext, approval: str) -> Run:
     raise ApprovalNotFoundError(f"no call has the approval {approval}; `paybill approval list` lists all of them")
 
 
-async def _view(context: ServiceContext, run: Run, approval: CallApproval, now: datetime) -> CallApprovalView:
-    tenant = await load_state(context, TENANTS, run.tenant_id)
-    return CallApprovalView.of(run, tenant.slug if tenant is not None else run.tenant_id, approval, now)
+async def _slugs(context: ServiceContext, tenants: Sequence[str]) -> Mapping[str, str]:
+    """Returns the slugs of tenants by their ids."""
+    slug = col(TenantRow.state)["slug"].astext
+    rows = await context.rows(select(col(TenantRow.id), slug.label("slug")).where(col(TenantRow.id).in_(tenants)))
+    return {row.id: row.slug for row in rows}
 
 
 async def _columns(context: ServiceContext, run: Run, resource: str) -> Mapping[str, ResourceColumn]:
@@ -185,12 +194,11 @@ async def _decide(
     context: ServiceContext, principal: Caller, approval: str, verb: str, decision: Decision
 ) -> CallApprovalView:
     run = await _run_of(context, approval)
-    tenant = await load_state(context, TENANTS, run.tenant_id)
+    slug = (await _slugs(context, [run.tenant_id])).get(run.tenant_id, run.tenant_id)
 
     def decide(unit: UnitOfWork, at: DecisionContext) -> CallApprovalView:
         unit.record(RUNS, run.id, decision(runs.existing(unit.get(RUNS, run.id), run.id), at.now))
         decided = runs.existing(unit.get(RUNS, run.id), run.id)
-        slug = tenant.slug if tenant is not None else run.tenant_id
         return CallApprovalView.of(decided, slug, approvals.find(decided, approval), at.now)
 
     return await context.decide(

@@ -4,7 +4,15 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter
 from paybill_contracts.agent_bundles import Verb
-from paybill_contracts.agent_runs import ActionDone, ActionFailed, ActionIntended, ActionRefused, ActionVoided, RunId
+from paybill_contracts.agent_runs import (
+    ActionDone,
+    ActionFailed,
+    ActionIntended,
+    ActionRefused,
+    ActionVoided,
+    CallApprovalRequested,
+    RunId,
+)
 from paybill_contracts.agents import FREEZES, AgentId
 from paybill_contracts.errors import DomainError, NotFoundError
 from paybill_contracts.values import Digest, Key, TenantId
@@ -18,11 +26,12 @@ from paybill_agent_gateway.api.callers import Viewer
 from paybill_agent_gateway.api.runs import MAX_EVENTS, Strict
 from paybill_agent_gateway.domain import agents, freezes, runs, tenants
 from paybill_agent_gateway.domain.explanations import explain
-from paybill_agent_gateway.domain.refusals import NoBundleError
+from paybill_agent_gateway.domain.refusals import ApprovalRequiredError, NoBundleError
 from paybill_agent_gateway.domain.workflows import CompiledBundle
 from paybill_agent_gateway.tables import AGENTS, BUNDLES, FREEZE_STATES, IN_FORCE, RUNS, TENANTS
 
 PERMITTED = "permitted"
+_DECISIONS = ActionDone | ActionIntended | ActionRefused | ActionFailed | ActionVoided | CallApprovalRequested
 
 
 class CallNotFoundError(NotFoundError):
@@ -104,11 +113,9 @@ async def _happened(context: ServiceContext, run_id: str, seq: int) -> Explanati
     view: ExplanationView | None = None
     for each in await load_events(context, f"{RUNS.kind}/{run_id}", MAX_EVENTS):
         event = each.event
-        if not isinstance(event, ActionDone | ActionIntended | ActionRefused | ActionFailed | ActionVoided):
+        if not isinstance(event, _DECISIONS) or event.seq != seq:
             continue
-        if event.seq != seq:
-            continue
-        if view is None or isinstance(event, ActionRefused | ActionIntended):
+        if view is None or isinstance(event, ActionRefused | ActionIntended | CallApprovalRequested):
             view = ExplanationView(
                 allowed=True,
                 code=None,
@@ -131,6 +138,9 @@ async def _happened(context: ServiceContext, run_id: str, seq: int) -> Explanati
                 view.allowed, view.code, view.rule = False, event.code, "the tenant's database refused the statement"
             case ActionVoided():
                 view.allowed, view.code, view.rule = False, "action_voided", "its outcome was unknown, and claimed"
+            case CallApprovalRequested():
+                view.allowed, view.code, view.rule = False, ApprovalRequiredError.code, event.reason
+                view.verb, view.resource, view.needs_approval = event.verb, event.resource, True
             case ActionIntended():
                 view.verb, view.resource, view.grants = event.verb, event.resource, list(event.grants)
                 view.needs_approval = event.approval_id is not None
