@@ -130,7 +130,7 @@ def _take(scene: Scene, caller: CallCaller, request: Take, found: Found) -> Verd
     except OutcomePendingError as error:
         return Verdict(_refused(records, error))
     except DomainError as error:
-        if run.ended is not None:
+        if run.ended is not None or (run.intent is not None and not records.has_calls):
             raise
         if isinstance(error, ApprovalRequiredError) and records.events:
             return Verdict(_refused(records, error), tuple(records.events))

@@ -53,6 +53,12 @@ class Records:
         """The workflow of the run, as it was when the run started."""
         return self.bundle.workflows[self.run.workflow]
 
+    @property
+    def has_calls(self) -> bool:
+        """True while the run has a call left, beside the one that a pending write has reserved."""
+        held = self.run.intent.reserved.calls if self.run.intent is not None else 0
+        return self.run.used.calls + held < self.run.limit.calls
+
     def reserve(self, rows: int, sums: dict[str, int]) -> Amounts:
         """Returns what the next action uses at most. Raises OutOfBudgetError, BudgetExceededError."""
         amounts = Amounts(calls=1, rows=rows, sums=sums)
@@ -122,8 +128,14 @@ class Records:
         self._record(event)
 
     def refused(self, error: DomainError, rule: str) -> None:
-        """Records a refusal, which costs a call; the run ends when it has used them all."""
+        """Records a refusal, which costs a call; the run ends when it has used them all.
+
+        A run whose calls are used by a request for an approval ends without it.
+        """
         run = self.run
+        if not self.has_calls:
+            self.end(RunEnd.OUT_OF_BUDGET)
+            return
         event = ActionRefused(
             tenant_id=run.tenant_id,
             run_id=run.id,
