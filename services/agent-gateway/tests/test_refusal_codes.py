@@ -18,6 +18,7 @@ def status_of(error: type[DomainError]) -> int:
 
 def refusals_of_calls() -> dict[str, type[DomainError]]:
     classes = [each for module in (refusals, tenants) for _, each in inspect.getmembers(module, inspect.isclass)]
+    classes.remove(tenants.TenantLeftError)  # of the registration of an agent, and of no call
     own = [each for each in classes if issubclass(each, DomainError) and "code" in vars(each)]
     return {each.code: each for each in own if each.__module__.startswith("paybill_agent_gateway")}
 
