@@ -20,7 +20,7 @@ BENCHMARKS = {
     "provision": "environments of entitled tenants, against the same SQL alone; plans, drift, reads, growth",
     "webhooks": "webhooks that are durable when acknowledged, against a bare handler on uvicorn with httptools",
     "entitlements": "a check of a tenant's entitlements, in process",
-    "agent": "decisions by the grants of agents, in process",
+    "agent": "calls of agents through the gateway, against direct SQL, a server of tools and an empty tool",
     "replay": "a whole log verified, against only reading and validating it",
     "storage": "bytes of a fact in the stream, the outbox and an inbox",
     "memory": "memory of a whole stack after many facts, and its growth",

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from nats.aio.client import Client
 from paybill_contracts.billing import EntitlementsSet
-from paybill_contracts.catalogue import PlanRef
+from paybill_contracts.catalogue import Feature, PlanRef
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import Event, encode
 from paybill_contracts.personal import Personal
@@ -50,13 +50,13 @@ class RunningProvisioner:
         """Registers new tenants; returns their ids once their environments are registered."""
         tenants = [f"ten_{uuid.uuid4().hex}" for _ in range(amount)]
         async with facts_from_now(self.bus, REGISTERED) as consumer:
-            await publish(self.bus, [_message(_requested(each, region), "tenant") for each in tenants], "tenant")
+            await publish(self.bus, [message(_requested(each, region), "tenant") for each in tenants], "tenant")
             await self._arrived(consumer, set(tenants))
         return tenants
 
     async def build_all(self, tenants: Sequence[str], preset: Preset = Preset.POOLED) -> float:
         """Entitles all tenants at once; returns the seconds until the last environment is ready."""
-        facts = [_message(_entitled(each, preset), "billing") for each in tenants]
+        facts = [message(entitled(each, preset), "billing") for each in tenants]
         clock = asyncio.get_running_loop().time
         async with facts_from_now(self.bus, READY) as consumer:
             begin = clock()
@@ -71,7 +71,7 @@ class RunningProvisioner:
         try:
             async with facts_from_now(self.bus, READY) as consumer:
                 for tenant in tenants:
-                    fact = _message(_entitled(tenant, preset), "billing")
+                    fact = message(entitled(tenant, preset), "billing")
                     begin = clock()
                     await _publish(client, fact)
                     await self._arrived(consumer, {tenant})
@@ -84,7 +84,7 @@ class RunningProvisioner:
     async def begin(self, tenants: Sequence[str], preset: Preset) -> None:
         """Entitles tenants; returns once an operation of each is pending at the provider."""
         async with facts_from_now(self.bus, PENDING) as consumer:
-            await publish(self.bus, [_message(_entitled(each, preset), "billing") for each in tenants])
+            await publish(self.bus, [message(entitled(each, preset), "billing") for each in tenants])
             await self._arrived(consumer, set(tenants))
 
     async def _arrived(self, consumer: OrderedConsumer, left: set[str]) -> None:
@@ -121,11 +121,12 @@ async def running_provisioner(
                 await stack.stop()
 
 
-def _message(event: Event, service: str) -> Message:
+def message(event: Event, service: str, revision: int = 1) -> Message:
+    """Returns the message of a fact of `service`."""
     cause = str(uuid.uuid4())
     trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
     origin = Origin(cause, cause, f"service:{service}", trace)
-    fact = Fact(event, str(uuid.uuid4()), datetime.now(UTC), 1, origin)
+    fact = Fact(event, str(uuid.uuid4()), datetime.now(UTC), revision, origin)
     return Message(subject_of(event), headers_of(fact), encode(event))
 
 
@@ -141,14 +142,15 @@ def _requested(tenant: str, region: str) -> TenantRequested:
     )
 
 
-def _entitled(tenant: str, preset: Preset) -> EntitlementsSet:
+def entitled(tenant: str, preset: Preset, features: Sequence[Feature] = ()) -> EntitlementsSet:
+    """Returns the fact that a tenant has the tier of a placement."""
     return EntitlementsSet(
         tenant_id=tenant,
         subscription_id=f"sub_{tenant[4:]}",
         plan=PlanRef(plan=TIERS[preset], version=1, catalogue_hash="ab" * 32),
         tier=TIERS[preset],
         placement=preset,
-        features=(),
+        features=tuple(features),
         allows_access=True,
         entitlements_hash="ab" * 32,
     )

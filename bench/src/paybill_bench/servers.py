@@ -116,13 +116,15 @@ async def publish(server: NatsServer, facts: Sequence[Message], user: str = "bil
 @contextmanager
 def child(module: str, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a Python process until the end of the block; its output goes to `log`."""
+    with program([sys.executable, "-m", module, *arguments], log) as process:
+        yield process
+
+
+@contextmanager
+def program(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a command until the end of the block; its output goes to `log`."""
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdout=output,
-            stderr=output,
-            env={"PATH": os.environ.get("PATH", "")},
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=output, env={"PATH": os.environ.get("PATH", "")})
         try:
             yield process
         finally:
