@@ -52,7 +52,7 @@ _numbers = count(1)
 @cache
 def bundle_of(**changed: str) -> Bundle:
     """Returns the example's bundle; `changed` replaces files, `refund` and `grants`, or adds them."""
-    names = {"grants": "grants.cedar"}
+    names = {"grants": "grants.cedar", "resources": "resources.yaml"}
     files = FILES | {names.get(name, f"{name}.yaml"): text for name, text in changed.items()}
     return read_bundle(files, read_blueprint((EXAMPLE / "blueprints.yaml").read_text(), "blueprints.yaml").content)
 
