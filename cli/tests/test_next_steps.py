@@ -23,6 +23,7 @@ SAMPLES = {
     "command": "paybill tenant create",
     "customer": "cus_1",
     "file": "plans.yaml",
+    "folder": "agents",
     "id": "0190a5b0-0000-7000-8000-000000000001",
     "licence": "lic_1",
     "line_without_coupon": "paybill tenant create acme --plan team --region eu-central --email a@b.example",
@@ -53,6 +54,12 @@ NOT_ANSWERED = {
     "move_order, payment_order, reconciliation_order, trial_order, window_order": "an event without the one before "
     "it is a bug, which the log and the retry queue show",
     "cannot_unseal, malformed_fact, invalid_event, unknown_event, fact_too_large": "events are handled, not requested",
+    "action_voided, actions_not_entitled, agent_not_active, approval_denied, approval_expired, budget_exceeded, "
+    "frozen, invalid_field, invalid_input, not_permitted, out_of_budget, outcome_pending, resource_drifted, "
+    "row_denied, row_exists, row_missing, rows_changed, run_ended, seq_reused, step_exhausted, step_not_allowed, "
+    "too_many_rows, untrusted_value, value_refused, wrong_seq, wrong_tenant": "refusals of calls of agents, which "
+    "name the steps that are allowed next",
+    "condition_invalid": "conditions are checked before they are published",
     "plan_mismatch, too_many_members, usage_outside_window, usage_too_late": "raised in handlers and in jobs",
     "no_statement": "no command requests the statement of a tenant",
     "secret_forbidden, secret_not_found, too_many_invoices, unknown_provider_status, overtaken": "raised in jobs",

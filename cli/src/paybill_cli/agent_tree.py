@@ -1,4 +1,4 @@
-"""Group of commands about agents: their bundles."""
+"""Group of commands about agents: their bundles, keys, runs and freezes."""
 
 from paybill_cli.branches import Branch, Leaf
 
@@ -21,6 +21,29 @@ AGENTS = {
             "publish": Leaf(
                 "paybill_cli.commands.agent_publications:publish", "Publish a bundle: agents obey it from now on."
             ),
+            "new": Leaf(
+                "paybill_cli.commands.agents:new",
+                "Register an agent of one tenant; its key is shown only now.",
+            ),
+            "list": Leaf("paybill_cli.commands.agents:list_all", "List agents, also ended ones."),
+            "end": Leaf("paybill_cli.commands.agents:end", "End an agent: its key is refused from now on."),
+            "runs": Leaf("paybill_cli.commands.agent_runs:runs", "List runs of agents' workflows."),
+            "show": Leaf(
+                "paybill_cli.commands.agent_runs:show",
+                "Show a run: its inputs, and each action, refusal and approval in order.",
+            ),
+            "explain": Leaf(
+                "paybill_cli.commands.agent_runs:explain",
+                "Name the grant and the rule that decided about a call.",
+            ),
+            "freeze": Leaf(
+                "paybill_cli.commands.agent_freezes:freeze",
+                "Freeze a tenant's agents, one agent, a workflow, or everything.",
+            ),
+            "thaw": Leaf(
+                "paybill_cli.commands.agent_freezes:thaw", "End a freeze: runs whose time is not over continue."
+            ),
+            "freezes": Leaf("paybill_cli.commands.agent_freezes:freezes", "List what is frozen now, with the reason."),
         },
     ),
 }

@@ -78,17 +78,23 @@ ENVIRONMENTS = {
         },
     ),
     "approval": Branch(
-        "List, show, approve and reject plans that wait for a person.",
+        "List, show, approve and reject plans and calls of agents that wait for a person.",
         {
-            "list": Leaf("paybill_cli.commands.approvals:list_all", "List the last approval of each environment."),
-            "show": Leaf("paybill_cli.commands.approvals:show", "Show an approval and its plan."),
+            "list": Leaf(
+                "paybill_cli.commands.approvals:list_all",
+                "List the last approval of each environment and of each agent's run.",
+            ),
+            "show": Leaf(
+                "paybill_cli.commands.approvals:show",
+                "Show an approval, with its plan or its call.",
+            ),
             "approve": Leaf(
                 "paybill_cli.commands.approvals:approve",
-                "Approve a plan: it can be applied once, until the approval expires.",
+                "Approve a plan or a call: it can be executed once, until it expires.",
             ),
             "reject": Leaf(
                 "paybill_cli.commands.approvals:reject",
-                "Reject a plan; it is requested again when it changes.",
+                "Reject a plan or a call.",
             ),
         },
     ),

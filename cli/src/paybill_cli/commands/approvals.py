@@ -1,12 +1,15 @@
-"""`paybill approval`: lists, shows, approves and rejects the plans that wait for a person."""
+"""`paybill approval`: lists, shows, approves and rejects the plans and the agents' calls that wait for a person."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli.client.http import Service
+from paybill_cli.call_view import call_lines
+from paybill_cli.client.http import Service, get_or_none
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError, usage
@@ -15,13 +18,25 @@ from paybill_cli.options import ConfirmedOptions, Limit, Reason, RequestOptions
 from paybill_cli.output import Output
 from paybill_cli.plan_view import after_approval, plan_lines
 
-COLUMNS = ("id", "slug", "status", "plan_hash", "requester", "decided_by", "expires_at", "reasons")
-FIELDS = (*COLUMNS[:6], "other_person", "requested_at", "expires_at", "reasons", "ended")
+COLUMNS = ("id", "slug", "subject", "status", "hash", "requester", "decided_by", "expires_at", "reasons")
+FIELDS = (*COLUMNS[:7], "other_person", "requested_at", "expires_at", "reasons", "ended")
 
 _ID = re.compile(r"apr_[0-9a-f]{32}")
 
 Id = Annotated[str, typer.Argument(help="Id of the approval, apr_….", metavar="APPROVAL")]
 Status = Literal["requested", "granted", "rejected", "used", "void"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Approvals of one service. subject: field of the details with what is approved; hash: field with its hash."""
+
+    service: str
+    subject: str
+    hash: str
+
+
+_KINDS = (_Kind("provisioner", "plan", "plan_hash"), _Kind("agent-gateway", "call", "subject_hash"))
 
 
 def list_all(
@@ -30,30 +45,36 @@ def list_all(
     status: Annotated[Status | None, typer.Option("--status", help="Only approvals with this status.")] = None,
     limit: Limit = 1000,
 ) -> None:
-    """List the last approval of each environment.
+    """List the last approval of each environment and of each agent's run.
 
     Example: paybill approval list --status requested
     """
-    with Service(stack, "provisioner") as provisioner:
-        found, more = provisioner.list_rows("/v1/approvals", "approvals", {"status": status}, limit)
-    out.rows("approval.list", found if out.json else [_row(each) for each in found], COLUMNS)
-    if more:
+    rows: list[dict[str, Any]] = []
+    is_cut = False
+    for kind in _KINDS:
+        with Service(stack, kind.service) as service:
+            found, more = service.list_rows("/v1/approvals", "approvals", {"status": status}, limit)
+        rows += [{**each, "service": kind.service} if out.json else _row(kind, each) for each in found]
+        is_cut = is_cut or more
+    out.rows("approval.list", rows[:limit], COLUMNS)
+    if is_cut or len(rows) > limit:
         out.more(limit)
 
 
 def show(out: Output, stack: Stack, approval: Id) -> None:
-    """Show an approval and its plan.
+    """Show an approval, with its plan or its call.
+
+    A call is shown with every row before and after.
 
     Example: paybill approval show apr_0123456789abcdef0123456789abcdef
     """
-    with Service(stack, "provisioner") as provisioner:
-        found = provisioner.get(_path(approval))
+    with _found(stack, approval) as (_, kind, found):
+        pass
     if out.json:
-        out.record("approval", found)
+        out.record("approval", {**found, "service": kind.service})
         return
-    out.record("approval", _row(found["approval"]), FIELDS)
-    if found["plan"] is not None:
-        out.styled("plan", found["plan"], list(plan_lines(found["plan"], found["approval"]["slug"])))
+    out.record("approval", _row(kind, found["approval"]), FIELDS)
+    _show_subject(out, kind, found)
 
 
 def approve(
@@ -61,53 +82,85 @@ def approve(
     stack: Stack,
     options: ConfirmedOptions,
     approval: Id,
-    plan_hash: Annotated[
-        str | None, typer.Option("--plan", help="Hash of the plan that you have seen; by default it is shown now.")
+    hash_: Annotated[
+        str | None,
+        typer.Option("--plan", "--hash", help="Hash of what you have seen; by default it is shown now."),
     ] = None,
 ) -> None:
-    """Approve a plan: it can be applied once, until the approval expires.
+    """Approve a plan or a call: it can be executed once, until it expires.
 
-    Exit code 6 when the plan is superseded, or when you are the requester and policy requires another person.
+    Exit code 6 when it has changed since, or when you are the requester and another person has to approve.
 
     Example: paybill approval approve apr_0123456789abcdef0123456789abcdef --yes
     """
     path = _path(approval)
-    with Service(stack, "provisioner") as provisioner:
-        found = provisioner.get(path)
-        body = {"plan_hash": plan_hash or found["approval"]["plan_hash"]}
+    with _found(stack, approval) as (service, kind, found):
+        body = {kind.hash: hash_ or found["approval"][kind.hash]}
         if options.dry_run:
-            preview(out, provisioner, f"{path}/approve", body, options.idempotency_key)
+            preview(out, service, f"{path}/approve", body, options.idempotency_key)
             return
-        if plan_hash is None and found["plan"] is None:
+        if hash_ is None and found[kind.subject] is None:
             raise CliError(
                 "approval_ended",
                 f"the approval is {found['approval']['status']}, and a later one has taken its place",
                 next="paybill approval list",
                 exit_code=ExitCode.CONFLICT,
             )
-        if found["plan"] is not None and not out.json:
-            out.styled("plan", found["plan"], list(plan_lines(found["plan"], found["approval"]["slug"])))
-        out.confirm(f"Approve the plan {body['plan_hash'][:12]}…?", yes=options.yes)
-        done = post(out, provisioner, f"{path}/approve", body, options.idempotency_key)
-    out.record("approval", done if out.json else _row(done), FIELDS)
-    plan = found["plan"]
-    out.info(f"next: {after_approval(plan, done['slug']) if plan else f'paybill approval show {approval}'}")
+        if not out.json:
+            _show_subject(out, kind, found)
+        out.confirm(f"Approve the {kind.subject} {body[kind.hash][:12]}…?", yes=options.yes)
+        done = post(out, service, f"{path}/approve", body, options.idempotency_key)
+    out.record("approval", done if out.json else _row(kind, done), FIELDS)
+    out.info(f"next: {_after(kind, found, done)}")
 
 
 def reject(out: Output, stack: Stack, options: RequestOptions, approval: Id, reason: Reason) -> None:
-    """Reject a plan; it is requested again when it changes.
+    """Reject a plan or a call.
 
-    A person can request it again with `paybill environment plan`.
+    A plan is requested again when it changes, or by a person with `paybill environment plan`.
 
     Example: paybill approval reject apr_0123456789abcdef0123456789abcdef --reason "wait for the weekend"
     """
     path, body = f"{_path(approval)}/reject", {"reason": reason}
-    with Service(stack, "provisioner") as provisioner:
+    with _found(stack, approval) as (service, kind, _):
         if options.dry_run:
-            preview(out, provisioner, path, body, options.idempotency_key)
+            preview(out, service, path, body, options.idempotency_key)
             return
-        done = post(out, provisioner, path, body, options.idempotency_key)
-    out.record("approval", done if out.json else _row(done), FIELDS)
+        done = post(out, service, path, body, options.idempotency_key)
+    out.record("approval", done if out.json else _row(kind, done), FIELDS)
+
+
+@contextmanager
+def _found(stack: Stack, approval: str) -> Iterator[tuple[Service, _Kind, dict[str, Any]]]:
+    """Provides the service that has the approval, its kind, and the approval with its subject."""
+    path = _path(approval)
+    for kind in _KINDS:
+        with Service(stack, kind.service) as service:
+            found = get_or_none(service, path)
+            if found is not None:
+                yield service, kind, found
+                return
+    raise CliError(
+        "approval_unknown",
+        f"there is no approval {approval}",
+        next="paybill approval list",
+        exit_code=ExitCode.NOT_FOUND,
+    )
+
+
+def _show_subject(out: Output, kind: _Kind, found: Mapping[str, Any]) -> None:
+    subject = found[kind.subject]
+    if subject is None:
+        return
+    lines = plan_lines(subject, found["approval"]["slug"]) if kind.subject == "plan" else call_lines(subject)
+    out.styled(kind.subject, subject, list(lines))
+
+
+def _after(kind: _Kind, found: Mapping[str, Any], done: Mapping[str, Any]) -> str:
+    if kind.subject == "call":
+        return f"the agent repeats its call; paybill agent show {done['run_id']}"
+    plan = found["plan"]
+    return after_approval(plan, done["slug"]) if plan else f"paybill approval show {done['id']}"
 
 
 def _path(approval: str) -> str:
@@ -116,6 +169,13 @@ def _path(approval: str) -> str:
     return f"/v1/approvals/{approval}"
 
 
-def _row(found: Mapping[str, Any]) -> dict[str, Any]:
-    status = "expired" if found["expired"] else found["status"]
-    return {**found, "status": status, "reasons": "; ".join(each["text"] for each in found["reasons"])}
+def _row(kind: _Kind, found: Mapping[str, Any]) -> dict[str, Any]:
+    is_plan = kind.subject == "plan"
+    reasons = "; ".join(each["text"] for each in found["reasons"]) if is_plan else found["reason"]
+    return {
+        **found,
+        "subject": "plan" if is_plan else f"{found['workflow']}.{found['step']}",
+        "hash": found[kind.hash],
+        "status": "expired" if found["expired"] else found["status"],
+        "reasons": reasons,
+    }

@@ -145,7 +145,10 @@ def require_no_drift(bundle: Bundle, blueprint: BlueprintInForce) -> None:
 def existing(bundle: PublishedBundle | None, content_hash: str) -> PublishedBundle:
     """Returns the bundle. Raises BundleUnknownError for None."""
     if bundle is None:
-        raise BundleUnknownError(f"no bundle {content_hash} is published; `GET /v1/bundles` lists all")
+        raise BundleUnknownError(
+            f"no bundle {content_hash} is published; "
+            "`paybill events tail --no-follow --type agent-gateway.bundle_` lists all"
+        )
     return bundle
 
 
