@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +19,9 @@ from paybill_cli.output import Output
 if TYPE_CHECKING:
     from paybill_stack.supervisor import Supervisor
 
+    from paybill_cli.example.files import ExampleFiles
+    from paybill_cli.example.preparation import Prepared
+
 _PROVIDERS = "Billing providers"
 _PANEL = "External servers instead of embedded ones"
 _EXAMPLES = (
@@ -25,6 +29,7 @@ _EXAMPLES = (
     "paybill events tail",
     "paybill doctor",
 )
+_AGENT_EXAMPLES = ("paybill agent runs", "paybill approval list", "paybill events tail --since 10m")
 
 
 async def up(
@@ -57,6 +62,10 @@ async def up(
             help="Blueprint that the first start publishes; by default that of the provisioner. Afterwards: `paybill "
             "blueprint publish`.",
         ),
+    ] = None,
+    example: Annotated[
+        Literal["support-agent"] | None,
+        typer.Option("--example", help="Prepare this example: a product with data, and an agent that works on it."),
     ] = None,
     port_base: Annotated[
         int | None,
@@ -148,6 +157,9 @@ async def up(
     layout = Layout(data_dir.absolute())
     # The services publish the files at the first start only; later the blueprint in force may have other tiers.
     is_first = not layout.ports.exists()
+    files = _example_files(example, catalogue, blueprints, stripe_key_file)
+    if files is not None:
+        catalogue, blueprints = files.plans, files.blueprints
     if catalogue is not None or (is_first and os.access(layout.plans, os.R_OK)):
         checked(out, catalogue or layout.plans, blueprints if is_first else None)
     external = ExternalServers(nats_url, nats_credentials_dir, database_url, database_password_file)
@@ -181,14 +193,35 @@ async def up(
 
         async def wait_for_signal(stack: Supervisor) -> None:
             nonlocal ready
+            prepared = await _prepared(stack, files, progress.update) if files is not None else None
             starting.close()
             ready = True
             stack.report = out.info
-            _show(out, stack)
+            _show(out, stack, prepared)
             await asyncio.Event().wait()
 
         await run_in_foreground(Supervisor(options, report, show_key), wait_for_signal)
     return int(ExitCode.OK if ready else ExitCode.INTERRUPTED)
+
+
+def _example_files(name: str | None, *others: Path | None) -> "ExampleFiles | None":
+    """Returns the files of an example. others: options that an example decides itself."""
+    if name is None:
+        return None
+    if any(each is not None for each in others):
+        raise usage(
+            "--example brings its own catalogue and blueprint, and pays at the Stripe fake",
+            next=f"paybill up --example {name}",
+        )
+    from paybill_cli.example.files import ExampleFiles
+
+    return ExampleFiles.of(name)
+
+
+async def _prepared(stack: "Supervisor", files: "ExampleFiles", report: Callable[[str], None]) -> "Prepared":
+    from paybill_cli.example.preparation import prepare
+
+    return await prepare(stack, files, report)
 
 
 def _provider(text: str) -> tuple[str, Path]:
@@ -203,10 +236,11 @@ def _provider(text: str) -> tuple[str, Path]:
     return name, Path(path).absolute()
 
 
-def _show(out: Output, stack: "Supervisor") -> None:
+def _show(out: Output, stack: "Supervisor", prepared: "Prepared | None") -> None:
     parts = [asdict(part) for part in stack.parts()]
     if out.json:
-        key = {"operator_key": stack.new_key} if stack.new_key else {}
+        key: dict[str, object] = {"operator_key": stack.new_key} if stack.new_key else {}
+        key |= {"example": asdict(prepared)} if prepared is not None else {}
         ready_s = round(stack.startup_s, 1)
         out.record("stack", {"data_dir": str(stack.layout.root), "ready_s": ready_s, "parts": parts, **key})
         return
@@ -214,9 +248,14 @@ def _show(out: Output, stack: "Supervisor") -> None:
     out.info(
         f"ready after {stack.startup_s:.1f} s; Ctrl-C stops everything, and the state stays in {stack.layout.root}"
     )
+    examples = _EXAMPLES
+    if prepared is not None:
+        out.record("example", asdict(prepared))
+        out.info("an MCP client connects to the address with the key as its bearer token; the tickets are t-17 to t-19")
+        examples = _AGENT_EXAMPLES
     out.info("in another terminal, with PAYBILL_API_KEY as printed when the operator's key was created:")
     option = "" if stack.layout.root == Path(".paybill").absolute() else f" --data-dir {_shortest(stack.layout.root)}"
-    for command in _EXAMPLES:
+    for command in examples:
         out.info(f"  {command}{option}")
 
 

@@ -1,0 +1,218 @@
+"""Tests of `paybill agent` and of approvals of agents' calls, on the stack of the example."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from paybill_cli.example.agent_client import AgentClient, Reply
+from paybill_cli.exit_codes import ExitCode
+from paybill_runtime.http.auth import Role
+from paybill_stack.operator_key import temporary_key
+
+pytestmark = pytest.mark.e2e
+
+NUMBERS = count(1000)
+
+
+@dataclass(frozen=True)
+class Example:
+    """The running example: its stack, and the first agent."""
+
+    environment: dict[str, str]
+    data_dir: Path
+    address: str
+    key: str
+
+
+@pytest.fixture(scope="module")
+def example(run_stack, tmp_path_factory) -> Iterator[Example]:
+    """Runs `paybill up --example support-agent` once for the module."""
+    data_dir = tmp_path_factory.mktemp("example")
+    with run_stack(data_dir, "--example", "support-agent") as stack:
+        url = json.loads((data_dir / "stack.json").read_text())["services"]["agent-gateway"]["url"]
+        key = (data_dir / "clients" / "helpdesk.key").read_text().strip()
+        yield Example(stack.environment, data_dir, f"{url}/mcp", key)
+
+
+@pytest.fixture
+def run(paybill, example):
+    """Runs a command on the example, as its operator."""
+    return lambda *arguments, **environment: paybill(*arguments, **(example.environment | environment))
+
+
+@pytest.fixture
+def call(example):
+    """Calls a tool as the agent, or as the one with another key."""
+
+    def call_tool(tool: str, arguments: dict[str, Any], key: str = "") -> Reply:
+        async def send() -> Reply:
+            async with httpx.AsyncClient(trust_env=False) as http:
+                return await AgentClient(http, example.address, key or example.key).call(tool, arguments)
+
+        return asyncio.run(send())
+
+    return call_tool
+
+
+@pytest.fixture
+def ticket(run, example):
+    """Writes another ticket of an order of 45.00, and returns its id."""
+
+    def write(id_: str) -> str:
+        revealed = run("environment", "credentials", "acme", "--reveal", "--json").data[0]
+
+        async def insert() -> None:
+            import asyncpg
+
+            names = ("host", "port", "database", "user", "password")
+            connection = await asyncpg.connect(**{name: revealed[name] for name in names})
+            values = "VALUES ($1, 'o-2', 'c-2', 'Subject', 'Text', 'open')"
+            await connection.execute(
+                f"INSERT INTO tickets (id, order_id, customer_id, subject, body, status) {values}", id_
+            )
+            await connection.close()
+
+        asyncio.run(insert())
+        return id_
+
+    return lambda: write(f"t-{next(NUMBERS)}")
+
+
+def proposal(started: Reply, amount: int, reason: str = "broken") -> dict[str, Any]:
+    assert started.refused is None, started.text
+    return {"run": started.content["run"], "seq": started.content["seq"], "amount": amount, "reason": reason}
+
+
+def test_a_run_is_listed_shown_and_explained(run, call) -> None:
+    done = call("refund__propose", proposal(call("refund", {"ticket": "t-17"}), 1200))
+    assert done.refused is None, done.text
+    id_ = done.content["run"]
+
+    listed = run("agent", "runs", "--tenant", "acme", "--workflow", "refund", "--json").data
+    shown = run("agent", "show", id_)
+    record = run("agent", "show", id_, "--json").data
+    explained = run("agent", "explain", "--run", id_, "--seq", record["actions"][-1]["seq"], "--json").data
+
+    assert [(each["id"], each["ended"]) for each in listed if each["id"] == id_] == [(id_, "finished")]
+    assert "propose  done  create of refunds" in shown.out
+    assert 'reason "broken"' in shown.out
+    assert "@example.com" not in shown.out
+    assert explained["grants"] == ["refunds up to 50.00"]
+
+
+def test_a_call_that_is_made_up_is_explained_by_its_rule(run) -> None:
+    arguments = ("agent", "explain", "--tenant", "acme", "--role", "support", "--step", "refund.propose", "--json")
+
+    allowed = run(*arguments, "--values", '{"amount": 1200}').data
+    denied = run(*arguments, "--values", '{"amount": 9000}').data
+
+    assert (allowed["allowed"], allowed["grants"]) == (True, ["refunds up to 50.00"])
+    assert (denied["allowed"], denied["grants"]) == (False, [])
+    assert denied["rule"]
+
+
+def test_a_call_above_the_limit_is_approved_by_another_person(run, call, example) -> None:
+    call_ = proposal(call("refund", {"ticket": "t-18"}), 3000, reason="two weeks\x1b[31m late")
+    waiting = call("refund__propose", call_)
+    id_ = waiting.content["approval"]["id"]
+
+    listed = run("approval", "list", "--status", "requested", "--json").data
+    shown = run("approval", "show", id_)
+    preview = run("approval", "approve", id_, "--dry-run")
+    unconfirmed = run("approval", "approve", id_)
+    with temporary_key(
+        example.data_dir / "api-keys.json", "ada", Role.APPROVER, ("*",), timedelta(minutes=5), "user:ada"
+    ) as key:
+        approved = run("approval", "approve", id_, "--yes", PAYBILL_API_KEY=key)
+    done = call("refund__propose", call_)
+    again = run("approval", "approve", id_, "--yes")
+
+    assert waiting.refused == "approval_required"
+    assert [(each["id"], each["service"]) for each in listed] == [(id_, "agent-gateway")]
+    assert "+ refunds" in shown.out
+    assert "amount  3000" in shown.out
+    assert "\x1b" not in shown.out
+    assert "would record" in preview.out
+    assert unconfirmed.code == ExitCode.USAGE
+    assert "confirmation_needed" in unconfirmed.err
+    assert "+ refunds" in approved.out
+    assert "decided_by: user:ada" in approved.out
+    assert (done.refused, done.content["ended"]) == (None, "finished")
+    assert again.code == ExitCode.CONFLICT
+
+
+def test_a_rejected_call_is_never_executed(run, call, ticket) -> None:
+    call_ = proposal(call("refund", {"ticket": ticket()}), 4000)
+    id_ = call("refund__propose", call_).content["approval"]["id"]
+
+    rejected = run("approval", "reject", id_, "--reason", "too much", "--json")
+    after = call("refund__propose", call_)
+
+    assert rejected.code == ExitCode.OK, rejected.err
+    assert after.refused == "approval_denied"
+
+
+def test_an_unknown_approval_and_run_are_not_found(run) -> None:
+    assert run("approval", "show", "apr_" + "0" * 32).code == ExitCode.NOT_FOUND
+    assert run("agent", "show", "run_" + "0" * 32).code == ExitCode.NOT_FOUND
+    assert run("agent", "show", "t-17").code == ExitCode.USAGE
+
+
+def test_an_agent_is_registered_listed_and_ended(run, call) -> None:
+    preview = run("agent", "new", "night", "--tenant", "acme", "--role", "support", "--dry-run")
+    made = run("agent", "new", "night", "--tenant", "acme", "--role", "support", "--expires", "1h", "--json").data
+    listed = run("agent", "list", "--tenant", "acme", "--json").data
+    started = call("refund", {"ticket": "t-19"}, key=made["key"])
+    ended = run("agent", "end", made["id"], "--yes", "--json").data
+
+    assert "would record: agent night registered" in preview.out
+    assert made["address"].endswith("/mcp")
+    assert [each["status"] for each in listed if each["id"] == made["id"]] == ["active"]
+    assert "key" not in listed[0]
+    assert started.refused is None, started.text
+    assert ended["status"] == "ended"
+
+
+@pytest.mark.parametrize("scope", ["everything", "tenant", "agent", "workflow"])
+def test_a_freeze_stops_calls_until_it_is_thawed(run, call, ticket, scope: str) -> None:
+    (agent,) = [each for each in run("agent", "list", "--json").data if each["name"] == "helpdesk"]
+    target = {
+        "everything": ("--everything",),
+        "tenant": ("--tenant", "acme"),
+        "agent": ("--agent", agent["id"]),
+        "workflow": ("--workflow", "refund"),
+    }[scope]
+    call_ = proposal(call("refund", {"ticket": ticket()}), 100)
+
+    frozen = run("agent", "freeze", *target, "--reason", "a check", "--yes")
+    listed = run("agent", "freezes", "--json").data
+    refused = call("refund__propose", call_)
+    thawed = run("agent", "thaw", *target, "--yes")
+
+    assert (frozen.code, thawed.code) == (ExitCode.OK, ExitCode.OK), frozen.err + thawed.err
+    assert [each["reason"] for each in listed] == ["a check"]
+    assert refused.refused == "frozen"
+    assert run("agent", "freezes", "--json").data == []
+    assert call("refund__propose", call_ | {"seq": refused.content["seq"]}).refused is None
+
+
+def test_one_thing_is_frozen_at_once(run) -> None:
+    assert run("agent", "freeze", "--reason", "x", "--yes").code == ExitCode.USAGE
+    assert run("agent", "freeze", "--everything", "--workflow", "refund", "--reason", "x").code == ExitCode.USAGE
+
+
+def test_agents_facts_are_sentences_in_the_log(run, call) -> None:
+    call("refund__propose", {"run": "run_" + "0" * 32, "seq": 1, "amount": 1, "reason": "x"})
+
+    lines = run("events", "tail", "--no-follow", "--type", "agent-gateway.").out
+
+    assert "of refund started by agent:" in lines
+    assert "bundle " in lines
+    assert "agent helpdesk registered" in lines
