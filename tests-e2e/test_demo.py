@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from paybill_bench.process_statistics import process_tree
+from paybill_stack.layout import SERVICES
 
 WITHIN_S = 150
 TARGET_S = 30
@@ -23,6 +24,16 @@ ONBOARDING = (
     "provisioner.environment_planned",
     "provisioner.environment_ready",
     "tenant.tenant_activated",
+)
+AGENT = (
+    "agent-gateway.agent_registered",
+    "agent-gateway.run_started",
+    "agent-gateway.action_done",
+    "agent-gateway.run_ended",
+    "agent-gateway.approval_requested",
+    "agent-gateway.approval_granted",
+    "agent-gateway.action_done",
+    "agent-gateway.action_refused",
 )
 FAILED_PAYMENT = (
     "billing.subscription_grace_started",
@@ -96,14 +107,15 @@ def test_the_demo_shows_the_main_job_and_observes_every_step(tmp_path):
     facts = [line["data"] for line in lines if line["kind"] == "fact"]
     checks = [line["data"]["what"] for line in lines if line["kind"] == "check"]
     assert code == 0, errors
-    assert [line["data"]["number"] for line in lines if line["kind"] == "chapter"] == list(range(1, 9))
+    assert [line["data"]["number"] for line in lines if line["kind"] == "chapter"] == list(range(1, 10))
     for slug in CUSTOMERS:
         assert _in_order(ONBOARDING, _types(facts, slug)), slug
         assert f"{slug} reads its own documents and no others" in checks
     assert _in_order(FAILED_PAYMENT, _types(facts, "bolt"))
     assert _in_order(OFFBOARDING, _types(facts, "crane"))
     assert {"billing.usage_recorded"} <= set(_types(facts, "acme"))
-    assert sum(check.endswith("tables are equal to the log") for check in checks) == 3
+    assert _in_order(AGENT, _types(facts, "acme"))
+    assert sum(check.endswith("tables are equal to the log") for check in checks) == len(SERVICES)
     assert all(len(fact["trace_id"]) == 32 and fact["cause"] for fact in facts)
     assert [fact["sequence"] for fact in facts] == list(range(1, len(facts) + 1))
     assert lines[-1]["kind"] == "summary"

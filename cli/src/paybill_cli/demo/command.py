@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from paybill_stack.supervisor import Supervisor
 
 _PLANS = Path(__file__).with_name("plans.yaml")
+_BLUEPRINTS = Path(__file__).with_name("blueprints.yaml")
 
 
 async def demo(
@@ -62,7 +63,7 @@ async def demo(
     kept = keep or data_dir is not None
     try:
         done = await run_in_foreground(
-            Supervisor(Options(root, catalogue=_PLANS, offboarding_delay_s=1), out.info), run
+            Supervisor(Options(root, catalogue=_PLANS, blueprints=_BLUEPRINTS, offboarding_delay_s=1), out.info), run
         )
     except (CliError, StackError):
         kept = True  # its logs contain the reason

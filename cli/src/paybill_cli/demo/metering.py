@@ -1,4 +1,4 @@
-"""Chapter 6: an internal service reports usage; an invalid report is quarantined with its reason."""
+"""Chapter 7: an internal service reports usage; an invalid report is quarantined with its reason."""
 
 from paybill_client import Credentials, Publisher
 from paybill_contracts.billing import BillingIntakeQuarantined, UsageRecorded
@@ -19,7 +19,7 @@ _FIRST, _INVALID, _LAST = 120, -1, 30
 
 async def report_usage(session: DemoSession, tenant: Tenant) -> None:
     """Publishes a valid report, an invalid one, and another valid one."""
-    session.printer.chapter(6, f"An internal service reports {tenant.slug}'s usage; an invalid report is quarantined")
+    session.printer.chapter(7, f"An internal service reports {tenant.slug}'s usage; an invalid report is quarantined")
     expect, after = session.recorder.expect, session.recorder.last_sequence
     bus = session.stack.addresses.bus
     first = Usage(tenant_id=tenant.id, meter=_METER, quantity=_FIRST, occurred_at=clock.now())

@@ -1,4 +1,4 @@
-"""Chapter 7: a customer cancels at the provider, is offboarded, and comes back to the same data."""
+"""Chapter 8: a customer cancels at the provider, is offboarded, and comes back to the same data."""
 
 import asyncio
 import gzip
@@ -19,7 +19,7 @@ from paybill_cli.demo.session import DemoSession, Tenant
 
 async def offboard(session: DemoSession, tenant: Tenant) -> None:
     """Cancels the subscription, and checks export and retention; then the customer subscribes again."""
-    session.printer.chapter(7, f"{tenant.slug} cancels at Stripe: data exported and retained; then it comes back")
+    session.printer.chapter(8, f"{tenant.slug} cancels at Stripe: data exported and retained; then it comes back")
     expect, after = session.recorder.expect, session.recorder.last_sequence
     await _cancel(session, tenant)
     await expect(SubscriptionEnded, tenant=tenant.id, after=after)

@@ -1,4 +1,4 @@
-"""Chapter 5: a renewal fails; access ends after the grace period and returns with the payment; the data stays."""
+"""Chapter 6: a renewal fails; access ends after the grace period and returns with the payment; the data stays."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -20,7 +20,7 @@ from paybill_cli.demo.session import Connection, DemoSession, Tenant
 
 async def fail_and_recover(session: DemoSession, tenant: Tenant) -> None:
     """Makes a renewal fail, and pays it later."""
-    session.printer.chapter(5, f"{tenant.slug}'s card is declined: grace period, then no access; after payment, access")
+    session.printer.chapter(6, f"{tenant.slug}'s card is declined: grace period, then no access; after payment, access")
     expect, after = session.recorder.expect, session.recorder.last_sequence
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(session.connected(tenant))

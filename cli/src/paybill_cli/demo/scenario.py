@@ -13,14 +13,14 @@ from paybill_stack.operator_key import temporary_key
 from paybill_stack.supervisor import Supervisor
 from paybill_stripe_fake.client import FakeControl, FakeControlError
 
-from paybill_cli.demo import isolation, metering, offboarding, onboarding, payment, verification
+from paybill_cli.demo import agents, isolation, metering, offboarding, onboarding, payment, verification
 from paybill_cli.demo.printer import Printer
 from paybill_cli.demo.recorder import TIMEOUT_S, NotObservedError, recorded
 from paybill_cli.demo.session import DemoSession
 from paybill_cli.errors import CliError
 
 _KEY_LIFETIME = timedelta(hours=1)
-_SCOPES = ("tenant:write", "billing:write", "provisioner:write", *(f"{service}:read" for service in SERVICES))
+_SCOPES = (*(f"{service}:write" for service in SERVICES), *(f"{service}:read" for service in SERVICES))
 _MAX_HINTS = 4
 _HINT_TIMEOUT_S = 2.0
 
@@ -57,8 +57,9 @@ async def _chapters(session: DemoSession) -> None:
     region = await onboarding.publish_catalogue(session)
     customers = await onboarding.sign_up(session, region, await _suffix(session))
     tenants = await onboarding.pay(session, customers)
-    pooled, _, bridge, _, silo = tenants
+    pooled, other, bridge, _, silo = tenants
     await isolation.check_isolation(session, tenants)
+    await agents.work(session, pooled, other)
     await payment.fail_and_recover(session, bridge)
     await metering.report_usage(session, pooled)
     await offboarding.offboard(session, silo)

@@ -1,4 +1,4 @@
-"""Chapter 8: the log is folded through the rules of each service and compared with its tables."""
+"""Chapter 9: the log is folded through the rules of each service and compared with its tables."""
 
 import json
 
@@ -9,7 +9,7 @@ from paybill_cli.demo.session import DemoSession
 
 async def verify(session: DemoSession) -> None:
     """Replays every service while the services run."""
-    session.printer.chapter(8, "The log is replayed and compared with the live tables")
+    session.printer.chapter(9, "The log is replayed and compared with the live tables")
     status, output, errors = await session.stack.replay()
     reports = {report["service"]: report for report in map(json.loads, output.splitlines())}
     for service in SERVICES:

@@ -34,9 +34,14 @@ def ensure_operator_key(path: Path, now: datetime, *, replace: bool) -> str | No
 
 
 @contextmanager
-def temporary_key(path: Path, name: str, role: Role, scopes: tuple[str, ...], lifetime: timedelta) -> Iterator[str]:
-    """Creates a key that is valid while the block runs, and for `lifetime` at most."""
-    made = make_key(name, name, role, scopes, datetime.now(UTC) + lifetime, f"service:{name}")
+def temporary_key(
+    path: Path, name: str, role: Role, scopes: tuple[str, ...], lifetime: timedelta, subject: str | None = None
+) -> Iterator[str]:
+    """Creates a key that is valid while the block runs, and for `lifetime` at most.
+
+    subject: who uses it; by default the program with this name.
+    """
+    made = make_key(name, name, role, scopes, datetime.now(UTC) + lifetime, subject or f"service:{name}")
     _write(path, [*_without(path, name), ApiKey.model_validate(made.stored)])
     try:
         yield made.raw
