@@ -24,7 +24,7 @@ _WORKFLOW = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 @dataclass(frozen=True)
 class Target(OptionGroup):
-    """What is frozen: exactly one of these options."""
+    """Target of a freeze: exactly one of these options."""
 
     everything: Annotated[bool, typer.Option("--everything", help="All agents of all tenants.")] = False
     tenant: Annotated[

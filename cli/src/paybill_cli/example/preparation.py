@@ -198,10 +198,10 @@ class _Preparation:
             raise _too_late("the login of the agents has its rights") from error
         agent = AgentClient(self._http, f"{self._stack.addresses.url(GATEWAY)}/mcp", key)
 
-        async def offers_tools() -> bool:
+        async def has_tools() -> bool:
             return bool(await agent.tools())
 
-        await _until(offers_tools, "the agent has tools")
+        await _until(has_tools, "the agent has tools")
         return Prepared(TENANT, agent_id, agent.address, key)
 
     async def _found(self, service: str, path: str) -> dict[str, Any] | None:
