@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -201,6 +203,20 @@ def test_a_freeze_stops_calls_until_it_is_thawed(run, call, ticket, scope: str) 
     assert refused.refused == "frozen"
     assert run("agent", "freezes", "--json").data == []
     assert call("refund__propose", call_ | {"seq": refused.content["seq"]}).refused is None
+
+
+def test_an_example_brings_its_own_catalogue_and_starts_no_other_product(paybill, run_stack, tmp_path: Path) -> None:
+    plans = Path(__file__).parents[2] / "examples" / "support-agent" / "plans.yaml"
+    refused = paybill("up", "--example", "support-agent", "--catalogue", plans, "--data-dir", tmp_path)
+    with run_stack(tmp_path):
+        pass
+    command = [sys.executable, "-m", "paybill_cli", "up", "--example", "support-agent", "--data-dir", tmp_path]
+    other = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert refused.code == ExitCode.USAGE
+    assert "--example brings its own catalogue" in refused.err
+    assert other.returncode == ExitCode.USAGE
+    assert "error[another_product]" in other.stderr
 
 
 def test_one_thing_is_frozen_at_once(run) -> None:

@@ -70,6 +70,10 @@ CHANGES = {
     ("events", "skip"),
     ("subscriber", "create"),
     ("agent", "publish"),
+    ("agent", "new"),
+    ("agent", "end"),
+    ("agent", "freeze"),
+    ("agent", "thaw"),
     ("key", "create"),
     ("key", "revoke"),
 }
