@@ -208,11 +208,11 @@ async def _is_done(provisioner: Any, job: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("preset", "statement"),
-    [(Preset.SILO, 'CREATE DATABASE "silo_{number}"'), (Preset.BRIDGE, 'CREATE SCHEMA "t_{number}"')],
+    ("preset", "foreign"),
+    [(Preset.SILO, 'DATABASE "silo_{number}"'), (Preset.BRIDGE, 'SCHEMA "t_{number}"')],
 )
 async def test_a_name_that_belongs_to_somebody_else_fails_at_once_and_what_is_desired_is_planned(
-    provisioner, harness, publish, log, about, preset, statement
+    provisioner, harness, publish, log, about, preset, foreign
 ) -> None:
     """Before, `must be owner of database` was waited for, and another plan of the subscription was never planned."""
     first, tenant = about(preset), about(preset)
@@ -220,14 +220,17 @@ async def test_a_name_that_belongs_to_somebody_else_fails_at_once_and_what_is_de
     (ready,) = await log.facts("provisioner.environment_ready")
     number = tenant.tenant.removeprefix("ten_")
     database = ready.event.connections[0].database if preset is Preset.BRIDGE else "postgres"
-    await harness.as_superuser(database, statement.format(number=number))
-    await publish(tenant.requested, tenant.entitled)
-    (failed,) = await log.facts("provisioner.environment_failed")
-    pooled = about(Preset.POOLED).entitled.model_copy(
-        update={"tenant_id": tenant.tenant, "entitlements_hash": "cd" * 32}
-    )
-    await publish(pooled)
-    await log.facts("provisioner.environment_ready", at_least=2)
+    await harness.as_superuser(database, f"CREATE {foreign.format(number=number)}")
+    try:
+        await publish(tenant.requested, tenant.entitled)
+        (failed,) = await log.facts("provisioner.environment_failed")
+        pooled = about(Preset.POOLED).entitled.model_copy(
+            update={"tenant_id": tenant.tenant, "entitlements_hash": "cd" * 32}
+        )
+        await publish(pooled)
+        await log.facts("provisioner.environment_ready", at_least=2)
+    finally:  # a database that is not the driver's is open to every login of the server
+        await harness.as_superuser(database, f"DROP {foreign.format(number=number)}")
 
     assert "exists and belongs to postgres; rename or remove it, then retry" in failed.event.reason
     assert (await shown(provisioner, tenant))["preset"] == "pooled"
