@@ -14,8 +14,10 @@ from bundle_samples import FILES, blueprint_published
 from endpoint_world import Endpoints, endpoints
 from gateway_world import RIGHTS, bundle_of
 from mcp.client.client import Client
+from paybill_agent_gateway.domain.runs import Run, RunEvent
 from paybill_agent_gateway.mcp.messages import MODERN
-from paybill_runtime import clock
+from paybill_contracts.agent_runs import CallApprovalGranted
+from paybill_contracts.approval import Approval
 
 GRANTS = FILES["grants.cedar"]
 MANY_CALLS = FILES["refund.yaml"].replace("calls: 12", "calls: 40")
@@ -180,7 +182,7 @@ async def refund_of(gateway: Endpoints) -> str:
     tenant = (await gateway.world.tenant()).tenant_id
     values = f"'{tenant}', 'r-1', 'o-1', 500, 'broken'"  # our own
     await gateway.world.pool.execute(f"INSERT INTO product.refunds VALUES ({values})")
-    key: str = (await gateway.agent(tenant, lifetime_s=86_400))["key"]
+    key: str = (await gateway.agent(tenant))["key"]
     return key
 
 
@@ -218,26 +220,45 @@ async def test_nothing_that_changes_after_its_approval_is_executed(
     assert await fixing.world.refunds() == changed
 
 
-async def test_an_expired_approval_is_not_executable(fixing: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_expired_approval_is_not_executable(fixing: Endpoints) -> None:
     """Refutes https://github.com/elizaOS/eliza/issues/11092: an approval whose time is over is still executed."""
     async with fixing.client(await refund_of(fixing), MODERN) as client:
-        call = await waiting_fix(fixing, client)
-        set_clock(monkeypatch, clock.now() + timedelta(hours=2))
+        run = await called(client, "fix", refund="r-1")
+        call = {"run": run["run"], "seq": run["seq"], "amount": 300}
+        await called(client, "fix__correct", **call)
+        await fixing.world.decide(run["run"], granted_two_hours_ago)
         late = await called(client, "fix__correct", **call)
-        renewed = await called(client, "fix__correct", **(call | {"seq": late["seq"]}))
+        renewed = await called(client, "fix__correct", **call)
         unchanged = await fixing.world.refunds()
         await approved(fixing, renewed)
-        done = await called(client, "fix__correct", **(call | {"seq": late["seq"]}))
+        done = await called(client, "fix__correct", **call)
 
     assert [late["code"], renewed["code"], done["ended"]] == ["approval_expired", "approval_required", "finished"]
     assert unchanged == [("o-1", 500, "broken")]
     assert await fixing.world.refunds() == [("o-1", 300, "broken")]
 
 
-def set_clock(monkeypatch: pytest.MonkeyPatch, time: datetime) -> None:
-    """Sets the source of time of this process."""
-    ahead, real = time - clock.now(), clock.now
-    monkeypatch.setattr(clock, "now", lambda: real() + ahead)
+def granted_two_hours_ago(run: Run, now: datetime) -> list[RunEvent]:
+    """Returns the fact of an approval that could be used for an hour."""
+    assert run.approval is not None
+    granted = Approval(
+        subject_hash=run.approval.subject_hash,
+        requester=run.approval.requester,
+        approver="user:bob",
+        approved_at=now - timedelta(hours=2),
+        expires_at=now - timedelta(hours=1),
+    )
+    return [
+        CallApprovalGranted(
+            tenant_id=run.tenant_id,
+            run_id=run.id,
+            bundle_hash=run.bundle_hash,
+            seq=run.approval.seq,
+            step=run.approval.step,
+            approval_id=run.approval.id,
+            approval=granted,
+        )
+    ]
 
 
 async def test_neither_entrance_skips_a_check_of_the_other(gateway: Endpoints) -> None:
