@@ -48,7 +48,9 @@ TRANSITIONS = {
     Status.ACTIVE: {Status.SUSPENDED, Status.OFFBOARDING},
     Status.SUSPENDED: {Status.ACTIVE, Status.OFFBOARDING},
     Status.OFFBOARDING: {Status.RETAINED, Status.RETURNING},
-    Status.RETAINED: {Status.RETURNING},
+    Status.RETAINED: {Status.RETURNING, Status.PURGING},
+    Status.PURGING: {Status.PURGED},
+    Status.PURGED: set(),
     Status.RETURNING: {Status.PROVISIONING, Status.PROVISION_FAILED, *RUNS, Status.OFFBOARDING},
     Status.CANCELLED: set(),
 }
