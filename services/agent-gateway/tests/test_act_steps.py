@@ -71,3 +71,33 @@ async def test_a_changed_row_is_not_written_with_an_old_approval(start: Any, pos
     assert (done.ended, done.values["correct"]["reason"]) == ("finished", "better")
     assert isinstance(state.done[0].rows[0]["reason"], Personal)
     assert [each.status for each in state.earlier_approvals] == [ApprovalStatus.EXPIRED, ApprovalStatus.USED]
+
+
+async def test_an_approver_sees_all_readable_columns_and_the_agent_those_it_named(start: Any, postgres: Any) -> None:
+    bundle = bundle_of(grants=GRANTS, fix=FIX.replace("columns: [id, amount, reason]", "columns: [id, amount]"))
+    async with world(start, postgres, bundle, RIGHTS) as gateway:
+        agent = await gateway.tenant()
+        values = f"'{agent.tenant_id}', 'r-2', 'o-1', 2000, 'old'"
+        await gateway.pool.execute(f"INSERT INTO product.refunds VALUES ({values})")  # our own
+        run = await gateway.start(agent, "fix", refund="r-2")
+        chosen = await gateway.take(agent, "path", run.run, run.seq, choice="big")
+
+        def call() -> Any:
+            return gateway.take(agent, "correct", run.run, chosen.seq, reason="better")
+
+        waits = await gateway.refused(call())
+        assert waits.approval is not None
+        approval = (await gateway.run(run.run)).approval
+        await gateway.approve(waits.approval.id, run.run)
+        await gateway.pool.execute("UPDATE product.refunds SET order_id = 'o-2' WHERE id = 'r-2'")
+        changed = await gateway.refused(call())
+        second = await gateway.refused(call())
+        assert second.approval is not None
+        await gateway.approve(second.approval.id, run.run)
+        done = await call()
+
+    before = {"id": "r-2", "order_id": "o-1", "amount": 2000, "reason": "old"}
+    assert approval is not None
+    assert [(each.before, each.after) for each in approval.rows] == [(before, before | {"reason": "better"})]
+    assert changed.code == "rows_changed"
+    assert done.values["correct"] == {"id": "r-2", "reason": "better"}

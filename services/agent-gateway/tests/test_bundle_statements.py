@@ -29,8 +29,8 @@ TASKS = Table(
 )
 BLUEPRINT = Blueprint(name="work", version=1, regions=(), cells=(), tiers=(), tables=(TASKS,))
 GRANTS = """\
-@id("reads") @columns("*") permit(principal in Role::"clerk", action == Action::"read", resource)
-when { resource.is_open };
+@id("reads") @columns("id, owner, title, points, is_open, at")
+permit(principal in Role::"clerk", action == Action::"read", resource) when { resource.is_open };
 @id("writes") @columns("id, owner, points") permit(principal in Role::"clerk", action, resource)
 when { resource has due };
 @id("creates") @columns("*") permit(principal, action == Action::"create", resource);
@@ -78,7 +78,8 @@ def used(content: Bundle) -> TableRights:
             columns[Verb.READ] |= {*named(step), *condition.names}
         else:
             rule = step.approval.when if step.approval else None
-            shown = [name for name in (names(rule) if rule is not None else ()) if "." not in name]
+            shown = {name for name in (names(rule) if rule is not None else ()) if "." not in name}
+            shown |= compiled.grants.readable("clerk", "tasks") if step.approval else set()
             statement = compile_write(step, resource, condition, "product", shown)
         columns[Verb.READ] |= {each.name for each in statement.columns}
         columns[verb] |= set(step.set) if isinstance(step, CreateStep | UpdateStep) else set()
@@ -96,6 +97,20 @@ def test_the_rights_are_exactly_what_the_statements_use() -> None:
 
     assert rights(content) == (used(content),)
     assert "ref" not in rights(content)[0].select
+
+
+def test_what_a_role_may_read_is_selected_for_approvers_of_its_writes() -> None:
+    unapproved = WORKFLOW.replace(
+        "    approval: {when: 'resource has title && title like \"a*\"', within_minutes: 5}\n", ""
+    )
+    forbidden = GRANTS + '@id("never") forbid(principal in Role::"boss", action == Action::"read", resource);\n'
+    boss = GRANTS + '@id("all") @columns("*") permit(principal in Role::"boss", action, resource);\n'
+
+    selected = [set(rights(each)[0].select) for each in (bundle(), bundle(workflow=unapproved), bundle(forbidden))]
+
+    assert selected[0] - selected[1] == {"title"}
+    assert selected[2] == selected[0]
+    assert "ref" in rights(bundle(boss, WORKFLOW.replace("role: clerk", "role: boss")))[0].select
 
 
 COLUMNS = st.sampled_from([each.name for each in TASKS.columns])

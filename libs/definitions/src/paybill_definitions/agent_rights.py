@@ -14,6 +14,7 @@ from paybill_contracts.agent_bundles import (
     ReadStep,
     TableRights,
     UpdateStep,
+    Verb,
     Write,
 )
 
@@ -62,10 +63,19 @@ def _selected(step: ReadStep | Write, role: str, grants: Sequence[Grant], resour
     for grant in (*_permits(step, role, grants), *_forbids(step, role, grants)):
         if grant.condition is not None:
             yield from names(grant.condition)
-    if not isinstance(step, ReadStep) and step.approval is not None and step.approval.when is not None:
-        yield from (name for name in names(step.approval.when) if "." not in name)
+    if not isinstance(step, ReadStep) and step.approval is not None:
+        yield from _readable(role, resource, grants)
+        if step.approval.when is not None:
+            yield from (name for name in names(step.approval.when) if "." not in name)
     if isinstance(step, UpdateStep):
         yield resource.columns[0].name
+
+
+def _readable(role: str, resource: AgentResource, grants: Sequence[Grant]) -> Iterator[str]:
+    """Yields the columns that the role may read: an approver sees all of them."""
+    reads = [each for each in grants if applies(each, role, Verb.READ, resource.name)]
+    if not any(each.effect is Effect.FORBID and each.condition is None for each in reads):
+        yield from (name for each in reads if each.effect is Effect.PERMIT for name in each.columns[resource.name])
 
 
 def _permits(step: ReadStep | Write, role: str, grants: Iterable[Grant]) -> list[Grant]:

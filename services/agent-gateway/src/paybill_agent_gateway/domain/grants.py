@@ -164,6 +164,13 @@ class CompiledGrants:
             grants=tuple(each.id for each in permits),
         )
 
+    def readable(self, role: str, resource: str) -> frozenset[str]:
+        """Returns the columns that the role may read in a row of the resource, which are never hidden ones."""
+        rules = self._of(role, Verb.READ, resource)
+        if any(each.condition is None for each in rules.forbids):
+            return frozenset()
+        return frozenset[str]().union(*(permit.columns for permit in rules.permits))
+
     def _of(self, role: str, verb: Verb, resource: str) -> _Rules:
         found = self._rules.get((role, verb, resource))
         return self._rules.get((None, verb, resource), _NONE) if found is None else found

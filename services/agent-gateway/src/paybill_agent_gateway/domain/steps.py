@@ -161,7 +161,7 @@ def _need(
         step=step,
         resource=resource,
         condition=condition,
-        shown=_shown(step),
+        shown=_shown(turn, step),
         endpoint=turn.endpoint,
     )
 
@@ -250,8 +250,20 @@ def _sums(turn: Turn, step: Write, arguments: PlainFields) -> dict[str, int]:
     return found
 
 
-def _shown(step: RowStep) -> tuple[str, ...]:
-    """Returns the columns that the approval rule of a write names."""
-    if isinstance(step, ReadStep) or step.approval is None or step.approval.when is None:
+def _shown(turn: Turn, step: RowStep) -> tuple[str, ...]:
+    """Returns the columns of a write that an approver sees in addition to those that the step names.
+
+    They are all that the role may read and those of the approval rule. A column that the run's own bundle hides, or
+    would leave in clear in facts, is none of them.
+    """
+    if isinstance(step, ReadStep) or step.approval is None:
         return ()
-    return tuple(sorted(name for name in named_columns(step.approval.when) if "." not in name))
+    labels, in_force = turn.records.bundle.columns[step.resource], turn.bundle.columns[step.resource]
+    found = {
+        name
+        for name in turn.bundle.grants.readable(turn.records.run.role, step.resource)
+        if name in labels and not labels[name].hidden and labels[name].personal >= in_force[name].personal
+    }
+    if step.approval.when is not None:
+        found |= {name for name in named_columns(step.approval.when) if "." not in name}
+    return tuple(sorted(found))
