@@ -7,8 +7,11 @@ import pytest
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.clock import new_id
+from paybill_runtime.decisions.aggregates import Stored
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
+from paybill_runtime.decisions.store import Store
 from paybill_runtime.errors import FactTooLargeError, UnknownOutcomeError, reason
+from paybill_tenant.domain.signup_options import SignupOptions
 from paybill_tenant.tables import SIGNUP_OPTIONS
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -133,6 +136,72 @@ async def test_two_replicas_that_create_one_aggregate_concurrently_agree_on_its_
         str(served.running.settings.database_url), "tenant", "SELECT revision FROM offerings WHERE id = 'x-one'"
     )
     assert [row["revision"] for row in rows] == [2]
+
+
+@pytest.fixture
+def keeping(served) -> list[GroupCommit]:
+    """Group commits of two processes that keep the states of offerings."""
+    running, of = served.running, SIGNUP_OPTIONS
+    kept: Stored[SignupOptions] = Stored(of.kind, of.row, SignupOptions, of.evolve, kept=True)
+    return [
+        GroupCommit(
+            "tenant",
+            running.database,
+            Store([kept], running.service.jobs.required_jobs, lambda _: True),
+            lambda **_: None,
+            running.restore_guard,
+        )
+        for _ in range(2)
+    ]
+
+
+def _revision_noted(written: str, read: str, revisions: list[int]) -> Decision[str]:
+    """Returns a decision that notes the revision of one offering each time it runs, and records another one."""
+    noting = _noting(written)
+
+    def decide(unit, at) -> str:
+        revisions.append(unit.revision(SIGNUP_OPTIONS, read))
+        return noting.decide(unit, at)
+
+    return replace(noting, decide=decide, reads=[SIGNUP_OPTIONS.key(read)])
+
+
+async def test_a_kept_state_that_another_process_changed_is_loaded_and_decided_again(
+    served, keeping, databases
+) -> None:
+    one, other = keeping
+    revisions: list[int] = []
+
+    await one.commit([_revision_noted("x-one", "x-one", revisions)])
+    await one.commit([_revision_noted("x-one", "x-one", revisions)])
+    await other.commit([_noting("x-one")])
+    await one.commit([_revision_noted("x-one", "x-one", revisions)])
+
+    assert revisions == [0, 1, 2, 3]  # the third is of the kept state, and the fourth of the repeated decision
+    assert await _names(served, databases) == ["x-one"] * 4
+
+
+async def test_a_kept_state_that_was_only_read_refuses_the_commit_after_a_change(served, keeping, databases) -> None:
+    one, other = keeping
+    revisions: list[int] = []
+
+    await one.commit([_noting("x-one")])
+    await other.commit([_noting("x-one")])
+    await one.commit([_revision_noted("x-two", "x-one", revisions)])
+
+    assert revisions == [1, 2]
+    assert await _names(served, databases) == ["x-one", "x-one", "x-two"]
+
+
+async def test_a_decision_without_facts_is_never_made_on_a_kept_state(keeping) -> None:
+    one, other = keeping
+    revision = replace(_noting("x-one"), decide=lambda unit, _: unit.revision(SIGNUP_OPTIONS, "x-one"))
+
+    await one.commit([_noting("x-one")])
+    await other.commit([_noting("x-one")])
+    await one.commit([revision])
+
+    assert revision.outcome == 2
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ statement, and a commit of the outcome. An unknown outcome is claimed, and never
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self, TypeVar, assert_never
@@ -84,7 +84,7 @@ class Gate:
     context: ServiceContext
     databases: TenantDatabases
     views: OrderedDict[Key, Any] = field(default_factory=OrderedDict)
-    bundles: dict[Hashable, CompiledBundle] = field(default_factory=dict)
+    bundles: dict[BundleNeed, CompiledBundle] = field(default_factory=dict)
     statements: OrderedDict[tuple[str, ...], Statement] = field(default_factory=OrderedDict)
 
     @classmethod
@@ -166,7 +166,7 @@ async def act(gate: Gate, call: Call) -> Answer:
 
 def _session(gate: Gate, call: Call) -> _Session:
     """Returns a call with what the process knows already: it saves decisions that would find only this."""
-    session = _Session(call, found=Found(dict(gate.bundles)))
+    session = _Session(call, found=Found(dict(gate.bundles.items())))
     if isinstance(call.request, Take) and runs.is_run_id(call.request.run):
         session.run_id = call.request.run
     tenant: TenantAccess | None = gate.views.get(TENANTS.key(call.caller.tenant_id))

@@ -1,6 +1,8 @@
 """Retry of transactions that lost a conflict against another transaction."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from random import uniform
 from typing import TypeVar
 
 from paybill_runtime.errors import constraint_of, is_transaction_conflict
@@ -8,13 +10,20 @@ from paybill_runtime.errors import constraint_of, is_transaction_conflict
 T = TypeVar("T")
 
 MAX_TRIES = 5
+MAX_PAUSE_S = 0.005
+"""Longest pause after the second conflict; each further one doubles it."""
 _CONFLICT_CONSTRAINTS = {"outbox_aggregate_revision_key", "inbox_pkey"}
 """Constraints whose violation means that another transaction used this revision, or handled this message, first."""
 
 
 async def retry_on_conflict(act: Callable[[], Awaitable[T]]) -> T:
-    """Returns the result of `act`, which is run again when another transaction committed first."""
-    for _ in range(MAX_TRIES - 1):
+    """Returns the result of `act`, which is run again when another transaction committed first.
+
+    From the second conflict on it pauses at random, so that one of two loops that try in step does not always lose.
+    """
+    for tries in range(MAX_TRIES - 1):
+        if tries > 1:
+            await asyncio.sleep(uniform(0, MAX_PAUSE_S * 2 ** (tries - 2)))  # noqa: S311  # not a secret
         try:
             return await act()
         except Exception as error:

@@ -54,7 +54,8 @@ class Stored(Generic[S]):
     A field whose name in the stored JSON has to stay is renamed as `new: Annotated[T, Field(alias="old")]`.
     conflicts: the error to raise for each unique constraint of the table that is violated. format: grows with every
     change of the state or of `evolve` that a row written before does not survive; the next migration then writes the
-    table again from the facts.
+    table again from the facts. kept: group commits decide on the state of the last commit that they know, and check it
+    when they write (decision 0047): for states that one process changes more often than others.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class Stored(Generic[S]):
         evolve: Callable[[S | None, Any], S],
         conflicts: Mapping[str, type[DomainError]] | None = None,
         format: int = 1,  # noqa: A002  # the column's name
+        *,
+        kept: bool = False,
     ) -> None:
         self.kind = kind
         self.row = row
@@ -72,6 +75,7 @@ class Stored(Generic[S]):
         self.evolve = evolve
         self.conflicts = dict(conflicts or {})
         self.format = format
+        self.kept = kept
         self._adapter: TypeAdapter[S] = TypeAdapter(state)
         # A job and the decisions that follow it load the same revision; states are frozen, so that they share it.
         self._load = lru_cache(LOADED)(self._adapter.validate_json)

@@ -161,24 +161,45 @@ class GroupCommit:
     async def _once(self, decisions: Sequence[Decision[Any]]) -> bool:
         """Decides and commits in one transaction; returns whether a job is required."""
         async with self._turn:
-            unit = await self._decided(decisions)
-            decided = [decision for decision in decisions if decision.error is None]
-            if any(decision.in_transaction is not None for decision in decided):
-                async with self._database.transaction() as transaction:
-                    return await self._write(transaction, unit, decided)
-            elif unit.facts or any(decision.extra_statements for decision in decided):
-                async with self._database.direct(committing=True) as connection:
-                    return await self._write(connection, unit, decided)
-            return False
+            unit = await self._decided(decisions, may_keep=True)
+            if unit.has_kept and not _is_written(unit, decisions):
+                # Nothing would check the kept states, so that a refusal or a repeated answer could be out of date.
+                self._store.forget(unit)
+                unit = await self._decided(decisions, may_keep=True)
+            try:
+                requires_jobs = await self._committed(unit, decisions)
+            except BaseException:
+                self._store.forget(unit)
+                raise
+            self._store.keep(unit)
+            return requires_jobs
 
-    async def _decided(self, decisions: Sequence[Decision[Any]]) -> UnitOfWork:
-        """Returns a unit of work with the facts of the decisions; each has its outcome or its error."""
+    async def _committed(self, unit: UnitOfWork, decisions: Sequence[Decision[Any]]) -> bool:
+        """Commits a unit, if it has anything to write; returns whether a job is required."""
+        if not _is_written(unit, decisions):
+            return False
+        decided = [decision for decision in decisions if decision.error is None]
+        if any(decision.in_transaction is not None for decision in decided):
+            async with self._database.transaction() as transaction:
+                return await self._write(transaction, unit, decided)
+        async with self._database.direct(committing=True) as connection:
+            return await self._write(connection, unit, decided)
+
+    async def _decided(self, decisions: Sequence[Decision[Any]], *, may_keep: bool = False) -> UnitOfWork:
+        """Returns a unit of work with the facts of the decisions; each has its outcome or its error.
+
+        may_keep: decides on kept states where there are some.
+        """
         self._restore_guard.check()
         unit = UnitOfWork(clock.now())
-        async with self._database.direct() as connection:
-            await self._store.load(
-                connection, unit, _keys(d.writes for d in decisions), _keys(d.reads for d in decisions)
-            )
+        writes = list(_keys(d.writes for d in decisions))
+        reads = list(_keys(d.reads for d in decisions).difference(writes))
+        if may_keep:
+            reads = self._store.use_kept(unit, reads, writable=False)
+            writes = self._store.use_kept(unit, writes, writable=True)
+        if writes or reads:
+            async with self._database.direct() as connection:
+                await self._store.load(connection, unit, writes, reads)
         for decision in decisions:
             decision.error = None
             context = decision_context(unit.now, self._service, decision.origin.cause)
@@ -208,6 +229,14 @@ class GroupCommit:
             if name in stored.conflicts:
                 return stored.conflicts[name]("this value is already in use; choose another")
         return None
+
+
+def _is_written(unit: UnitOfWork, decisions: Sequence[Decision[Any]]) -> bool:
+    """Returns whether committing the decisions writes anything, and so checks the states that they were made on."""
+    return bool(unit.facts) or any(
+        decision.error is None and (decision.extra_statements or decision.in_transaction is not None)
+        for decision in decisions
+    )
 
 
 def _keys(groups: Iterable[Sequence[Key]]) -> set[Key]:

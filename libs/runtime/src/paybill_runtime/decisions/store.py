@@ -1,11 +1,13 @@
 """Loads aggregates and saves them together with their outbox rows: one statement each for any number of rows.
 
 Nothing is locked while a decision is made (optimistic concurrency): the statement that writes it checks the revisions
-that were loaded, and fails with a conflict when another transaction changed one.
+that were loaded, and fails with a conflict when another transaction changed one. So it may be made on kept states, too:
+those of the last commit of this process (decision 0047).
 """
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from paybill_runtime.database.leases import RELAY
 from paybill_runtime.database.pool import Connection, fetch_rows
@@ -21,6 +23,10 @@ Queries = Callable[[Statement], Sequence[str]]
 
 JobRequests = Callable[[UnitOfWork], Iterable[JobRequest]]
 """Returns the jobs without a fact that the changes of a decision require."""
+
+
+KEPT = 1024
+"""States that a process keeps, those that were used last."""
 
 
 def _no_requests(_: UnitOfWork) -> Iterable[JobRequest]:
@@ -44,6 +50,32 @@ class Store:
         self._required_jobs = required_jobs
         self._is_held = is_held
         self._job_requests = job_requests
+        self._kept: OrderedDict[Key, tuple[Any, int]] = OrderedDict()
+
+    def use_kept(self, unit: UnitOfWork, keys: Iterable[Key], *, writable: bool) -> list[Key]:
+        """Adds kept states to a unit; returns the keys of those that have to be loaded."""
+        missing = []
+        for key in keys:
+            if key in self._kept:
+                state, revision = self._kept[key]
+                unit.states[key] = Loaded(self.states[key.kind], state, revision, revision, writable, kept=True)
+            else:
+                missing.append(key)
+        return missing
+
+    def keep(self, unit: UnitOfWork) -> None:
+        """Keeps the states of a unit that was committed, or that was loaded and changes nothing."""
+        for key, loaded in unit.states.items():
+            if loaded.stored.kept and loaded.revision:
+                self._kept[key] = loaded.state, loaded.revision
+                self._kept.move_to_end(key)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+
+    def forget(self, unit: UnitOfWork) -> None:
+        """Keeps the states of a unit no longer: one of them may have been changed by another transaction."""
+        for key in unit.states:
+            self._kept.pop(key, None)
 
     async def load(
         self,
@@ -59,8 +91,8 @@ class Store:
         for key in writes:
             unit.states[key] = Loaded(self.states[key.kind], None, 0, 0, writable=True)
         ids: dict[str, list[str]] = defaultdict(list)
-        for kind, id_ in unit.states:
-            if "\0" not in id_:  # PostgreSQL cannot store it, so no aggregate has such an id
+        for (kind, id_), loaded in unit.states.items():
+            if not loaded.kept and "\0" not in id_:  # PostgreSQL cannot store it, so no aggregate has such an id
                 ids[kind].append(id_)
         kinds = [kind for kind in self.states if kind in ids]
         values = Statement()
@@ -113,11 +145,22 @@ class Store:
         return statement.requires_jobs
 
     def _require_unchanged(self, statement: Statement, unit: UnitOfWork) -> None:
-        """Adds the preconditions of states that were only read. The outbox checks those that were changed."""
+        """Adds the preconditions of states that were only read. The outbox checks those that were changed.
+
+        A changed state that was kept has a precondition too: the database may have been replaced by an older copy.
+        """
         unchanged: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        kept: dict[str, list[tuple[str, int]]] = defaultdict(list)
         for key, loaded in unit.states.items():
             if loaded.revision == loaded.base and loaded.base:
                 unchanged[key.kind].append((key.id, loaded.base))
+            elif loaded.kept:
+                kept[key.kind].append((key.id, loaded.base))
+        for kind in sorted(kept):
+            ids, revisions = zip(*sorted(kept[kind]), strict=True)
+            expected = statement.columns(id=("text", ids), revision=("bigint", revisions))
+            rows = f"SELECT FROM {self.states[kind].table.name} AS t JOIN {expected} USING (id, revision)"
+            statement.require(rows, len(ids), STATE_CHANGED)
         for kind in sorted(unchanged):
             ids, revisions = zip(*sorted(unchanged[kind]), strict=True)
             expected = statement.columns(id=("text", ids), revision=("bigint", revisions))

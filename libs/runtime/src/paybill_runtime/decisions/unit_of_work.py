@@ -37,13 +37,17 @@ def decision_context(now: datetime, *parts: str) -> DecisionContext:
 
 @dataclass(slots=True)
 class Loaded:
-    """A state and its revision. `base`: the revision in the database; 0 when the aggregate does not exist there."""
+    """A state and its revision. `base`: the revision in the database; 0 when the aggregate does not exist there.
+
+    kept: the state of an earlier commit, which was not loaded again.
+    """
 
     stored: Stored[Any]
     state: Any
     revision: int
     base: int
     writable: bool
+    kept: bool = False
 
 
 @dataclass(slots=True)
@@ -55,6 +59,11 @@ class UnitOfWork:
     states: dict[Key, Loaded] = field(default_factory=dict)
     facts: list[Fact] = field(default_factory=list)
     _before: dict[Key, tuple[Any, int]] = field(default_factory=dict)
+
+    @property
+    def has_kept(self) -> bool:
+        """True when a state was not loaded again, so that only writing the unit proves what was decided on it."""
+        return any(loaded.kept for loaded in self.states.values())
 
     def get(self, stored: Stored[S], id_: str) -> S | None:
         """Returns the state of an aggregate; None when it does not exist yet."""

@@ -225,13 +225,10 @@ def answer_of(so_far: Progress, call_digest: str | None) -> Answer:
         so_far = _after(so_far, last)
     values: dict[str, PlainFields] = {}
     rows: dict[str, list[PlainFields]] = {}
-    starts: dict[str, int] = {}
     for done in so_far.run.done:
-        begin = starts.get(done.step, 0)
-        starts[done.step] = begin + len(done.rows)
-        if call_digest not in {None, done.digest}:
+        if call_digest is not None and done.digest != call_digest:
             continue
-        found = so_far.rows[done.step][begin : starts[done.step]]
+        found = [so_far.opened(row) for row in done.rows]
         if done.chosen is not None:
             values[done.step] = {CHOICE: done.chosen}
         elif len(found) == 1 and is_single(so_far.workflow.steps[done.step]):

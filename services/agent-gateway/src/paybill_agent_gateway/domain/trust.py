@@ -4,7 +4,7 @@ Trusted are constants, the run's id, fields without the label `untrusted` that t
 person or a program gave. A slot is accepted like them when it equals one of them, or when its bounds come from them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from paybill_contracts.agent_bundles import (
@@ -34,13 +34,13 @@ _BOUNDED = {SlotType.INTEGER, SlotType.DATE, SlotType.TIME}
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The rule for one workflow in a run. rows: all rows that the run has read, by step; inputs: when trusted."""
+    """The rule for one workflow in a run. rows_of: all rows of a step so far; inputs: when trusted."""
 
     bundle: CompiledBundle
     workflow: CompiledWorkflow
     has_trusted_inputs: bool
     inputs: PlainFields
-    rows: Mapping[str, list[PlainFields]]
+    rows_of: Callable[[str], list[PlainFields]]
 
     def is_trusted(self, argument: Argument, value: Scalar | None) -> bool:
         """Returns whether an argument with this value may decide about a trusted field."""
@@ -101,8 +101,9 @@ class Origins:
         if value is None or isinstance(value, bool):
             return False
         found = [*self.inputs.values()] if self.has_trusted_inputs else []
-        for name, rows in self.rows.items():
-            if isinstance(self.workflow.steps[name], ReadStep):
+        for name, step in self.workflow.steps.items():
+            if isinstance(step, ReadStep):
+                rows = self.rows_of(name)
                 found += [each for row in rows for field, each in row.items() if self._is_trusted_field(name, field)]
         return any(type(each) is type(value) and each == value for each in found)
 

@@ -22,32 +22,30 @@ CHOICE = "choice"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A run and its workflow. inputs, rows: in plain text, rows of all actions by step; known: the last row of each."""
+    """A run and its workflow. known: inputs and the last row of each step, in plain text."""
 
     run: Run
     bundle: CompiledBundle
     workflow: CompiledWorkflow
     known: Known
-    rows: Mapping[str, list[PlainFields]]
     opened: Opened
 
     @property
     def origins(self) -> Origins:
         """The rule of trust for this run."""
-        return Origins(self.bundle, self.workflow, self.run.has_trusted_inputs, self.known.inputs, self.rows)
+        return Origins(self.bundle, self.workflow, self.run.has_trusted_inputs, self.known.inputs, self.rows_of)
+
+    def rows_of(self, step: str) -> list[PlainFields]:
+        """Returns all rows that a step has read or written, in plain text."""
+        return [self.opened(row) for done in self.run.done if done.step == step for row in done.rows]
 
 
 def progress(run: Run, bundle: CompiledBundle, opened: Opened) -> Progress:
     """Returns what a run knows. opened: opens personal fields."""
     workflow = bundle.workflows[run.workflow]
-    rows: dict[str, list[PlainFields]] = {}
-    last: dict[str, PlainFields] = {}
-    for done in run.done:
-        found = [opened(row) for row in done.rows]
-        rows.setdefault(done.step, []).extend(found)
-        if len(found) == 1 and is_single(workflow.steps[done.step]):
-            last[done.step] = found[0]
-    return Progress(run, bundle, workflow, Known(run.id, opened(run.inputs), last), rows, opened)
+    last = {done.step: done for done in run.done if len(done.rows) == 1 and is_single(workflow.steps[done.step])}
+    rows = {name: opened(done.rows[0]) for name, done in last.items()}
+    return Progress(run, bundle, workflow, Known(run.id, opened(run.inputs), rows), opened)
 
 
 def is_single(step: Step) -> bool:

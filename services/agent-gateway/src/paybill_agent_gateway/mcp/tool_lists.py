@@ -8,6 +8,7 @@ from paybill_runtime.http.listing import load_state
 
 from paybill_agent_gateway.act import Gate
 from paybill_agent_gateway.domain.calls import CallCaller
+from paybill_agent_gateway.domain.scenes import BundleNeed
 from paybill_agent_gateway.tables import BUNDLES, IN_FORCE, TENANTS
 from paybill_agent_gateway.tools import Tool, ToolCache
 
@@ -36,7 +37,7 @@ class ToolLists:
         in_force = await self._state(IN_FORCE, tenant.agents.blueprint, is_fresh=is_fresh)
         if in_force is None:
             return {}
-        compiled = self._gate.bundles.get(in_force.bundle_hash)
+        compiled = self._gate.bundles.get(BundleNeed(in_force.bundle_hash))
         if compiled is not None:
             return self._cache.tools(in_force.bundle_hash, compiled.bundle, caller.role)
         published = await self._state(BUNDLES, in_force.bundle_hash, is_fresh=is_fresh)
