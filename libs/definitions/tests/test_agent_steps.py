@@ -270,6 +270,45 @@ def test_an_untrusted_value_needs_an_approval_outside_of_untrusted_columns(steps
 
 
 @pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        (f"{TASK}\n{CHANGE}{{title: task.owner}}}}", "w.yaml:8: a personal value goes into title"),
+        (f"{TASK}\n{CHANGE}{{title: {{text: 'for ${{task.owner}}'}}}}}}", "w.yaml:8: a personal value goes into title"),
+        (f"{TASK}\na: {{compute: {{x: task.owner}}}}\n{CHANGE}{{title: a.x}}}}", "w.yaml:9: a personal value"),
+        (
+            f"{TASK}\na: {{compute: {{x: {{text: '${{task.owner}}'}}}}}}\n{CHANGE}{{title: a.x}}}}",
+            "w.yaml:9: a personal",
+        ),
+        (
+            f"{TASK}\na: {{compute: {{x: {{when: 'task.owner == \"a\"'}}}}}}\n{CHANGE}{{is_open: a.x}}}}",
+            "w.yaml:9: a personal value goes into is_open",
+        ),
+        (f"{TASK}\n{CHANGE}{{title: input.task}}}}", "w.yaml:8: a personal value goes into title"),
+        (f"{TASK}\n{CHANGE}{{cost: {{slot: integer, min: 1, max: task.points}}}}}}", "a personal value goes into cost"),
+        (
+            f"{TASK}\nother: {{read: notes, where: {{task: task.owner}}, limit: 5}}",
+            "w.yaml:8: a personal value goes into task",
+        ),
+        (
+            f"{TASK}\na: {{compute: {{x: {{slot: text, max: 9}}}}}}\n{CHANGE}{{owner: {{text: '${{a.x}}'}}}}}}",
+            "w.yaml:9: owner is personal, and the facts of the computed slot are in clear",
+        ),
+        (f"{TASK}\n{CHANGE}{{owner: {{slot: text, max: 9}}}}}}", None),
+        (f"{TASK}\na: {{compute: {{x: task.owner}}}}\n{CHANGE}{{owner: a.x}}}}", None),
+        (f"{TASK}\n{CHANGE}{{owner: {{text: '${{task.owner}} of ${{run.id}}'}}}}}}", None),
+        (f"{TASK}\n{CHANGE}{{owner: task.id}}}}", None),
+    ],
+)
+def test_a_personal_value_goes_only_into_personal_columns(steps: str, reason: str | None) -> None:
+    approved = steps.replace("{update: tasks,", "{update: tasks, approval: {within_minutes: 5},")
+    resources = "tasks: {untrusted: [title], hidden: [secret], personal: [owner, points, id]}\n"
+
+    found = errors(approved, resources=resources)
+
+    assert [reason in each for each in found] == [True] if reason else found == []
+
+
+@pytest.mark.parametrize(
     ("grants", "steps", "reason"),
     [
         ("", TASK, "no grant permits the role clerk to read tasks; add one"),

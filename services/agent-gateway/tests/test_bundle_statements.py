@@ -57,9 +57,9 @@ steps:
 """
 
 
-def bundle(grants: str = GRANTS, workflow: str = WORKFLOW) -> Bundle:
+def bundle(grants: str = GRANTS, workflow: str = WORKFLOW, resources: str = "tasks: {}\n") -> Bundle:
     """Returns the bundle of these files."""
-    files = {"resources.yaml": "tasks: {}\n", "grants.cedar": grants, "w.yaml": workflow}
+    files = {"resources.yaml": resources, "grants.cedar": grants, "w.yaml": workflow}
     return read_bundle(files, BLUEPRINT)
 
 
@@ -111,6 +111,30 @@ def test_what_a_role_may_read_is_selected_for_approvers_of_its_writes() -> None:
     assert selected[0] - selected[1] == {"title"}
     assert selected[2] == selected[0]
     assert "ref" in rights(bundle(boss, WORKFLOW.replace("role: clerk", "role: boss")))[0].select
+
+
+def test_computed_values_that_follow_from_personal_ones_are_personal() -> None:
+    computed = """\
+  a:
+    compute:
+      copied: task.owner
+      text: {text: "for ${task.owner}"}
+      same: {when: 'task.owner == "x"'}
+      limited: {slot: integer, min: 1, max: task.points}
+      twice: {when: 'b.same'}
+      plain: {text: "${task.id}"}
+      open: {when: task.is_open}
+"""
+    steps = WORKFLOW[: WORKFLOW.index("  add:")].replace(
+        "columns: [id, owner]", "columns: [id, owner, points, is_open]"
+    )
+    first = computed.replace("  a:", "  b:").replace("      twice: {when: 'b.same'}\n", "")
+    content = bundle(workflow=steps + first + computed, resources="tasks: {personal: [owner, points]}\n")
+
+    fields = CompiledBundle.of(digest(content), content).workflows["w"].fields
+
+    found = {name.removeprefix("a.") for name, each in fields.items() if name.startswith("a.") and each.personal}
+    assert found == {"copied", "text", "same", "limited", "twice"}
 
 
 COLUMNS = st.sampled_from([each.name for each in TASKS.columns])

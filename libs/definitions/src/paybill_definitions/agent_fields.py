@@ -20,6 +20,9 @@ from paybill_contracts.agent_bundles import (
     Workflow,
     WorkflowInput,
 )
+from paybill_contracts.agent_expressions import Condition
+
+from paybill_definitions.agent_conditions import names
 
 INTEGER_MAX = 2**31 - 1
 _SLOT_TYPES = {
@@ -33,10 +36,10 @@ _SLOT_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A compute step: its arguments, and the names of its conditions."""
+    """A compute step: its arguments and conditions; None for a condition that is not read yet."""
 
     values: Mapping[str, Argument]
-    conditions: Iterable[str] = ()
+    conditions: Mapping[str, Condition | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +102,19 @@ class Fields:
         if step not in self.computed:
             return None
         if name in self.computed[step].conditions:
-            return ResourceColumn(name=name, type="boolean", nullable=False)
+            condition = self.computed[step].conditions[name]
+            named = [self.field(*each.partition(".")[::2]) for each in names(condition)] if condition else []
+            is_personal = any(each is not None and each.personal for each in named)
+            return ResourceColumn(name=name, type="boolean", nullable=False, personal=is_personal)
         argument = self.computed[step].values.get(name)
         found = self.type_of(argument) if argument is not None else None
         return found.model_copy(update={"name": name}) if found else None
 
     def type_of(self, argument: Argument) -> ResourceColumn | None:
-        """Returns the type of an argument and whether it may be NULL; None for a reference to nothing, and for NULL."""
+        """Returns the type of an argument, whether it may be NULL, and whether it follows from a personal value.
+
+        None for a reference to nothing, and for NULL.
+        """
         match argument:
             case FixedValue():
                 return _constant(argument)
@@ -116,9 +125,30 @@ class Fields:
             case RunValue():
                 return ResourceColumn(name="id", type="text", nullable=False)
             case TemplateValue():
-                return ResourceColumn(name="text", type="text", nullable=False)
+                is_personal = self._has_personal(argument.parts)
+                return ResourceColumn(name="text", type="text", nullable=False, personal=is_personal)
             case Slot():
-                return ResourceColumn(name="slot", type=self.slot_type(argument), nullable=False)
+                is_personal = self._has_personal(each for each in (argument.minimum, argument.maximum) if each)
+                type_ = self.slot_type(argument)
+                return ResourceColumn(name="slot", type=type_, nullable=False, personal=is_personal)
+
+    def _has_personal(self, arguments: Iterable[Argument]) -> bool:
+        return any(found is not None and found.personal for found in map(self.type_of, arguments))
+
+    def is_asked(self, argument: Argument, within: frozenset[str] = frozenset()) -> bool:
+        """Returns whether a value contains a slot of this step or of one that computes. within: as of `is_trusted`."""
+        match argument:
+            case Slot():
+                return True
+            case TemplateValue():
+                return any(self.is_asked(each, within) for each in argument.parts)
+            case FieldValue():
+                name = f"{argument.step}.{argument.field}"
+                computed = self.computed.get(argument.step)
+                value = computed.values.get(argument.field) if computed else None
+                return value is not None and name not in within and self.is_asked(value, within | {name})
+            case _:
+                return False
 
     def slot_type(self, slot: Slot) -> str:
         """Returns the column type of a slot's values: an integer only when both limits are one."""

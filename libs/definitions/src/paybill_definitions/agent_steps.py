@@ -123,6 +123,21 @@ class StepRules:
                 yield PartDiagnostic(path, f"{column.name} is {column.type}; `where` compares no such column")
         for reason in argument_errors(argument, column, self._fields, self._before[step.name]):
             yield PartDiagnostic(path, reason)
+        for reason in self._in_clear(argument, column):
+            yield PartDiagnostic(path, reason)
+
+    def _in_clear(self, argument: Argument, column: ResourceColumn) -> Iterator[str]:
+        """Yields why facts would have a personal value in clear: they seal the values of columns with the label."""
+        found = self._fields.type_of(argument)
+        if found is None or found.personal == column.personal:
+            return
+        if found.personal:
+            yield (
+                f"a personal value goes into {column.name}, whose facts are in clear; "
+                f"give {column.name} the label `personal`"
+            )
+        elif not isinstance(argument, Slot) and self._fields.is_asked(argument):
+            yield f"{column.name} is personal, and the facts of the computed slot are in clear; write the slot here"
 
     def _named(
         self, step: ReadStep | Write, resource: AgentResource, columns: Mapping[str, ResourceColumn]
@@ -213,6 +228,8 @@ class StepRules:
                     yield PartDiagnostic(place, "a compensation has no slots: no model is asked")
                 else:
                     for reason in argument_errors(argument, columns[name], self._fields, self._before[step.name]):
+                        yield PartDiagnostic(place, reason)
+                    for reason in self._in_clear(argument, columns[name]):
                         yield PartDiagnostic(place, reason)
 
     def _untrusted(self, step: Write, columns: Mapping[str, ResourceColumn]) -> Iterator[PartDiagnostic]:

@@ -192,7 +192,7 @@ class _Workflow:
         step = validated(ComputePart, self._source.steps[name], self._lines, ("steps", name))
         conditions = [each for each, value in step.compute.items() if isinstance(value, dict) and "when" in value]
         values = {each: value for each, value in step.compute.items() if each not in conditions}
-        return Computed(self._arguments(name, "compute", values), conditions)
+        return Computed(self._arguments(name, "compute", values), dict.fromkeys(conditions))
 
     def _step(
         self, name: str, step: StepPart | ChoosePart, computed: Mapping[str, Computed], conditions: "_Conditions"

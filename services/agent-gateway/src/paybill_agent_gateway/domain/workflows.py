@@ -25,8 +25,9 @@ from paybill_contracts.agent_bundles import (
     UpdateStep,
     Workflow,
 )
+from paybill_contracts.agent_expressions import Condition
 
-from paybill_agent_gateway.domain.conditions import Predicate, predicate
+from paybill_agent_gateway.domain.conditions import Predicate, named_columns, predicate
 from paybill_agent_gateway.domain.grants import CompiledGrants
 
 RowStep = ReadStep | CreateStep | UpdateStep | DeleteStep
@@ -132,7 +133,7 @@ def _fields_of(
             return []
         case ComputeStep():
             found = [(name, _type_of(name, value, workflow, fields, columns)) for name, value in step.values.items()]
-            return found + [(name, _column(name, "boolean", nullable=False)) for name in step.conditions]
+            return found + [(name, _condition(name, condition, fields)) for name, condition in step.conditions.items()]
         case ReadStep() | CreateStep() | UpdateStep() | DeleteStep():
             return list(columns[step.resource].items())
 
@@ -156,13 +157,20 @@ def _type_of(
             return _column(name, kind, nullable=fixed is None)
         case TemplateValue():
             parts = [_type_of(name, part, workflow, fields, columns) for part in value.parts]
-            is_personal = any(part.personal for part in parts)
-            return _column(name, "text", nullable=False).model_copy(update={"personal": is_personal})
+            return _column(name, "text", nullable=False, personal=any(part.personal for part in parts))
         case RunValue():
             return _column(name, "text", nullable=False)
         case Slot():
-            return _column(name, _SLOTS[value.type], nullable=False)
+            limits = [each for each in (value.minimum, value.maximum) if each is not None]
+            is_personal = any(_type_of(name, each, workflow, fields, columns).personal for each in limits)
+            return _column(name, _SLOTS[value.type], nullable=False, personal=is_personal)
 
 
-def _column(name: str, type_: str, *, nullable: bool) -> ResourceColumn:
-    return ResourceColumn(name=name, type=type_, nullable=nullable)
+def _condition(name: str, condition: Condition, fields: Mapping[str, ResourceColumn]) -> ResourceColumn:
+    """Returns the type of a computed condition, which is personal when it names a personal field."""
+    is_personal = any(fields[each].personal for each in named_columns(condition) if each in fields)
+    return _column(name, "boolean", nullable=False, personal=is_personal)
+
+
+def _column(name: str, type_: str, *, nullable: bool, personal: bool = False) -> ResourceColumn:
+    return ResourceColumn(name=name, type=type_, nullable=nullable, personal=personal)
