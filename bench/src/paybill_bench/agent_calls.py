@@ -24,7 +24,7 @@ class Caller:
 
     async def open(self) -> None:
         """Connects."""
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._incoming, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -40,7 +40,7 @@ class Caller:
         self._parser = httptools.HttpResponseParser(self)
         self._writer.write(head.encode() + body)
         while not self._complete:
-            data = await self._reader.read(65536)
+            data = await self._incoming.read(65536)
             if not data:
                 raise BenchmarkError("a server closed the connection before it responded")
             self._parser.feed_data(data)
