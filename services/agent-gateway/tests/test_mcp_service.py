@@ -130,6 +130,25 @@ async def test_a_run_continues_when_a_later_bundle_has_no_such_tool(gateway, key
     assert refunded.structured_content["ended"] == "finished"
 
 
+async def test_a_tool_takes_no_step_of_another_workflow(gateway, key) -> None:
+    other = FILES["refund.yaml"].replace("workflow: refund", "workflow: repay")
+    await gateway.world.publish(bundle_of(repay=other))
+
+    async with gateway.client(key, MODERN) as agent:
+        run = (await agent.call_tool("refund", {"ticket": "t-17"})).structured_content
+        arguments = {"run": run["run"], "seq": run["seq"], "amount": 100, "reason": "broken"}
+        foreign = (await agent.call_tool("repay__propose", arguments)).structured_content
+        with pytest.raises(MCPError) as unlisted:
+            await agent.call_tool("another__propose", arguments)
+        refunded = (await agent.call_tool("refund__propose", arguments)).structured_content
+        again = (await agent.call_tool("repay__propose", arguments)).structured_content
+
+    assert (foreign["code"], foreign["next"][0]["tool"]) == ("step_not_allowed", "refund__propose")
+    assert unlisted.value.error.data["code"] == "unknown_tool"
+    assert (refunded["ended"], again["code"]) == ("finished", "step_not_allowed")
+    assert await gateway.world.refunds() == [("o-1", 100, "broken")]
+
+
 async def test_the_traceparent_of_a_call_is_the_parent_of_its_facts(gateway, key, log) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     meta = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}

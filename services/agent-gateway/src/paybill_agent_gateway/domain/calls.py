@@ -32,12 +32,16 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Takes the step `step` of a run. seq: as the last answer named it; values: slots, or `choice`."""
+    """Takes the step `step` of a run. seq: as the last answer named it; values: slots, or `choice`.
+
+    workflow: that the caller names, as the name of a tool does; None when it names the run alone.
+    """
 
     run: str
     seq: int
     step: str
     values: Mapping[str, object]
+    workflow: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,8 @@ def _ordered(scene: Scene, caller: CallCaller, request: Take, records: Records) 
     bundle, endpoint = _in_force(scene, found)
     turn = steps.Turn(scene, found, records, bundle, endpoint)
     values.require_plain(request.values)
+    if request.workflow not in {None, run.workflow}:
+        raise StepNotAllowedError(f"this run is one of {run.workflow}; use the tool of its next step")
     if not 0 < request.seq < MAX_SEQ:
         raise WrongSeqError(f"the number of the next call is {run.seq}")
     records.digest = digest_of(run.id, request)

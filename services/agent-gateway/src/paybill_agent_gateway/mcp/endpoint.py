@@ -144,9 +144,10 @@ def _call(scope: Scope, caller: CallCaller, name: str, tool: Tool | None, argume
     run, seq = values.pop("run", None), values.pop("seq", None)
     if not isinstance(run, str) or not isinstance(seq, int) or isinstance(seq, bool):
         raise refusal(InvalidInputError("send `run`, a string, and `seq`, an integer, as the last answer has them"))
-    return Call(
-        caller, Take(run, seq, name.partition(SEPARATOR)[2] if tool is None else str(tool.step), values), origin
-    )
+    workflow, _, step = name.partition(SEPARATOR)
+    if tool is not None:
+        workflow, step = tool.workflow, str(tool.step)
+    return Call(caller, Take(run, seq, step, values, workflow), origin)
 
 
 def _unknown_tool(message: Message, name: str) -> McpError:
