@@ -126,7 +126,7 @@ class ApprovalExpiredError(ConflictError):
 
 
 class RowsChangedError(ConflictError):
-    """The rows are not those that the approver saw."""
+    """The rows are not those that the approver saw, or on which the rule about approvals was decided."""
 
     code = "rows_changed"
 
@@ -206,7 +206,7 @@ _MESSAGES = {
     "too_many_rows": "more rows have these values than the step may read or change; nothing was changed",
     "row_denied": "the grants do not permit a row of this step; nothing was changed",
     "row_exists": "a row with this key exists; nothing was changed",
-    "rows_changed": "the rows are not those that the approver saw; repeat the call to request a new approval",
+    "rows_changed": "the rows have changed since the call was decided; repeat it under the next number",
     "value_refused": "the database refuses a value; nothing was changed",
     "resource_drifted": "the table is not as the bundle describes it; an operator has to run: paybill agent check",
     "database_unavailable": "the tenant's database cannot be used now; nothing was changed, send the call again later",

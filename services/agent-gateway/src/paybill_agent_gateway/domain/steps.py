@@ -51,7 +51,7 @@ VERBS: dict[type[RowStep], Verb] = {
 
 @dataclass(frozen=True, slots=True)
 class Intended:
-    """A write whose intent is recorded. image: of the approved rows before it; None without an approval."""
+    """A write whose intent is recorded. image: of the rows before it on which the decision relies; None without any."""
 
     need: RowsNeed
     image: str | None
@@ -111,9 +111,8 @@ def execute(turn: Turn, step: Step, given: dict[str, object], *, is_automatic: b
         return None
     untrusted = trust.untrusted_arguments(step, arguments, so_far.origins)
     reserved = records.reserve(1 if isinstance(step, CreateStep) else step.limit, _sums(turn, step, arguments))
-    approved = _approved(turn, step, need, untrusted, is_automatic=is_automatic)
+    approval_id, image = _approved(turn, step, need, untrusted, is_automatic=is_automatic)
     turn.found.require_connection(ConnectionNeed(records.run.tenant_id, turn.endpoint.epoch, turn.endpoint))
-    approval_id, image = approved if approved is not None else (None, None)
     records.intended(step, VERBS[type(step)], fact_arguments(step, arguments), grants, reserved, approval_id)
     return Intended(need, image)
 
@@ -168,8 +167,10 @@ def _need(
 
 def _approved(
     turn: Turn, step: Write, need: RowsNeed, untrusted: tuple[str, ...], *, is_automatic: bool
-) -> tuple[str, str] | None:
-    """Returns the approval that the call uses and the image of the approved rows; None when it needs none.
+) -> tuple[str | None, str | None]:
+    """Returns the approval that the call uses, and the image of the rows on which the decision relies.
+
+    Without an approval, the image is of the rows for which the rule needs none; None when no row was decided about.
 
     Raises UntrustedValueError, ApprovalRequiredError after a request, and the refusals of an approval that has ended.
     """
@@ -178,14 +179,14 @@ def _approved(
         if untrusted:
             names = ", ".join(untrusted)
             raise UntrustedValueError(f"{names} of {step.name} come from the model, and nobody can approve them")
-        return None
+        return None, None
     granted = approvals.require_decided(records.run, records.digest, records.now)
     if granted is None and not untrusted and rule.when is not None:
-        rows = _rows_as_they_will_be(turn, step, need)
+        rows, image = _rows_as_they_will_be(turn, step, need)
         when = records.workflow.whens[step.name]
         defaults = turns.condition_row(records.so_far) | dict.fromkeys(turn.bundle.columns[step.resource])
         if all(when(defaults | row) is False for row in rows):
-            return None
+            return None, image
     if is_automatic:
         raise ApprovalRequiredError(f"{step.name} needs an approval; call it to request one")
     preview = turn.found.preview(need)
@@ -202,11 +203,12 @@ def _approved(
     return granted.id, preview.image
 
 
-def _rows_as_they_will_be(turn: Turn, step: Write, need: RowsNeed) -> list[PlainFields]:
+def _rows_as_they_will_be(turn: Turn, step: Write, need: RowsNeed) -> tuple[list[PlainFields], str | None]:
+    """Returns the rows that an approval rule is about, and the image of those that exist."""
     if isinstance(step, CreateStep):
-        return [_row_of(dict(need.values))]
+        return [_row_of(dict(need.values))], None
     preview: Preview = turn.found.preview(need)
-    return [row for image in preview.rows if (row := _row_after(step, image)) is not None]
+    return [row for image in preview.rows if (row := _row_after(step, image)) is not None], preview.image
 
 
 def _row_after(step: Write, image: Image) -> PlainFields | None:
