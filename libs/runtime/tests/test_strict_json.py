@@ -1,11 +1,12 @@
 """Tests of strict JSON."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_runtime.http.strict_json import JsonError, read_json
+from paybill_runtime.http.strict_json import MAX_DEPTH, MAX_KEYS, JsonError, read_json
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 VALUES = st.recursive(
@@ -40,8 +41,10 @@ def test_a_storable_value_is_read_as_it_was_written(value: object) -> None:
         (b'"\x00"', "invalid_json"),
         (b'\xef\xbb\xbf{"a": 1}', "invalid_json"),
         (b"[" * 100_000, "invalid_json"),
+        (b"[" * (MAX_DEPTH + 2) + b"]" * (MAX_DEPTH + 2), "invalid_json"),
         (b"", "invalid_json"),
         (b"{} {}", "invalid_json"),
+        (b"{%s}" % b",".join(b'"%d":1' % each for each in range(MAX_KEYS + 1)), "too_many_keys"),
     ],
 )
 def test_a_document_with_another_meaning_elsewhere_is_refused(document: bytes, code: str) -> None:
@@ -60,3 +63,21 @@ def test_a_refusal_names_the_place() -> None:
         read_json(b'{\n"a": x}')
     with pytest.raises(JsonError, match=r"^'a'\[1\]\.'b' contains NUL"):
         read_json(b'{"a": [0, {"b": "\\u0000"}]}')
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'{%s,"9998":1}' % b",".join(b'"%d":1' % each for each in range(MAX_KEYS - 1)),
+        b'{"%s": [%s"\\u0000"]}' % (b"k" * 100_000, b"0," * 75_000),
+    ],
+    ids=["many keys", "a long key"],
+)
+def test_the_time_is_linear_in_the_length(document: bytes) -> None:
+    begun = time.process_time()
+
+    with pytest.raises(JsonError) as refused:
+        read_json(document)
+
+    assert time.process_time() - begun < 0.5
+    assert len(str(refused.value)) < 300

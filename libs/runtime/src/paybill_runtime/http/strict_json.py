@@ -6,9 +6,16 @@ program that reads the same document may decide on another value than the one th
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 MAX_DIGITS = 20
+MAX_KEYS = 10_000
+"""Keys of one object."""
+MAX_DEPTH = 100
+"""Levels of objects and lists."""
+MAX_PLACE = 200
+"""Characters of the place that a refusal names."""
 _SURROGATES = range(0xD800, 0xE000)
 
 
@@ -23,8 +30,9 @@ class JsonError(ValueError):
 def read_json(document: bytes) -> Any:
     """Returns the value of a document.
 
-    Raises JsonError: `invalid_json` (not JSON, NaN included), `repeated_key`, `number_out_of_range` (an integer of more
-    than 64 bits, or a number beyond the largest float) and `invalid_text` (NUL or a lone surrogate).
+    Raises JsonError: `invalid_json` (not JSON, NaN included, or nested too deeply), `repeated_key`, `too_many_keys`,
+    `number_out_of_range` (an integer of more than 64 bits, or a number beyond the largest float) and `invalid_text`
+    (NUL or a lone surrogate). The time is linear in the length of the document.
     """
     try:
         text = document.decode()
@@ -41,19 +49,35 @@ def read_json(document: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise JsonError("invalid_json", f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
-        raise JsonError("invalid_json", "values are nested too deeply") from None
+        raise _too_deep() from None
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(value)
     if "\\u" in text:  # other texts have neither: JSON refuses raw control characters, and UTF-8 raw surrogates
         _check_texts(value)
     return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise JsonError("too_many_keys", f"an object has {len(pairs)} keys; {MAX_KEYS} are allowed")
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in found if names.count(name) > 1)
+        repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise JsonError("repeated_key", f"the key {repeated[:100]!a} is repeated; send each key once")
     return found
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [each for part in inner for each in part]
+    if level:
+        raise _too_deep()
+
+
+def _too_deep() -> JsonError:
+    return JsonError("invalid_json", f"values are nested in more than {MAX_DEPTH} levels")
 
 
 def _integer(digits: str) -> int:
@@ -79,10 +103,22 @@ def _check_texts(value: Any) -> None:
     while open_:
         place, part = open_.pop()
         if isinstance(part, dict):
-            open_ += ((f"{place}.{name!a}", each) for name, each in part.items())
-            open_ += ((f"a key of {place or 'the document'}", name) for name in part)
+            for name, each in part.items():
+                if _is_invalid(name):
+                    raise _invalid_text(f"a key of {place or 'the document'}")
+                open_.append((place if len(place) > MAX_PLACE else f"{place}.{name[:MAX_PLACE]!a}", each))
         elif isinstance(part, list):
-            open_ += ((f"{place}[{index}]", each) for index, each in enumerate(part))
-        elif isinstance(part, str) and ("\0" in part or any(ord(each) in _SURROGATES for each in part)):
-            where = place.removeprefix(".")[:200] or "the text"
-            raise JsonError("invalid_text", f"{where} contains NUL or a lone surrogate; remove it")
+            open_ += (
+                (place if len(place) > MAX_PLACE else f"{place}[{index}]", each) for index, each in enumerate(part)
+            )
+        elif isinstance(part, str) and _is_invalid(part):
+            raise _invalid_text(place)
+
+
+def _is_invalid(text: str) -> bool:
+    return "\0" in text or any(ord(each) in _SURROGATES for each in text)
+
+
+def _invalid_text(place: str) -> JsonError:
+    where = place.removeprefix(".")[:MAX_PLACE] or "the text"
+    return JsonError("invalid_text", f"{where} contains NUL or a lone surrogate; remove it")
