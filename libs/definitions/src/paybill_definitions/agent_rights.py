@@ -1,6 +1,7 @@
 """Rights of agents' logins: exactly the columns and verbs that the workflows of a bundle use. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from paybill_contracts.agent_bundles import (
     AgentResource,
@@ -43,7 +44,8 @@ def _rights(
 ) -> TableRights | None:
     if not steps:
         return None
-    select = {name for role, step in steps for name in _selected(step, role, bundle.grants, resource)}
+    grants = _Grants(bundle.grants, resource)
+    select = {name for role, step in steps for name in _selected(step, role, grants)}
     return TableRights(
         table=resource.name,
         select=tuple(sorted(select)),
@@ -57,39 +59,67 @@ def _set(steps: Iterable[CreateStep | UpdateStep]) -> tuple[str, ...]:
     return tuple(sorted({name for step in steps for name in step.set}))
 
 
-def _selected(step: ReadStep | Write, role: str, grants: Sequence[Grant], resource: AgentResource) -> Iterator[str]:
+def _selected(step: ReadStep | Write, role: str, grants: "_Grants") -> Iterator[str]:
     """Yields the columns that a step reads, compares or returns, those of its grants' conditions included."""
-    yield from named_columns(step)
-    for grant in (*_permits(step, role, grants), *_forbids(step, role, grants)):
-        if grant.condition is not None:
-            yield from names(grant.condition)
+    named = named_columns(step)
+    yield from named
+    yield from grants.compared(role, verb_of(step), named)
     if not isinstance(step, ReadStep) and step.approval is not None:
-        yield from _readable(role, resource, grants)
+        yield from grants.readable(role)
         if step.approval.when is not None:
             yield from (name for name in names(step.approval.when) if "." not in name)
     if isinstance(step, UpdateStep):
-        yield resource.columns[0].name
+        yield grants.resource.columns[0].name
 
 
-def _readable(role: str, resource: AgentResource, grants: Sequence[Grant]) -> Iterator[str]:
-    """Yields the columns that the role may read: an approver sees all of them."""
-    reads = [each for each in grants if applies(each, role, Verb.READ, resource.name)]
-    if not any(each.effect is Effect.FORBID and each.condition is None for each in reads):
-        yield from (name for each in reads if each.effect is Effect.PERMIT for name in each.columns[resource.name])
+class _Grants:
+    """Grants about one resource. Steps are many and have few roles, actions and sets of columns: each is found once."""
+
+    def __init__(self, grants: Iterable[Grant], resource: AgentResource) -> None:
+        self.resource = resource
+        self._grants = [
+            _Compiled(
+                each,
+                frozenset(each.columns.get(resource.name, ())),
+                frozenset(names(each.condition) if each.condition is not None else ()),
+            )
+            for each in grants
+            if resource.name in each.resources
+        ]
+        self._applying: dict[tuple[str, Verb], list[_Compiled]] = {}
+        self._compared: dict[tuple[str, Verb, frozenset[str]], frozenset[str]] = {}
+
+    def compared(self, role: str, verb: Verb, columns: frozenset[str]) -> frozenset[str]:
+        """Returns the columns in conditions of the grants that decide about a step which names `columns`."""
+        key = (role, verb, columns)
+        if key not in self._compared:
+            self._compared[key] = frozenset[str]().union(
+                *(
+                    each.compared
+                    for each in self._of(role, verb)
+                    if each.grant.effect is Effect.FORBID or columns <= each.columns
+                )
+            )
+        return self._compared[key]
+
+    def readable(self, role: str) -> frozenset[str]:
+        """Returns the columns that the role may read: an approver sees all of them."""
+        reads = self._of(role, Verb.READ)
+        if any(each.grant.effect is Effect.FORBID and each.grant.condition is None for each in reads):
+            return frozenset()
+        return frozenset[str]().union(*(each.columns for each in reads if each.grant.effect is Effect.PERMIT))
+
+    def _of(self, role: str, verb: Verb) -> "list[_Compiled]":
+        key = (role, verb)
+        if key not in self._applying:
+            self._applying[key] = [each for each in self._grants if applies(each.grant, role, verb, self.resource.name)]
+        return self._applying[key]
 
 
-def _permits(step: ReadStep | Write, role: str, grants: Iterable[Grant]) -> list[Grant]:
-    named = named_columns(step)
-    return [
-        each
-        for each in _applying(step, role, grants)
-        if each.effect is Effect.PERMIT and named <= set(each.columns[step.resource])
-    ]
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A grant about a resource. columns: that it permits; compared: in its condition."""
 
-
-def _forbids(step: ReadStep | Write, role: str, grants: Iterable[Grant]) -> list[Grant]:
-    return [each for each in _applying(step, role, grants) if each.effect is Effect.FORBID]
-
-
-def _applying(step: ReadStep | Write, role: str, grants: Iterable[Grant]) -> list[Grant]:
-    return [each for each in grants if applies(each, role, verb_of(step), step.resource)]
+    grant: Grant
+    columns: frozenset[str]
+    compared: frozenset[str]

@@ -8,6 +8,7 @@ in between leads to another decision. A read is one statement and one commit. A 
 statement, and a commit of the outcome. An unknown outcome is claimed, and never read (decision 0043).
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -344,9 +345,11 @@ async def _bundle(gate: Gate, content_hash: str) -> CompiledBundle:
         stored = await load_state(gate.context, BUNDLES, content_hash)
         if stored is None:
             raise LookupError(f"the bundle {content_hash} is in force and not published")
+        compiled = await asyncio.to_thread(CompiledBundle.of, content_hash, stored.content)
         while len(gate.bundles) >= MAX_BUNDLES:
             gate.bundles.pop(next(iter(gate.bundles)))
-        gate.bundles[need] = CompiledBundle.of(content_hash, stored.content)
+        gate.bundles[need] = compiled
+        return compiled
     return gate.bundles[need]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Self
 
@@ -99,20 +100,37 @@ class BundleView(BaseModel):
     drift: Annotated[list[str], Field(description="What the bundle assumes and the blueprint in force does not have.")]
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A bundle with all that follows from its content: it is computed before the decision, in a thread."""
+
+    content: Bundle
+    content_hash: Digest
+    rights: tuple[TableRights, ...]
+    differences: tuple[BundleDifference, ...]
+
+    @classmethod
+    def of(cls, before: Bundle | None, content: Bundle) -> Self:
+        """Prepares `content`, which comes after `before`."""
+        return cls(content, digest(content), rights(content), tuple(differences(before, content)))
+
+    def publication(self, *, changes: bool, refusal: DomainError | None = None) -> BundlePublication:
+        """Returns the effect of its publication."""
+        return BundlePublication(
+            content_hash=self.content_hash,
+            blueprint=self.content.blueprint.name,
+            changes=changes,
+            differences=list(self.differences),
+            rights=list(self.rights),
+            refused=str(refusal).splitlines() if refusal else [],
+            refused_code=refusal.code if refusal else None,
+        )
+
+
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes below `/v1/bundles`."""
     routes = Router(prefix="/v1/bundles", tags=["bundles"])
     check_lock = asyncio.Lock()
-
-    async def in_force() -> dict[str, BundleInForce]:
-        rows = await context.rows(select(IN_FORCE.table.c.id))
-        found = [await load_state(context, IN_FORCE, row.id) for row in rows]
-        return {each.blueprint: each for each in found if each is not None}
-
-    async def current(blueprint: str) -> Bundle | None:
-        active = await load_state(context, IN_FORCE, blueprint)
-        bundle = await load_state(context, BUNDLES, active.bundle_hash) if active else None
-        return bundle.content if bundle else None
 
     @routes.post("")
     async def publish(body: BundleBody, principal: Operator, *, dry_run: DryRun = False) -> BundlePublication:
@@ -123,19 +141,20 @@ def router(context: ServiceContext) -> APIRouter:
         """
         async with check_lock:  # a large bundle takes the whole processor for a moment
             content = await _content(context, body)
-            content = await asyncio.to_thread(bundles.checked, content)
-        content_hash, name = digest(content), content.blueprint.name
-        before = await current(name)
+            before = await _current(context, content.blueprint.name)
+            prepared = await asyncio.to_thread(lambda: _Prepared.of(before, bundles.checked(content)))
+        content, content_hash, name = prepared.content, prepared.content_hash, prepared.content.blueprint.name
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> BundlePublication:
             blueprint, known = unit.get(BLUEPRINTS, name), unit.get(BUNDLES, content_hash)
             published = bundles.publish(known, content, blueprint, principal.subject, at.now)
             bundle = known or bundles.evolve(None, published[0])
-            activated = bundles.activate(unit.get(IN_FORCE, name), bundle, blueprint, principal.subject, at.now)
+            in_force = unit.get(IN_FORCE, name)
+            activated = bundles.activate(in_force, bundle, prepared.rights, blueprint, principal.subject, at.now)
             if not dry_run:
                 unit.record(BUNDLES, content_hash, published)
                 unit.record(IN_FORCE, name, activated)
-            return _publication(before, content, changes=bool(published or activated))
+            return prepared.publication(changes=bool(published or activated))
 
         keys = [BUNDLES.key(content_hash), IN_FORCE.key(name)]
         try:
@@ -152,7 +171,7 @@ def router(context: ServiceContext) -> APIRouter:
         except DomainError as error:
             if not dry_run:
                 raise
-            return _publication(before, content, changes=True, refusal=error)
+            return prepared.publication(changes=True, refusal=error)
 
     @routes.post("/{content_hash}/activate")
     async def activate(content_hash: BundleHash, principal: Operator, *, dry_run: DryRun = False) -> BundlePublication:
@@ -162,14 +181,16 @@ def router(context: ServiceContext) -> APIRouter:
         """
         bundle = bundles.existing(await load_state(context, BUNDLES, content_hash), content_hash)
         name = bundle.content.blueprint.name
-        before = await current(name)
+        before = await _current(context, name)
+        async with check_lock:
+            prepared = await asyncio.to_thread(_Prepared.of, before, bundle.content)
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> BundlePublication:
-            known = unit.get(IN_FORCE, name)
-            activated = bundles.activate(known, bundle, unit.get(BLUEPRINTS, name), principal.subject, at.now)
+            known, blueprint = unit.get(IN_FORCE, name), unit.get(BLUEPRINTS, name)
+            activated = bundles.activate(known, bundle, prepared.rights, blueprint, principal.subject, at.now)
             if not dry_run:
                 unit.record(IN_FORCE, name, activated)
-            return _publication(before, bundle.content, changes=bool(activated))
+            return prepared.publication(changes=bool(activated))
 
         key = IN_FORCE.key(name)
         return await context.decide(
@@ -189,7 +210,7 @@ def router(context: ServiceContext) -> APIRouter:
     ) -> BundlePage:
         """Lists the published bundles, the oldest first, and whether each is in force."""
         page, next_ = await load_page(context, BUNDLES, after, limit, order_by="published", blueprint=blueprint)
-        active = await in_force()
+        active = await _in_force(context)
         return BundlePage(bundles=[BundleSummary.of(each, active) for each in page], next=next_)
 
     @routes.get("/{content_hash}")
@@ -198,10 +219,22 @@ def router(context: ServiceContext) -> APIRouter:
         bundle = bundles.existing(await load_state(context, BUNDLES, content_hash), content_hash)
         blueprint = await load_state(context, BLUEPRINTS, bundle.content.blueprint.name)
         found = [each.reason for each in drift(bundle.content, blueprint.content)] if blueprint else []
-        summary = BundleSummary.of(bundle, await in_force())
+        summary = BundleSummary.of(bundle, await _in_force(context))
         return BundleView(summary=summary, content=bundle.content, drift=found)
 
     return routes
+
+
+async def _in_force(context: ServiceContext) -> dict[str, BundleInForce]:
+    rows = await context.rows(select(IN_FORCE.table.c.id))
+    found = [await load_state(context, IN_FORCE, row.id) for row in rows]
+    return {each.blueprint: each for each in found if each is not None}
+
+
+async def _current(context: ServiceContext, blueprint: str) -> Bundle | None:
+    active = await load_state(context, IN_FORCE, blueprint)
+    bundle = await load_state(context, BUNDLES, active.bundle_hash) if active else None
+    return bundle.content if bundle else None
 
 
 async def _content(context: ServiceContext, body: BundleBody) -> Bundle:
@@ -237,17 +270,3 @@ def _unknown(sent: Any, kept: Any, path: str) -> Iterator[str]:
     elif isinstance(sent, list):
         for index, value in enumerate(sent):
             yield from _unknown(value, kept[index], f"{path}{index}.")
-
-
-def _publication(
-    before: Bundle | None, after: Bundle, *, changes: bool, refusal: DomainError | None = None
-) -> BundlePublication:
-    return BundlePublication(
-        content_hash=digest(after),
-        blueprint=after.blueprint.name,
-        changes=changes,
-        differences=list(differences(before, after)),
-        rights=list(rights(after)),
-        refused=str(refusal).splitlines() if refusal else [],
-        refused_code=refusal.code if refusal else None,
-    )

@@ -1,5 +1,6 @@
 """Route that explains a call: the grant and the rule that decided, or would decide."""
 
+import asyncio
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter
@@ -166,7 +167,8 @@ async def _made_up(context: ServiceContext, body: ExplanationBody) -> Explanatio
     published = await load_state(context, BUNDLES, in_force.bundle_hash) if in_force is not None else None
     if published is None:
         raise NoBundleError(f"no bundle is in force for the agents of {access.slug}; run: paybill agent publish")
-    found = explain(CompiledBundle.of(published.content_hash, published.content), role, workflow, step, body.values)
+    bundle = await asyncio.to_thread(CompiledBundle.of, published.content_hash, published.content)
+    found = explain(bundle, role, workflow, step, body.values)
     view = ExplanationView(
         allowed=found.code is None,
         code=found.code,

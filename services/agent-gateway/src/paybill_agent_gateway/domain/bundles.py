@@ -10,7 +10,6 @@ from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 from paybill_contracts.values import Digest, Key, Timestamp
 from paybill_definitions.agent_drift import drift
-from paybill_definitions.agent_rights import rights
 from paybill_definitions.agent_rules import errors, normalised
 from paybill_definitions.diagnostics import PartDiagnostic
 
@@ -106,9 +105,16 @@ def publish(
 
 
 def activate(
-    in_force: BundleInForce | None, bundle: PublishedBundle, blueprint: BlueprintInForce | None, by: str, now: datetime
+    in_force: BundleInForce | None,
+    bundle: PublishedBundle,
+    rights: tuple[TableRights, ...],
+    blueprint: BlueprintInForce | None,
+    by: str,
+    now: datetime,
 ) -> list[BundleActivated]:
     """Puts a published bundle in force, a new one or an older one again; the one in force changes nothing.
+
+    rights: of the bundle, computed before the decision, which has to be short.
 
     Raises BlueprintUnknownError, BundleDriftedError.
     """
@@ -120,7 +126,7 @@ def activate(
         BundleActivated(
             blueprint=name,
             bundle_hash=bundle.content_hash,
-            rights=rights(bundle.content),
+            rights=rights,
             activated_by=by,
             activated_at=now,
         )
