@@ -1,6 +1,7 @@
 """Relay from the outbox to the stream: every fact once and in order, also after crashes."""
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -115,6 +116,24 @@ async def test_facts_of_one_aggregate_sent_together_stay_in_order(
         await operator.close()
         before = [message.headers.get("Nats-Expected-Last-Msg-Id") for message in stored]
         assert before == [None, *(fact.id for fact in facts[:-1])]
+
+
+async def test_facts_that_are_gathered_are_published_once_and_in_order(start, databases) -> None:
+    served = await start(replace(service(), gather_facts_s=0.2))
+    for number in range(12):
+        event = OfferingNoted(offering="x", keys=("eu-1",), source_hash="e" * 64)
+        decision = Decision(
+            Origin(str(number), str(number), "service:tenant", ""),
+            partial(_record, [event]),
+            writes=[SIGNUP_OPTIONS.key("x")],
+        )
+        await served.running.group_commit.decide(decision)
+
+    await until(lambda: _drained(served))
+
+    sequences = [row["sequence"] for row in await _outbox(served, databases) if row["aggregate"] == "offering/x"]
+    assert len(sequences) == 12
+    assert sequences == sorted(set(sequences))
 
 
 def _record(events, unit, _at) -> None:

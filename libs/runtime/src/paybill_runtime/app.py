@@ -92,6 +92,7 @@ class Service:
     incidents: one of `states`; with it the service serves `/v1/incidents`. invariants: checked by jobs of the service.
     read_state: with it the service serves `/v1/why/{tenant}`. counts, durations: its own metrics (docs/telemetry.md).
     accepts_agents: routes of the service may accept keys of agents, which every other service refuses as unknown.
+    gather_facts_s: seconds for which the relay gathers facts after a round, when many are recorded and nobody waits.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Service:
     counts: Sequence[StateCount] = ()
     durations: Sequence[FactDuration] = ()
     accepts_agents: bool = False
+    gather_facts_s: float = 0
 
     def __post_init__(self) -> None:
         """Registers the event types of the service."""
@@ -144,7 +146,14 @@ class Running:
         publish_keys = self.key_bucket.publish_new
         spans = PublicationSpans(self.database, service.durations, aggregate_of(service.invariants))
         self.relay = Relay(
-            service.name, self.database, self.broker, self.leases, publish_keys, self.restore_guard, spans
+            service.name,
+            self.database,
+            self.broker,
+            self.leases,
+            publish_keys,
+            self.restore_guard,
+            spans,
+            service.gather_facts_s,
         )
         secrets = FileSecrets(settings.secrets_dir, self.identity)
         self.effects = service.effects(settings, secrets)

@@ -62,7 +62,8 @@ PublishKeys = Callable[[], Awaitable[None]]
 class Relay:
     """Publishes the outbox while this process holds the relay's lease.
 
-    problem: the reason why facts wait, for operators; empty when they do not.
+    problem: the reason why facts wait, for operators; empty when they do not. gather_s: seconds for which facts wait
+    after a round, so that the next one publishes them together.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Relay:
         publish_keys: PublishKeys,
         restore_guard: RestoreGuard,
         spans: PublicationSpans,
+        gather_s: float = 0,
     ) -> None:
         self._service = service
         self._database = database
@@ -83,6 +85,7 @@ class Relay:
         self._wake = asyncio.Event()
         self._restore_guard = restore_guard
         self._spans = spans
+        self._gather_s = gather_s
         self._relaying: tuple[int, int, int] | None = None
         self._aligned = False
         self._in_cluster = True
@@ -113,6 +116,8 @@ class Relay:
                 more = await self._pause(str(error))
             except (ConfigurationError, WrongRecipientError) as error:
                 more = await self._pause(f"keys of personal data cannot be published, and facts wait for them: {error}")
+            if woken and not more and self._gather_s:
+                await asyncio.sleep(self._gather_s)
             if not more:
                 await clock.wait_for_event(self._wake, CHECK_S)
 
