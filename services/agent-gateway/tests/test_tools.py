@@ -71,13 +71,13 @@ def test_a_bound_by_a_field_is_described_in_words() -> None:
     assert amount == {"type": "integer", "minimum": 1, "maximum": 2**63 - 1, "description": "at most order.total"}
 
 
-def test_an_answer_has_the_columns_of_the_steps_that_the_call_may_execute() -> None:
+def test_an_answer_has_the_columns_of_the_steps_that_are_not_hidden() -> None:
     schema = SUPPORT["refund"].document["outputSchema"]
     order = {"id": "o-1", "total": 5000}
 
     assert _valid(schema, ANSWER | {"values": {"order": order}})
     assert not _valid(schema, ANSWER | {"values": {"order": order | {"secret": "x"}}})
-    assert not _valid(SUPPORT["refund__propose"].document["outputSchema"], ANSWER | {"values": {"order": order}})
+    assert _valid(SUPPORT["refund__propose"].document["outputSchema"], ANSWER | {"values": {"order": order}})
     assert _valid(SUPPORT["tidy"].document["outputSchema"], ANSWER | {"rows": {"all": [{"id": "r-1", "amount": 1}]}})
 
 

@@ -307,7 +307,7 @@ async def _fulfil(gate: Gate, session: _Session, need: Need) -> None:
         case DayNeed():
             session.day_id = need.day_id
         case BundleNeed():
-            results[need] = await _bundle(gate, need.content_hash)
+            results[need] = await bundle_of(gate, need.content_hash)
         case ConnectionNeed():
             refused = await gate.databases.require(_endpoint(need.tenant_id, need.endpoint))
             results[need] = refused.code if refused is not None else None
@@ -339,7 +339,8 @@ async def _rows(gate: Gate, session: _Session, need: RowsNeed) -> Any:
             return "action_voided"
 
 
-async def _bundle(gate: Gate, content_hash: str) -> CompiledBundle:
+async def bundle_of(gate: Gate, content_hash: str) -> CompiledBundle:
+    """Returns a published bundle, compiled. Raises LookupError."""
     need = BundleNeed(content_hash)
     if need not in gate.bundles:
         stored = await load_state(gate.context, BUNDLES, content_hash)

@@ -179,7 +179,7 @@ def _start(workflow: Workflow, resources: Mapping[str, AgentResource]) -> Tool:
             "name": workflow.name,
             "description": workflow.description,
             "inputSchema": _object(properties),
-            "outputSchema": _answer(workflow, list(workflow.steps), resources),
+            "outputSchema": _answer(workflow, resources),
             "annotations": _annotations(done),
         },
     )
@@ -203,7 +203,7 @@ def _steps(workflow: Workflow, resources: Mapping[str, AgentResource]) -> Iterat
                 "name": name,
                 "description": _description(workflow, step),
                 "inputSchema": _object(properties),
-                "outputSchema": _answer(workflow, done, resources),
+                "outputSchema": _answer(workflow, resources),
                 "annotations": _annotations(done),
             },
         )
@@ -305,17 +305,19 @@ def _annotations(done: Sequence[Step]) -> Schema:
     }
 
 
-def _answer(workflow: Workflow, done: Sequence[Step], resources: Mapping[str, AgentResource]) -> Schema:
-    """Returns the schema of an answer to a call that may execute these steps."""
+def _answer(workflow: Workflow, resources: Mapping[str, AgentResource]) -> Schema:
+    """Returns the schema of the answers of a workflow.
+
+    It has no bounds and no required fields: an answer of a run that began under an earlier bundle follows it, too.
+    """
     values: dict[str, Schema] = {}
     rows: dict[str, Schema] = {}
-    for step in done:
+    for step in workflow.steps:
         row = _nested({name: each.value for name, each in _fields(step, workflow, resources).items()})
         if not isinstance(step, ReadStep) or step.one:
             values[step.name] = row
         if isinstance(step, UpdateStep | DeleteStep) or (isinstance(step, ReadStep) and not step.one):
             rows[step.name] = {"type": "array", "items": row}
-    steps = {"enum": [*[step.name for step in workflow.steps], None]}
     allowed = _nested(
         {
             "tool": {"type": "string"},
@@ -330,7 +332,7 @@ def _answer(workflow: Workflow, done: Sequence[Step], resources: Mapping[str, Ag
             "run": _RUN,
             "seq": _SEQ,
             "state": {"enum": ["waiting", "ended"]},
-            "step": steps,
+            "step": {"type": ["string", "null"]},
             "values": _nested(values),
             "rows": _nested(rows),
             "next": {"type": "array", "items": allowed},
@@ -342,24 +344,23 @@ def _answer(workflow: Workflow, done: Sequence[Step], resources: Mapping[str, Ag
 def _fields(step: Step, workflow: Workflow, resources: Mapping[str, AgentResource]) -> dict[str, _Typed]:
     """Returns the fields of a step's row."""
     match step:
-        case ReadStep():
-            return {name: _column(resources, step.resource, name) for name in step.columns}
-        case CreateStep() | UpdateStep() | DeleteStep():
+        case ReadStep() | CreateStep() | UpdateStep() | DeleteStep():
             visible = [each.name for each in resources[step.resource].columns if not each.hidden]
             return {name: _column(resources, step.resource, name) for name in visible}
         case ComputeStep():
             computed = {name: _argument(value, workflow, resources) for name, value in step.values.items()}
             return computed | {name: _Typed({"type": "boolean"}) for name in step.conditions}
         case ChooseStep():
-            return {CHOICE: _Typed({"enum": [option.name for option in step.options]})}
+            return {CHOICE: _Typed({"type": "string"})}
 
 
 def _argument(value: Argument, workflow: Workflow, resources: Mapping[str, AgentResource]) -> _Typed:
     match value:
         case Slot():
-            return _Typed(_slot(value))
-        case FixedValue():
-            return _Typed({"const": value.value})
+            return _Typed(_SLOTS[value.type])
+        case FixedValue(value=fixed):
+            kind = "boolean" if isinstance(fixed, bool) else "integer" if isinstance(fixed, int) else "string"
+            return _Typed({"type": kind}, nullable=fixed is None)
         case InputValue():
             given = next(each for each in workflow.inputs if each.name == value.name)
             return _Typed(_column(resources, given.resource, given.column).schema)

@@ -17,15 +17,18 @@ from paybill_runtime.http.strict_json import JsonError, read_json
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import col
 
-from paybill_agent_gateway.act import Gate, act
+from paybill_agent_gateway.act import Gate, act, bundle_of
 from paybill_agent_gateway.api.actions import ActionView, actions_of
 from paybill_agent_gateway.api.answers import AnswerView
 from paybill_agent_gateway.api.approval_views import CallApprovalView
 from paybill_agent_gateway.api.callers import Actor, RunViewer, Viewer, call_caller
 from paybill_agent_gateway.domain import runs
 from paybill_agent_gateway.domain.calls import Call, Start, Take
+from paybill_agent_gateway.domain.disclosure import Disclosure, without_personal
 from paybill_agent_gateway.domain.runs import Run
-from paybill_agent_gateway.tables import RUNS, TENANTS, RunRow
+from paybill_agent_gateway.domain.tenants import TenantAccess
+from paybill_agent_gateway.domain.turns import progress
+from paybill_agent_gateway.tables import IN_FORCE, RUNS, TENANTS, RunRow
 from paybill_agent_gateway.tools import MAX_CALL_BYTES
 
 MAX_EVENTS = 2000
@@ -232,9 +235,12 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
         events = await load_events(context, f"{RUNS.kind}/{run}", MAX_EVENTS)
         now, slug = context.now(), access.slug if access is not None else found.tenant_id
         approvals = [*found.earlier_approvals, *([found.approval] if found.approval is not None else [])]
+        actions, inputs = actions_of(events), found.inputs
+        if principal.tenant_id is not None:
+            actions, inputs = await _disclosed(gate, found, access, actions)
         return RunDetails(
-            **RunDetails.fields(found),
-            actions=actions_of(events),
+            **(RunDetails.fields(found) | {"inputs": inputs}),
+            actions=actions,
             approvals=[CallApprovalView.of(found, slug, each, now) for each in approvals],
         )
 
@@ -250,6 +256,21 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
         return await context.decide(principal.origin, refuse, verb="show_run", target=run)
 
     return routes
+
+
+async def _disclosed(
+    gate: Gate, run: Run, access: TenantAccess | None, actions: list[ActionView]
+) -> tuple[list[ActionView], Fields]:
+    """Returns the actions and the inputs of a run as its agents may read them: under the bundle in force."""
+    agents = access.agents if access is not None else None
+    in_force = await load_state(gate.context, IN_FORCE, agents.blueprint) if agents is not None else None
+    if in_force is None:
+        return [each.model_copy(update={"arguments": {}}) for each in actions], {}
+    so_far = progress(run, await bundle_of(gate, run.bundle_hash), without_personal)
+    disclosure = Disclosure(so_far, await bundle_of(gate, in_force.bundle_hash))
+    list(disclosure.actions())
+    found = [each.model_copy(update={"arguments": disclosure.arguments(each.step, each.arguments)}) for each in actions]
+    return found, disclosure.inputs()
 
 
 def _is_own(run: Run, principal: Caller) -> bool:

@@ -103,7 +103,7 @@ def _start(scene: Scene, caller: CallCaller, request: Start, found: Found) -> Ve
     )
     records = Records(scene.now, runs.evolve(run, started), bundle, found, started.digest, [started])
     intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint))
-    return Verdict(intended or records.answer(whole_run=True), tuple(records.events), reserved)
+    return Verdict(intended or records.answer(bundle, whole_run=True), tuple(records.events), reserved)
 
 
 def _resume(scene: Scene, caller: CallCaller, run: Run, found: Found) -> Verdict:
@@ -111,10 +111,10 @@ def _resume(scene: Scene, caller: CallCaller, run: Run, found: Found) -> Verdict
     _require_own(run, caller)
     records = Records(scene.now, run, found.bundle(run.bundle_hash), found, run.digest)
     intended = None
+    bundle, endpoint = _in_force(scene, found)
     if run.ended is None and run.intent is None and run.approval is None:
-        bundle, endpoint = _in_force(scene, found)
         intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint))
-    return Verdict(intended or records.answer(whole_run=True), tuple(records.events))
+    return Verdict(intended or records.answer(bundle, whole_run=True), tuple(records.events))
 
 
 def _take(scene: Scene, caller: CallCaller, request: Take, found: Found) -> Verdict:
@@ -156,7 +156,7 @@ def _ordered(scene: Scene, caller: CallCaller, request: Take, records: Records) 
     if any(each.digest == records.digest for each in run.done):
         is_last = run.done[-1].digest == records.digest and run.intent is None and run.approval is None
         intended = steps.automatic(turn) if is_last and run.ended is None else None
-        return intended or records.answer(whole_run=False)
+        return intended or records.answer(bundle, whole_run=False)
     failed = next((each for each in run.failed if each.digest == records.digest), None)
     if failed is not None:
         return _refused(records, by_database(failed.code))
@@ -177,7 +177,7 @@ def _ordered(scene: Scene, caller: CallCaller, request: Take, records: Records) 
         records.end(RunEnd.EXPIRED)
         return _refused(records, RunEndedError("the time of this run is over"))
     intended = steps.execute(turn, step, dict(request.values)) or steps.automatic(turn)
-    return intended or records.answer(whole_run=False)
+    return intended or records.answer(bundle, whole_run=False)
 
 
 def _in_force(scene: Scene, found: Found) -> tuple[CompiledBundle, AgentConnection]:

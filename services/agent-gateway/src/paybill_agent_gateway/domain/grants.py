@@ -171,6 +171,33 @@ class CompiledGrants:
             return frozenset()
         return frozenset[str]().union(*(permit.columns for permit in rules.permits))
 
+    def readable_fields(self, role: str, resource: str, row: Row, earlier: Self | None) -> frozenset[str]:
+        """Returns the fields of a stored row that the role may read, each by a permit of its own.
+
+        row: fields of a row, perhaps not all. A condition on another field holds only if `earlier`, the grants under
+        which the row was read, have the same one; an error denies.
+        """
+        rules = self._of(role, Verb.READ, resource)
+        before = _NONE if earlier is None else earlier._of(role, Verb.READ, resource)  # noqa: SLF001  # the same class
+        for forbid in rules.forbids:
+            if forbid.predicate is None or forbid.condition is None:
+                return frozenset()
+            if named_columns(forbid.condition) <= row.keys():
+                if forbid.predicate(row) is not False:
+                    return frozenset()
+            elif all(each.condition != forbid.condition for each in before.forbids):
+                return frozenset()
+        found: set[str] = set()
+        for permit in rules.permits:
+            if permit.predicate is None or permit.condition is None:
+                found |= permit.columns
+            elif named_columns(permit.condition) <= row.keys():
+                found |= permit.columns if permit.predicate(row) else set()
+            else:
+                same = [each.columns for each in before.permits if each.condition == permit.condition]
+                found |= permit.columns & frozenset[str]().union(*same)
+        return frozenset(found & row.keys())
+
     def _of(self, role: str, verb: Verb, resource: str) -> _Rules:
         found = self._rules.get((role, verb, resource))
         return self._rules.get((None, verb, resource), _NONE) if found is None else found

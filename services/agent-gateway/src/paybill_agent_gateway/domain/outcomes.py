@@ -51,7 +51,7 @@ def settle(
         records.end(RunEnd.FINISHED)
     elif not turns.needs_model(step, records.so_far):
         return records.events, None
-    return records.events, records.answer(whole_run=run.digest == intent.digest)
+    return records.events, records.answer(found.bundle(need.identity[-1]), whole_run=run.digest == intent.digest)
 
 
 def claimed(run: Run, now: datetime, *, is_done: bool) -> list[RunEvent]:

@@ -22,6 +22,7 @@ from paybill_agent_gateway.domain import approvals, run_ends, runs
 from paybill_agent_gateway.domain.amounts import exceeded, plus
 from paybill_agent_gateway.domain.answers import Answer, PlainFields
 from paybill_agent_gateway.domain.approvals import Image
+from paybill_agent_gateway.domain.disclosure import Disclosure
 from paybill_agent_gateway.domain.refusals import BudgetExceededError, OutOfBudgetError
 from paybill_agent_gateway.domain.runs import MAX_DENIALS, ONE_CALL, Run, RunEvent
 from paybill_agent_gateway.domain.scenes import Found
@@ -200,9 +201,10 @@ class Records:
         else:
             self._record(ActionFailed(**common, **key, code=code, failed_at=self.now))  # type: ignore[arg-type]  # by name
 
-    def answer(self, *, whole_run: bool) -> Answer:
-        """Returns the answer to the call; of the whole run for a start."""
-        return answer_of(self.so_far, None if whole_run else self.digest)
+    def answer(self, in_force: CompiledBundle, *, whole_run: bool) -> Answer:
+        """Returns the answer to the call; of the whole run for a start. in_force: bundle that decides what it has."""
+        fresh = frozenset(each.seq for each in self.events if isinstance(each, ActionDone))
+        return answer_of(self.so_far, None if whole_run else self.digest, in_force, fresh)
 
     def _record(self, event: RunEvent | RunStarted) -> None:
         self.events.append(event)
@@ -217,18 +219,22 @@ class Records:
         return self.found.sealed(self.run.tenant_id, columns, fields)
 
 
-def answer_of(so_far: Progress, call_digest: str | None) -> Answer:
-    """Returns the answer to a call, as it was after the last action of the call; of the whole run without a call."""
+def answer_of(
+    so_far: Progress, call_digest: str | None, in_force: CompiledBundle, fresh: frozenset[int] = frozenset()
+) -> Answer:
+    """Returns the answer to a call, as it was after the last action of the call; of the whole run without a call.
+
+    It has what the bundle in force lets the role read now. fresh: numbers of the actions of this very call.
+    """
     run = so_far.run
     if call_digest is not None:
         last = max(each.seq for each in run.done if each.digest == call_digest)
         so_far = _after(so_far, last)
     values: dict[str, PlainFields] = {}
     rows: dict[str, list[PlainFields]] = {}
-    for done in so_far.run.done:
+    for done, found in Disclosure(so_far, in_force, fresh).actions():
         if call_digest is not None and done.digest != call_digest:
             continue
-        found = [so_far.opened(row) for row in done.rows]
         if done.chosen is not None:
             values[done.step] = {CHOICE: done.chosen}
         elif len(found) == 1 and is_single(so_far.workflow.steps[done.step]):
