@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from paybill_agent_gateway.effects.connections import Endpoint
 from paybill_agent_gateway.effects.tenant_databases import Changed, Refused, TenantDatabases
+from paybill_contracts.agent_bundles import Verb
 from tenant_orders import ITEMS, ORDERS, actions, creating, deleting, key, orders_pool, tenant_with_orders, updating
 from tenant_pool import TenantPool
 
@@ -77,6 +78,8 @@ async def test_only_the_writes_that_have_a_trigger_need_its_tables_declared(data
     assert refused == Refused("resource_drifted")
     assert isinstance(created, Changed)
     assert isinstance(updated, Changed)
-    assert await databases.drift(tenant, (ORDERS, ITEMS)) == {
+    tables = ((ORDERS, frozenset(Verb)), (ITEMS, frozenset(Verb)))
+    assert await databases.drift(tenant, tables) == {
         "orders": ["orders has a trigger, and the bundle declares no `also_changes`"]
     }
+    assert await databases.drift(tenant, [(ORDERS, frozenset({Verb.READ, Verb.UPDATE}))]) == {}

@@ -1,6 +1,5 @@
 """`paybill agent init | check`: the folder with which agents may work on tenants' rows, without publishing it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +8,8 @@ import typer
 from paybill_cli.client.definition_files import text_of, with_errors
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import Stack
-from paybill_cli.errors import CliError, usage
+from paybill_cli.commands.agent_drift import DRIFT, drift
+from paybill_cli.errors import usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output, as_json
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from paybill_contracts.agent_bundles import Bundle
     from paybill_contracts.blueprints import Blueprint
 
-DRIFT = ("where", "difference")
 RESOURCES = "resources.yaml"
 BLUEPRINTS = "blueprints.yaml"
 
@@ -73,14 +72,14 @@ def init(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint: 
 def check(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint: BlueprintFile = None) -> int:
     """Check a bundle without publishing it; exit code 1 when it has errors.
 
-    Each error is a line: file, line and reason. When a stack is reachable, its blueprint in force and the tables of its
-    environments are compared; a difference is exit code 1, too.
+    Each error is a line: file, line and reason. When a stack is reachable, its blueprint in force and the live tables
+    of each tenant with agents are compared. A difference is exit code 1, too, and so is a database that is away.
 
     Example: paybill agent check agents
     """
     content = blueprint_of(out, stack, folder, blueprint)
     bundle = checked(out, folder, content, ExitCode.FAILED)
-    found = list(_drift(out, stack, bundle))
+    found = drift(out, stack, bundle)
     if out.json:
         out.record("agent.check", {**_summary(folder, bundle), "drift": found})
     else:
@@ -152,30 +151,6 @@ def checked(out: Output, folder: Path, blueprint: "Blueprint", exit_code: ExitCo
             return read_bundle(files_of(folder), blueprint)
         except BundleFileError as error:
             raise BundleFileError("\n".join(f"{folder}/{line}" for line in str(error).splitlines())) from None
-
-
-def _drift(out: Output, stack: Stack, bundle: "Bundle") -> Iterator[dict[str, str]]:
-    """Yields the differences between the bundle, the blueprint in force and live tables; nothing without a stack."""
-    from paybill_contracts.blueprints import Blueprint
-    from paybill_definitions.agent_drift import drift
-
-    used = bundle.blueprint
-    try:
-        with Service(stack, "provisioner") as provisioner:
-            found = provisioner.get(f"/v1/blueprints/{used.name}")
-            live, _ = provisioner.list_rows("/v1/drift", "differences", {})
-    except CliError as error:
-        if error.exit_code not in {ExitCode.UNREACHABLE, ExitCode.DENIED, ExitCode.NOT_FOUND}:
-            raise
-        out.info(f"not compared with a stack: {error.message}")
-        return
-    for difference in drift(bundle, Blueprint.model_validate_json(as_json(found["content"]))):
-        yield {"where": f"blueprint {used.name}", "difference": difference.reason}
-    for each in live:
-        if each["resource"] == "schema" and each["accepted"] is None:
-            values = f"{each['observed'] or 'nothing'} instead of {each['expected'] or 'nothing'}"
-            place = each["attribute"] or each["name"]
-            yield {"where": f"environment of {each['slug']}", "difference": f"{place} is {values}"}
 
 
 def _summary(folder: Path, bundle: "Bundle") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from paybill_cli.client.http import Service
 from paybill_cli.client.requests import idempotent
 from paybill_cli.client.stack import Stack
 from paybill_cli.commands.agent_bundles import Folder, blueprint_of, checked, files_of
+from paybill_cli.commands.agent_drift import of_tables
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions
@@ -25,7 +26,7 @@ def diff(out: Output, stack: Stack, folder: Folder = Path("agents")) -> None:
     Example: paybill agent diff agents
     """
     with Service(stack, "agent-gateway") as gateway:
-        publication = _publication(gateway, _body(out, stack, folder))
+        publication = _publication(gateway, _body(out, stack, folder)[0])
     _show(out, publication)
     if publication["refused"]:
         raise _refused(folder, publication)
@@ -51,10 +52,11 @@ def publish(
         if again is not None:
             path, body = f"{PATH}/{_hash(again)}/activate", None
             publication = gateway.post(f"{path}?dry_run=true")
+            content = gateway.get(f"{PATH}/{again}")["content"]
         else:
-            path, body = PATH, _body(out, stack, folder)
+            path, (body, content) = PATH, _body(out, stack, folder)
             publication = _publication(gateway, body)
-        _show(out, publication)
+        _show(out, {**publication, "drift": list(of_tables(stack, content))})
         if publication["refused"]:
             raise _refused(folder, publication)
         if not publication["changes"]:
@@ -69,11 +71,14 @@ def publish(
     out.info(f"published: {publication['content_hash']}")
 
 
-def _body(out: Output, stack: Stack, folder: Path) -> dict[str, Any]:
-    """Returns the body of a publication of a folder that has no errors. Prints them, and raises CliError, otherwise."""
+def _body(out: Output, stack: Stack, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the body of a publication of a folder, and the canonical form of its bundle.
+
+    Prints the errors of a folder that has some, and raises CliError.
+    """
     blueprint = blueprint_of(out, stack, folder, None)
-    checked(out, folder, blueprint)
-    return {"files": files_of(folder), "blueprint": blueprint.name}
+    bundle = checked(out, folder, blueprint)
+    return {"files": files_of(folder), "blueprint": blueprint.name}, bundle.model_dump(mode="json")
 
 
 def _publication(gateway: Service, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,8 +95,11 @@ def _hash(text: str) -> str:
 def _show(out: Output, publication: Mapping[str, Any]) -> None:
     if out.json:
         out.record("agent.publication", publication)
-    else:
-        out.rows("agent.publication", publication["differences"], CHANGES)
+        return
+    out.rows("agent.publication", publication["differences"], CHANGES)
+    for each in publication.get("drift", ()):
+        place = f"{each['where']}, table {each['table']}" if each["table"] else each["where"]
+        out.info(f"drift: {place}: {each['difference']}")
 
 
 def _refused(folder: Path, publication: Mapping[str, Any]) -> CliError:

@@ -51,8 +51,8 @@ from paybill_agent_gateway.domain.scenes import (
     SealNeed,
 )
 from paybill_agent_gateway.domain.steps import Intended
-from paybill_agent_gateway.domain.tenants import TenantAccess
-from paybill_agent_gateway.domain.workflows import CompiledBundle
+from paybill_agent_gateway.domain.tenants import TenantAccess, require_endpoint
+from paybill_agent_gateway.domain.workflows import CompiledBundle, Tables
 from paybill_agent_gateway.effects.connections import Endpoint
 from paybill_agent_gateway.effects.tenant_databases import (
     ActionKey,
@@ -200,6 +200,15 @@ async def settle_unknown(gate: Gate, run_id: str, origin: Origin) -> bool:
 
     await gate.context.decide(origin, record, writes=[RUNS.key(run_id)])
     return True
+
+
+async def table_drift(gate: Gate, tenant: TenantAccess, tables: Tables) -> dict[str, list[str]] | str:
+    """Returns the differences of a tenant's live tables from resources, by table; a code when they are unknown."""
+    try:
+        found = await gate.databases.drift(_endpoint(tenant.tenant_id, require_endpoint(tenant)), tables)
+    except DomainError as error:
+        return error.code
+    return found.code if isinstance(found, Refused) else found
 
 
 async def _plan(gate: Gate, session: _Session) -> None:

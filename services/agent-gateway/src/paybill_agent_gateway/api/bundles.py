@@ -240,14 +240,14 @@ async def _current(context: ServiceContext, blueprint: str) -> Bundle | None:
 async def _content(context: ServiceContext, body: BundleBody) -> Bundle:
     """Returns the bundle of a request in canonical form. Raises Problem, BlueprintUnknownError and BundleFileError."""
     if body.content is not None and body.files is None and body.blueprint is None:
-        return await asyncio.to_thread(_canonical, body.content)
+        return await asyncio.to_thread(canonical_bundle, body.content)
     if body.files is None or body.blueprint is None or body.content is not None:
         raise Problem(422, "invalid_body", "send `files` and `blueprint`, or `content` alone")
     blueprint = bundles.known_blueprint(await load_state(context, BLUEPRINTS, body.blueprint), body.blueprint)
     return await asyncio.to_thread(read_bundle, body.files, blueprint.content)
 
 
-def _canonical(content: dict[str, Any]) -> Bundle:
+def canonical_bundle(content: dict[str, Any]) -> Bundle:
     """Returns a bundle that is sent in canonical form. Raises Problem for another shape or an unknown field."""
     try:
         bundle = Bundle.model_validate_json(canonical(content))

@@ -1,8 +1,8 @@
 """Bundles, compiled once: resources, workflows and their conditions by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 from paybill_contracts.agent_bundles import (
     AgentResource,
@@ -23,6 +23,7 @@ from paybill_contracts.agent_bundles import (
     Step,
     TemplateValue,
     UpdateStep,
+    Verb,
     Workflow,
 )
 from paybill_contracts.agent_expressions import Condition
@@ -31,6 +32,8 @@ from paybill_agent_gateway.domain.conditions import Predicate, named_columns, pr
 from paybill_agent_gateway.domain.grants import CompiledGrants
 
 RowStep = ReadStep | CreateStep | UpdateStep | DeleteStep
+Tables: TypeAlias = Sequence[tuple[AgentResource, frozenset[Verb]]]
+"""Resources of a bundle, with the verbs of the steps on each."""
 END = "end"
 
 _SLOTS = {
@@ -97,6 +100,15 @@ def named(step: RowStep) -> frozenset[str]:
             return frozenset((*step.set, *step.where))
         case DeleteStep():
             return frozenset(step.where)
+
+
+def tables_of(bundle: Bundle) -> Tables:
+    """Returns the resources of a bundle, also those that no step uses."""
+    verbs: dict[str, set[Verb]] = {}
+    for step in (each for workflow in bundle.workflows for each in workflow.steps):
+        if isinstance(step, RowStep):
+            verbs.setdefault(step.resource, set()).add(Verb(step.kind))
+    return tuple((each, frozenset(verbs.get(each.name, ()))) for each in bundle.resources)
 
 
 def _workflow(workflow: Workflow, columns: Mapping[str, Mapping[str, ResourceColumn]]) -> CompiledWorkflow:

@@ -15,6 +15,9 @@ from paybill_runtime.security.secrets import SecretForbiddenError, SecretNotFoun
 Connection: TypeAlias = Any
 """A connection of asyncpg, which has no types."""
 
+Place: TypeAlias = tuple[str, int, str, str]
+"""Host, port, database and schema: tenants of a pool share one."""
+
 PER_TENANT: Final = 3
 MAX_CONNECTIONS: Final = 64
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -56,6 +59,11 @@ class Endpoint:
         if to.secret is None:
             raise DatabaseUnavailableError("the agents' login has no password yet; repeat the call later")
         return cls(tenant_id, agents.epoch, to.host, to.port, to.database, to.schema_name, to.username, to.secret)
+
+    @property
+    def place(self) -> Place:
+        """Place of the tables."""
+        return self.host, self.port, self.database, self.schema
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ leave this module, and never a text of PostgreSQL, because it names tables, cons
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -14,7 +14,7 @@ from paybill_contracts.agent_bundles import AgentResource, Scalar, Verb
 from paybill_runtime.security.secrets import Secrets
 
 from paybill_agent_gateway.domain.columns import ValueRefusedError, canonical, native, needs_conversion
-from paybill_agent_gateway.effects.connections import Connection, Connections, DatabaseUnavailableError, Endpoint
+from paybill_agent_gateway.effects.connections import Connection, Connections, DatabaseUnavailableError, Endpoint, Place
 from paybill_agent_gateway.effects.shapes import SHAPES, Shapes, drift, shapes_of
 from paybill_agent_gateway.statements import (
     ANSWERED,
@@ -142,7 +142,7 @@ class TenantDatabases:
     def __init__(self, secrets: Secrets, monotonic: Callable[[], float], *, tls: str = "prefer") -> None:
         self._connections = Connections(secrets, tls=tls)
         self._monotonic = monotonic
-        self._shapes: dict[tuple[str, int, str, str], tuple[float, Shapes]] = {}
+        self._shapes: dict[Place, tuple[float, Shapes]] = {}
 
     async def require(self, endpoint: Endpoint) -> Refused | None:
         """Returns why no statement can be sent now: call it before an intent is recorded."""
@@ -216,12 +216,17 @@ class TenantDatabases:
 
         return await self._within(endpoint, claim)
 
-    async def drift(self, endpoint: Endpoint, resources: tuple[AgentResource, ...]) -> dict[str, list[str]] | Refused:
-        """Returns the differences of live tables from the resources, by resource; empty without any."""
+    async def drift(
+        self, endpoint: Endpoint, verbs: Iterable[tuple[AgentResource, frozenset[Verb]]]
+    ) -> dict[str, list[str]] | Refused:
+        """Returns the differences of live tables from resources, by table; empty without any.
+
+        verbs: of the steps on each resource. Later statements are decided on what is found here.
+        """
 
         async def run(connection: Connection) -> dict[str, list[str]]:
-            shapes = shapes_of(await connection.fetch(SHAPES, endpoint.schema))
-            found = {each.name: drift(each, shapes, Verb) for each in resources}
+            shapes = await self._read_shapes(connection, endpoint)
+            found = {resource.name: drift(resource, shapes, used) for resource, used in verbs}
             return {name: differences for name, differences in found.items() if differences}
 
         found = await self._within(endpoint, run)
@@ -257,13 +262,17 @@ class TenantDatabases:
 
     async def _drifted(self, connection: Connection, endpoint: Endpoint, statement: Statement) -> Refused | None:
         """Refuses a statement on a table that differs from its resource. Tenants of a pool share the check."""
-        at = (endpoint.host, endpoint.port, endpoint.database, endpoint.schema)
         now = self._monotonic()
-        checked, shapes = self._shapes.get(at, (now - SHAPES_TRUSTED_S, {}))
+        checked, shapes = self._shapes.get(endpoint.place, (now - SHAPES_TRUSTED_S, {}))
         if now - checked >= SHAPES_TRUSTED_S:
-            shapes = shapes_of(await connection.fetch(SHAPES, endpoint.schema))
-            self._shapes[at] = (now, shapes)
+            shapes = await self._read_shapes(connection, endpoint)
         return Refused(RESOURCE_DRIFTED) if drift(statement.resource, shapes, (statement.verb,)) else None
+
+    async def _read_shapes(self, connection: Connection, endpoint: Endpoint) -> Shapes:
+        now = self._monotonic()
+        shapes = shapes_of(await connection.fetch(SHAPES, endpoint.schema))
+        self._shapes[endpoint.place] = (now, shapes)
+        return shapes
 
 
 def code_of(sqlstate: str) -> str:
