@@ -216,6 +216,18 @@ def test_all_errors_of_a_file_are_reported_at_once() -> None:
     assert [each.split(":")[0] for each in refused(text)] == ["1", "2"]
 
 
+def test_all_errors_of_a_policy_are_reported_at_once() -> None:
+    text = (
+        '@idd("a")\n@columns("id, x, note, y")\npermit(principal in Role::"Über",\n'
+        'action == Action::"drop", resource is refunds)\nwhen { resource.amont > 1 &&\nresource.coun > 1 };'
+    )
+
+    found = refused(text)
+
+    assert sorted(each.split(":")[0] for each in found) == ["1", "1", "2", "2", "2", "3", "4", "5", "6"]
+    assert {"amont", "coun"} <= {each.split("there is no ")[1].split()[0] for each in found if "there is no" in each}
+
+
 @pytest.mark.parametrize(
     "text",
     [

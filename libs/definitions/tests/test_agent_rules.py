@@ -80,7 +80,7 @@ def test_a_step_uses_what_has_run_on_every_path() -> None:
         ("limits: {calls: 5, rows: 5}", "w.yaml:5: limits.minutes: it is required"),
         ("limits: {calls: 0, rows: 50, minutes: 5}", "w.yaml:5: a run needs at least one call"),
         ("limits: {calls: 5, rows: 9, minutes: 5}", "w.yaml:5: change alone may need 10 rows, of 9"),
-        (FIVE + "sum: {tasks.points: 89}}", "w.yaml:5: change alone may need 90, of 89"),
+        (FIVE + "sum: {tasks.points: 89}}", "w.yaml:5: change alone may add 90 to the sum of tasks.points, of 89"),
         (FIVE + "sum: {tasks.owner: 1}}", "w.yaml:5: tasks.owner is no column of whole"),
         (FIVE + "sum: {tasks.cost: 1}}", "w.yaml:5: no step writes tasks.cost"),
         (FIVE + "sum: {tasks: 1}}", "w.yaml:5: limits.sum.tasks: write"),
@@ -189,7 +189,14 @@ def test_all_errors_of_all_files_are_reported_at_once() -> None:
     texts = files("a: {read: x, one: true}\nb: {read: y, one: true}")
     texts |= {"v.yaml": texts["w.yaml"].replace("workflow: w", "workflow: v").replace("limits", "limit")}
 
-    assert [each.partition(": ")[0] for each in errors_of(texts)] == ["v.yaml:1", "v.yaml:5", "w.yaml:7", "w.yaml:8"]
+    assert [each.partition(": ")[0] for each in errors_of(texts)] == [
+        "v.yaml:1",
+        "v.yaml:5",
+        "v.yaml:7",
+        "v.yaml:8",
+        "w.yaml:7",
+        "w.yaml:8",
+    ]
 
 
 def test_rights_are_exactly_what_workflows_use() -> None:

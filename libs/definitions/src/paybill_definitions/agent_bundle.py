@@ -14,7 +14,7 @@ from paybill_contracts.event import digest
 
 from paybill_definitions.agent_grants import read_grants
 from paybill_definitions.agent_resources import read_resources
-from paybill_definitions.agent_rules import errors
+from paybill_definitions.agent_rules import errors, workflow_errors
 from paybill_definitions.agent_workflows import read_workflow
 from paybill_definitions.diagnostics import PartDiagnostic
 from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, line_of, report
@@ -24,6 +24,7 @@ GRANTS = "grants.cedar"
 MAX_FILES = 102
 """Resources, grants and 100 workflows."""
 _MAX_BYTES = 1024 * 1024
+_MISSING = Diagnostic(1, "the file is missing")
 
 
 class BundleFileError(DomainError):
@@ -41,29 +42,45 @@ class _Place:
 
 
 def read_bundle(files: Mapping[str, str], blueprint: Blueprint) -> Bundle:
-    """Returns the bundle in canonical form. files: texts by name. Raises BundleFileError with all errors."""
-    _check_names(files)
-    found: dict[str, list[Diagnostic]] = {}
-    resources, resource_lines = _resources(files, blueprint, found)
-    grants, grant_lines = _grants(files, resources, found) if not found else ((), {})
+    """Returns the bundle in canonical form. files: texts by name; hidden ones are ignored.
+
+    Raises BundleFileError with all errors. What follows from an error of another file alone is left out.
+    """
+    files = {name: text for name, text in files.items() if not name.startswith(".") or "/" in name}
+    _check_size(files)
+    found: dict[str, list[Diagnostic]] = {name: [_misnamed(name)] for name in files if not _is_named(name)}
+    resources, resource_lines = _resources(files.get(RESOURCES), blueprint, found)
+    has_labels = RESOURCES not in found
+    grants, grant_lines = _grants(files.get(GRANTS), resources, found)
+    names = [name for name in sorted(files) if _is_named(name) and name not in {RESOURCES, GRANTS}]
+    if not names:
+        reason = "a bundle has at least one workflow: add a file such as refund.yaml"
+        found.setdefault(RESOURCES, []).append(Diagnostic(1, reason))
     workflows: dict[str, Workflow] = {}
     sources = {"resources": _Place(RESOURCES, resource_lines), "grants": _Place(GRANTS, grant_lines)}
-    for name in sorted(set(files) - {RESOURCES, GRANTS}) if not found else ():
-        try:
-            workflow, lines = read_workflow(files[name], resources, grants)
-        except InvalidDocumentError as error:
-            found[name] = list(error.diagnostics)
+    for name in names:
+        read = read_workflow(files[name], resources, grants)
+        if read.faults:
+            found[name] = list(read.faults)
+        if read.workflow is None:
             continue
-        if workflow.name in workflows:
-            other = sources[workflow.name].file
-            found[name] = [Diagnostic(lines["workflow",], f"{other} has a workflow {workflow.name}, too; rename one")]
-        workflows[workflow.name] = workflow
-        sources[workflow.name] = _Place(name, lines)
-    _refuse(found)
+        own = read.workflow.name
+        if own in workflows and not read.faults:
+            other = sources[f"workflow {own}"].file
+            found[name] = [Diagnostic(read.lines["workflow",], f"{other} has a workflow {own}, too; rename one")]
+        is_complete = has_labels and not read.faults
+        for each in workflow_errors(read.workflow, resources, grants, is_complete=is_complete):
+            line = line_of(read.lines, each.path[2:])
+            found.setdefault(name, []).append(Diagnostic(line, each.reason))
+        if not read.faults:
+            workflows[own] = read.workflow
+            sources[f"workflow {own}"] = _Place(name, read.lines)
+    if found or grants is None:
+        _refuse(found)
     bundle = Bundle(
         blueprint=BlueprintRef(name=blueprint.name, version=blueprint.version, content_hash=digest(blueprint)),
         resources=resources,
-        grants=grants,
+        grants=grants or (),
         workflows=tuple(workflows[name] for name in sorted(workflows)),
     )
     for each in errors(bundle):
@@ -76,17 +93,22 @@ def read_bundle(files: Mapping[str, str], blueprint: Blueprint) -> Bundle:
 def _located(error: PartDiagnostic, sources: Mapping[str, _Place]) -> tuple[_Place, tuple[int | str, ...]]:
     part, *rest = error.path or ("resources",)
     if part == "workflows" and rest:
-        return sources[str(rest[0])], tuple(rest[1:])
+        return sources[f"workflow {rest[0]}"], tuple(rest[1:])
     return sources.get(str(part), sources["resources"]), tuple(rest)
 
 
-def _check_names(files: Mapping[str, str]) -> None:
-    wrong = [
-        f"{name}:1: a bundle has {RESOURCES}, {GRANTS} and workflows named *.yaml; remove this file"
-        for name in sorted(files)
-        if name != GRANTS and not (name.endswith(".yaml") and "/" not in name)
-    ]
-    wrong += [f"{name}:1: the file is missing" for name in (RESOURCES, GRANTS) if name not in files]
+def _is_named(name: str) -> bool:
+    return name == GRANTS or (name.endswith(".yaml") and "/" not in name)
+
+
+def _misnamed(name: str) -> Diagnostic:
+    if name.endswith(".yml") and "/" not in name:
+        return Diagnostic(1, f"the suffix is .yaml; rename it to {name.removesuffix('.yml')}.yaml")
+    return Diagnostic(1, f"a bundle has {RESOURCES}, {GRANTS} and workflows named *.yaml; remove this file")
+
+
+def _check_size(files: Mapping[str, str]) -> None:
+    wrong = []
     if len(files) > MAX_FILES:
         wrong.append(f"{RESOURCES}:1: a bundle has {MAX_FILES - 2} workflows at most; make two of it")
     if sum(len(text) for text in files.values()) > _MAX_BYTES:
@@ -96,23 +118,29 @@ def _check_names(files: Mapping[str, str]) -> None:
 
 
 def _resources(
-    files: Mapping[str, str], blueprint: Blueprint, found: dict[str, list[Diagnostic]]
+    text: str | None, blueprint: Blueprint, found: dict[str, list[Diagnostic]]
 ) -> tuple[tuple[AgentResource, ...], Lines]:
+    """Returns the resources; those of the blueprint without labels when the file has errors."""
     try:
-        return read_resources(files[RESOURCES], blueprint)
+        if text is not None:
+            return read_resources(text, blueprint)
+        found[RESOURCES] = [_MISSING]
     except InvalidDocumentError as error:
         found[RESOURCES] = list(error.diagnostics)
-        return (), {}
+    return read_resources("{}", blueprint)[0], {}
 
 
 def _grants(
-    files: Mapping[str, str], resources: Iterable[AgentResource], found: dict[str, list[Diagnostic]]
-) -> tuple[tuple[Grant, ...], Lines]:
+    text: str | None, resources: Iterable[AgentResource], found: dict[str, list[Diagnostic]]
+) -> tuple[tuple[Grant, ...] | None, Lines]:
+    """Returns the grants; None when the file has errors."""
     try:
-        return read_grants(files[GRANTS], tuple(resources))
+        if text is not None:
+            return read_grants(text, tuple(resources))
+        found[GRANTS] = [_MISSING]
     except InvalidDocumentError as error:
         found[GRANTS] = list(error.diagnostics)
-        return (), {}
+    return None, {}
 
 
 def _refuse(found: Mapping[str, list[Diagnostic]]) -> None:

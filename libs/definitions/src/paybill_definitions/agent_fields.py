@@ -1,13 +1,16 @@
 """Types and trust of the values in a workflow: inputs, fields of rows that were read, and computed values. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 from paybill_contracts.agent_bundles import (
     AgentResource,
     Argument,
+    ChooseStep,
     ComputeStep,
+    CreateStep,
+    DeleteStep,
     FieldValue,
     FixedValue,
     InputValue,
@@ -16,7 +19,9 @@ from paybill_contracts.agent_bundles import (
     RunValue,
     Slot,
     SlotType,
+    Step,
     TemplateValue,
+    UpdateStep,
     Workflow,
     WorkflowInput,
 )
@@ -202,3 +207,37 @@ def _constant(argument: FixedValue) -> ResourceColumn | None:
     else:
         type_ = "text"
     return ResourceColumn(name="constant", type=type_, nullable=False)
+
+
+def used_steps(step: Step) -> set[str]:
+    """Returns the step, and the steps whose fields it uses."""
+    conditions: list[Condition | None] = []
+    arguments: list[Argument] = [
+        argument for part in ("where", "set", "values") for argument in getattr(step, part, {}).values()
+    ]
+    match step:
+        case ChooseStep():
+            conditions += [option.when for option in step.options]
+        case ComputeStep():
+            conditions += step.conditions.values()
+        case CreateStep() | UpdateStep() | DeleteStep():
+            conditions += [step.approval.when] if step.approval else []
+            undo = step.compensation
+            arguments += [*undo.where.values(), *undo.set.values()] if undo else []
+        case _:
+            pass
+    named = {name.partition(".")[0] for each in conditions if each for name in names(each) if "." in name}
+    return {step.name, *named, *(owner for each in arguments for owner in _owners(each))}
+
+
+def _owners(argument: Argument) -> Iterator[str]:
+    """Yields the steps whose fields an argument uses."""
+    match argument:
+        case FieldValue():
+            yield argument.step
+        case TemplateValue():
+            yield from (part.step for part in argument.parts if isinstance(part, FieldValue))
+        case Slot():
+            yield from (each.step for each in (argument.minimum, argument.maximum) if isinstance(each, FieldValue))
+        case _:
+            pass

@@ -1,7 +1,7 @@
 """Rules of a bundle in canonical form; the service repeats them, whoever sends it. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from paybill_contracts.agent_bundles import (
     MAX_BUNDLE_BYTES,
@@ -69,10 +69,11 @@ def errors(bundle: Bundle) -> Iterator[PartDiagnostic]:
     yield from _resource_keys(bundle.resources)
     faults = [each for grant in bundle.grants for each in _grant(grant, bundle.resources)]
     yield from faults
+    if not bundle.workflows:
+        yield PartDiagnostic((), "a bundle has at least one workflow: add a file such as refund.yaml")
     if not faults:
         for workflow in bundle.workflows:
-            for each in _workflow(workflow, bundle):
-                yield PartDiagnostic(("workflows", workflow.name, *each.path), each.reason)
+            yield from workflow_errors(workflow, bundle.resources, bundle.grants)
     size = len(canonical(bundle.model_dump(mode="json")))
     if size > MAX_BUNDLE_BYTES:
         yield PartDiagnostic((), f"the bundle has {size} bytes in canonical form, of {MAX_BUNDLE_BYTES}; split it")
@@ -111,18 +112,33 @@ def _grant(grant: Grant, resources: Iterable[AgentResource]) -> Iterator[PartDia
         yield PartDiagnostic(path, "a permit has columns for each of its resources, a forbid has none")
 
 
-def _workflow(workflow: Workflow, bundle: Bundle) -> Iterator[PartDiagnostic]:
-    faults = [*flow_errors(workflow), *_inputs(workflow, bundle)]
-    yield from faults
-    if faults:
-        return
-    yield from StepRules(workflow, bundle.resources, bundle.grants).errors()
-    yield from _once(workflow)
-    yield from _limits(workflow, Fields.of(workflow, bundle.resources))
+def workflow_errors(
+    workflow: Workflow, resources: Sequence[AgentResource], grants: Sequence[Grant] | None, *, is_complete: bool = True
+) -> Iterator[PartDiagnostic]:
+    """Yields every error of one workflow. grants: None when they are unknown.
+
+    is_complete: without it, steps of the workflow or labels of the resources are missing, and only the rules that do
+    not depend on them are checked.
+    """
+    for each in _workflow(workflow, resources, grants, is_complete=is_complete):
+        yield PartDiagnostic(("workflows", workflow.name, *each.path), each.reason)
 
 
-def _inputs(workflow: Workflow, bundle: Bundle) -> Iterator[PartDiagnostic]:
-    fields = Fields.of(workflow, bundle.resources)
+def _workflow(
+    workflow: Workflow, resources: Sequence[AgentResource], grants: Sequence[Grant] | None, *, is_complete: bool
+) -> Iterator[PartDiagnostic]:
+    order = list(flow_errors(workflow)) if is_complete else []
+    fields = Fields.of(workflow, resources)
+    yield from order
+    yield from _inputs(workflow, fields)
+    if not order:
+        yield from StepRules(workflow, resources, grants, is_complete=is_complete).errors()
+    if is_complete:
+        yield from _once(workflow)
+        yield from _limits(workflow, fields)
+
+
+def _inputs(workflow: Workflow, fields: Fields) -> Iterator[PartDiagnostic]:
     yield from _repeated("input", [each.name for each in workflow.inputs])
     for each in workflow.inputs:
         column = fields.column(each.resource, each.column)
@@ -190,4 +206,4 @@ def _sum(name: str, limit: int, workflow: Workflow, fields: Fields) -> Iterator[
         value = greatest.value if isinstance(greatest, FixedValue) and isinstance(greatest.value, int) else 0
         rows = step.limit if isinstance(step, UpdateStep) else 1
         if value * rows > limit:
-            yield PartDiagnostic(path, f"{step.name} alone may need {value * rows}, of {limit}")
+            yield PartDiagnostic(path, f"{step.name} alone may add {value * rows} to the sum of {name}, of {limit}")

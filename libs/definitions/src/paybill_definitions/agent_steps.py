@@ -25,7 +25,7 @@ from paybill_contracts.agent_expressions import Condition
 
 from paybill_definitions.agent_conditions import errors as condition_errors
 from paybill_definitions.agent_fields import Fields
-from paybill_definitions.agent_flow import available
+from paybill_definitions.agent_flow import available, has_fields
 from paybill_definitions.agent_outcomes import NULL, Known, known, outcomes
 from paybill_definitions.agent_values import errors as argument_errors
 from paybill_definitions.agent_values import references
@@ -41,11 +41,26 @@ _Arguments = Mapping[str, Argument]
 class StepRules:
     """Rules of the steps of one workflow, whose order has no error. Paths begin with `steps`."""
 
-    def __init__(self, workflow: Workflow, resources: Iterable[AgentResource], grants: Sequence[Grant]) -> None:
+    def __init__(
+        self,
+        workflow: Workflow,
+        resources: Iterable[AgentResource],
+        grants: Sequence[Grant] | None,
+        *,
+        is_complete: bool = True,
+    ) -> None:
+        """grants: None when they are unknown.
+
+        is_complete: without it, steps or labels are missing; order and trust, which follow from them, are not checked.
+        """
         self._workflow = workflow
         self._grants = grants
         self._fields = Fields.of(workflow, resources)
-        self._before = available(workflow)
+        everything = frozenset(step.name for step in workflow.steps if has_fields(step))
+        self._is_complete = is_complete
+        self._before = (
+            available(workflow) if is_complete else dict.fromkeys((each.name for each in workflow.steps), everything)
+        )
 
     def errors(self) -> Iterator[PartDiagnostic]:
         """Yields every error."""
@@ -177,6 +192,8 @@ class StepRules:
 
     def _permitted(self, step: ReadStep | Write, resource: AgentResource) -> Iterator[PartDiagnostic]:
         """Yields when no grant permits all columns of the step, or none can ever apply to its constants."""
+        if self._grants is None:
+            return
         verb = verb_of(step)
         place = ("steps", step.name, str(verb))
         named = named_columns(step)
@@ -234,7 +251,7 @@ class StepRules:
 
     def _untrusted(self, step: Write, columns: Mapping[str, ResourceColumn]) -> Iterator[PartDiagnostic]:
         """Yields the values that could need an approval in a step that declares none."""
-        if step.approval is not None:
+        if step.approval is not None or not self._is_complete:
             return
         bound = self._bound_inputs(step)
         for part in ("where", "set"):

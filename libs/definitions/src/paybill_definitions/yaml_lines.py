@@ -1,6 +1,6 @@
 """Reads YAML into a pydantic model and reports every error with its line."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,11 +42,17 @@ class InvalidDocumentError(Exception):
 
 def read(model: type[M], text: str, *, refuses_aliases: bool = False) -> tuple[M, Lines]:
     """Returns the content and the line of each part. Raises InvalidDocumentError."""
+    value, lines = plain(text, refuses_aliases=refuses_aliases)
+    return validated(model, value, lines), lines
+
+
+def plain(text: str, *, refuses_aliases: bool = False) -> tuple[Any, Lines]:
+    """Returns the plain values of a document and the line of each part. Raises InvalidDocumentError."""
     if len(text) > MAX_BYTES:
         raise InvalidDocumentError(Diagnostic(1, f"the file is larger than {MAX_BYTES} bytes"))
     lines: Lines = {}
     try:
-        return validated(model, _parsed(text, lines, refuses_aliases=refuses_aliases), lines), lines
+        return _parsed(text, lines, refuses_aliases=refuses_aliases), lines
     except yaml.YAMLError as error:
         raise InvalidDocumentError(_yaml_diagnostic(error)) from None
 
@@ -57,6 +63,20 @@ def validated(model: type[M], value: object, lines: Lines, path: Path = ()) -> M
         return model.model_validate(value)
     except ValidationError as error:
         raise InvalidDocumentError(*(_schema_diagnostic(item, lines, path) for item in error.errors())) from None
+
+
+def together(**parts: Callable[[], Any]) -> dict[str, Any]:
+    """Returns the results of all parts by name. Raises InvalidDocumentError with the errors of every part."""
+    found: dict[str, Any] = {}
+    faults: list[Diagnostic] = []
+    for name, part in parts.items():
+        try:
+            found[name] = part()
+        except InvalidDocumentError as error:
+            faults += error.diagnostics
+    if faults:
+        raise InvalidDocumentError(*faults)
+    return found
 
 
 def line_of(lines: Lines, path: Path) -> int:
