@@ -207,6 +207,7 @@ class Connections:
         except (
             asyncpg.PostgresError,
             asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
             OSError,
             TimeoutError,
             SecretForbiddenError,

@@ -246,6 +246,7 @@ class TenantDatabases:
         """Runs a block on a connection, and returns a code or Unknown for whatever it raises.
 
         An error of PostgreSQL says that nothing changed. A lost connection, a timeout and a fatal error say nothing.
+        asyncpg reports a connection that was lost inside an answer as an error of its own client.
         """
         try:
             async with self._connections.connection(endpoint) as connection:
@@ -257,7 +258,13 @@ class TenantDatabases:
                     return Refused(code_of(error.sqlstate))
         except (DatabaseUnavailableError, ValueRefusedError) as error:
             return Refused(error.code)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            OSError,
+            TimeoutError,
+        ):
             return Unknown()
 
     async def _drifted(self, connection: Connection, endpoint: Endpoint, statement: Statement) -> Refused | None:
