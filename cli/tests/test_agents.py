@@ -15,12 +15,14 @@ import httpx
 import pytest
 from paybill_cli.example.agent_client import AgentClient, Reply
 from paybill_cli.exit_codes import ExitCode
+from paybill_embedded.postgres import SUPERUSER
 from paybill_runtime.http.auth import Role
 from paybill_stack.operator_key import temporary_key
 
 pytestmark = pytest.mark.e2e
 
 NUMBERS = count(1000)
+FOLDER = Path(__file__).parents[2] / "examples" / "support-agent" / "agents"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,27 @@ def call(example):
         return asyncio.run(send())
 
     return call_tool
+
+
+@pytest.fixture
+def superuser(run, example):
+    """Runs a script in the database of the first tenant, past the provisioner."""
+
+    def execute(script: str) -> None:
+        revealed = run("environment", "credentials", "acme", "--reveal", "--json").data[0]
+        at = {name: revealed[name] for name in ("host", "port", "database")}
+        password = (example.data_dir / "credentials" / "postgres-superuser").read_text().strip()
+
+        async def send() -> None:
+            import asyncpg
+
+            connection = await asyncpg.connect(**at, user=SUPERUSER, password=password)
+            await connection.execute(script)
+            await connection.close()
+
+        asyncio.run(send())
+
+    return execute
 
 
 @pytest.fixture
@@ -203,6 +226,28 @@ def test_a_freeze_stops_calls_until_it_is_thawed(run, call, ticket, scope: str) 
     assert refused.refused == "frozen"
     assert run("agent", "freezes", "--json").data == []
     assert call("refund__propose", call_ | {"seq": refused.content["seq"]}).refused is None
+
+
+def test_a_trigger_in_a_live_table_is_drift_until_it_is_removed(run, superuser) -> None:
+    before = run("agent", "check", FOLDER, "--json")
+
+    superuser(
+        "CREATE FUNCTION product.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        " CREATE TRIGGER t AFTER INSERT ON product.refunds FOR EACH ROW EXECUTE FUNCTION product.f();"
+    )
+    try:
+        found = run("agent", "check", FOLDER, "--json")
+        previewed = run("agent", "publish", FOLDER, "--dry-run")
+    finally:
+        superuser("DROP FUNCTION product.f CASCADE")
+    after = run("agent", "check", FOLDER, "--json")
+
+    assert (before.code, before.data["drift"]) == (ExitCode.OK, []), before.err
+    reason = "refunds has a trigger, and the bundle declares no `also_changes`"
+    assert found.code == ExitCode.FAILED
+    assert {"where": "tenant acme", "table": "refunds", "difference": reason} in found.data["drift"]
+    assert f"drift: tenant acme, table refunds: {reason}" in previewed.err
+    assert (after.code, after.data["drift"]) == (ExitCode.OK, []), after.err
 
 
 def test_an_example_brings_its_own_catalogue_and_starts_no_other_product(paybill, run_stack, tmp_path: Path) -> None:
