@@ -100,6 +100,14 @@ def test_limits_cover_one_execution(limits: str, reason: str) -> None:
     assert reason in found[0]
 
 
+def test_a_sum_of_a_personal_column_is_no_limit() -> None:
+    resources = "tasks: {untrusted: [title], hidden: [secret], personal: [points]}\n"
+
+    found = errors(f"{TASK}\n{CHANGE}", limits=f"{FIVE}sum: {{tasks.points: 90}}}}\n", resources=resources)
+
+    assert ["tasks.points is personal" in each for each in found] == [True]
+
+
 def test_a_table_that_cedar_cannot_name_is_no_resource() -> None:
     known = bundle(TASK, resources="tasks: {}\nnotes: {}\nold-notes: {}\n")
 

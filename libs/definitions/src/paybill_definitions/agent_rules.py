@@ -193,6 +193,9 @@ def _sum(name: str, limit: int, workflow: Workflow, fields: Fields) -> Iterator[
     if found is None or GROUPS.get(found.type) != "integer":
         yield PartDiagnostic(path, f"{name} is no column of whole numbers")
         return
+    if found.personal:
+        yield PartDiagnostic(path, f"{name} is personal, and facts have the sums of a run in clear; remove the limit")
+        return
     writes = [
         step
         for step in workflow.steps

@@ -144,10 +144,15 @@ def _slot(name: str, slot: Slot, known: Known, given: object) -> Scalar:
         raise InvalidInputError(f"{what} has {len(value)} characters; {slot.max_length} are allowed")
     minimum, maximum = bound_of(slot.minimum, known), bound_of(slot.maximum, known)
     if minimum is not None and _is_less(value, minimum):
-        raise InvalidInputError(f"{what} is less than its minimum, {minimum}")
+        raise InvalidInputError(f"{what} is less than its minimum, {_name(slot.minimum)}")
     if maximum is not None and _is_less(maximum, value):
-        raise InvalidInputError(f"{what} is more than its maximum, {maximum}")
+        raise InvalidInputError(f"{what} is more than its maximum, {_name(slot.maximum)}")
     return value
+
+
+def _name(bound: Bound | None) -> str:
+    """Returns a bound as in refusals, whose facts are in clear: a field by its name, as its value may be personal."""
+    return f"{bound.step}.{bound.field}" if isinstance(bound, FieldValue) else str(bound.value if bound else None)
 
 
 def _is_less(left: Scalar, right: Scalar) -> bool:
