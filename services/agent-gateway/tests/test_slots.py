@@ -12,7 +12,7 @@ from paybill_contracts.agent_bundles import ComputeStep, FieldValue, FixedValue,
 def test_a_refusal_names_a_field_that_bounds_a_slot_without_its_value(given: int, what: str) -> None:
     maximum = FieldValue(step="person", field="age")
     slot = Slot(type=SlotType.INTEGER, minimum=FixedValue(value=5), maximum=maximum)
-    step = ComputeStep(name="ask", next=None, values={"age": slot})
+    step = ComputeStep(name="ask", next="end", values={"age": slot})
 
     with pytest.raises(InvalidInputError) as refused:
         slot_values(step, Known("run_1", {}, {"person": {"age": 777}}), {"age": given})

@@ -1,5 +1,6 @@
 """Reads YAML into a pydantic model and reports every error with its line."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +18,10 @@ MAX_NUMBER = 2**53 - 1
 """Larger numbers are not exact in JSON, and cannot be hashed."""
 
 _TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_INTEGER = "tag:yaml.org,2002:int"
+_NUMBERS = frozenset({_INTEGER, "tag:yaml.org,2002:float"})
+_OTHER_BASE = re.compile(r"[-+]?0[0-9_bx]")
 
 M = TypeVar("M", bound=BaseModel)
 Path = tuple[int | str, ...]
@@ -153,6 +158,8 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: Lines) -
                 raise InvalidDocumentError(Diagnostic(key.start_mark.line + 1, "a name must be plain text"))
             plain[key.value] = _plain(loader, value, (*path, key.value), lines)
         return plain
+    if isinstance(node, yaml.ScalarNode) and (reason := _ambiguous(node)):
+        raise InvalidDocumentError(Diagnostic(line, reason))
     try:
         value = loader.construct_object(node)
     except ValueError as error:  # such as a thirteenth month
@@ -161,6 +168,18 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: Lines) -
         where = ".".join(map(str, path)) or "the file"
         raise InvalidDocumentError(Diagnostic(line, f"{where}: the number has more than 53 bits"))
     return value
+
+
+def _ambiguous(node: yaml.ScalarNode) -> str | None:
+    """Returns why a scalar is refused that YAML 1.1 reads in another way than YAML 1.2, or than people do."""
+    text = node.value
+    if node.tag == _BOOLEAN and text.lower() not in {"true", "false"}:
+        return f"{text} would be a boolean; write true or false, or quote the text"
+    if node.tag in _NUMBERS and ":" in text:
+        return f"{text} would be a number to the base 60; write the number, or quote the text"
+    if node.tag == _INTEGER and _OTHER_BASE.match(text):
+        return f"{text} would be a number to another base than 10; write it to the base 10, or quote the text"
+    return None
 
 
 def _schema_diagnostic(item: Any, lines: Lines, path: Path = ()) -> Diagnostic:
