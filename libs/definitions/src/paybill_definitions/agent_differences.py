@@ -1,18 +1,22 @@
-"""Differences between two bundles, for people. Pure."""
+"""Differences between two bundles, for people, in the words of their files. Pure."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from paybill_contracts.agent_bundles import Bundle
-from paybill_contracts.event import canonical
+from paybill_contracts.agent_bundles import AgentResource, Bundle, Workflow
 from pydantic import BaseModel
 
-MAX_TEXT = 200
-"""Characters of a value."""
+from paybill_definitions.agent_text import grant_text, step_parts
+
+LABELS = ("hidden", "untrusted", "personal")
+WHOLE = ""
+"""Path of the text of a whole part, which is compared, and shown when the part is added or removed."""
 
 
 class BundleDifference(BaseModel):
-    """A difference. change: path of what differs, such as `set.amount.maximum`; of: the workflow, grant or resource."""
+    """A difference. change: added, removed, changed, or the path of what differs, such as `steps.propose.set.amount`.
+
+    of: the workflow, grant or resource. before, after: text in the words of the file; null for nothing.
+    """
 
     change: str
     of: str
@@ -21,41 +25,56 @@ class BundleDifference(BaseModel):
 
 
 def differences(before: Bundle | None, after: Bundle) -> Iterator[BundleDifference]:
-    """Yields every difference of `after` from `before`, or from an empty bundle: one for each value that differs."""
+    """Yields every difference of `after` from `before`, or from an empty bundle."""
     old, new = _parts(before), _parts(after)
     for of in sorted(old.keys() | new.keys()):
+        former, latter = old.get(of, {}), new.get(of, {})
         if of not in old or of not in new:
-            yield BundleDifference(change="defined", of=of, before=_presence(of in old), after=_presence(of in new))
+            change = "added" if of in new else "removed"
+            yield BundleDifference(change=change, of=of, before=former.get(WHOLE), after=latter.get(WHOLE))
+        if of not in new:
             continue
-        for change in sorted(old[of].keys() | new[of].keys()):
-            if old[of].get(change) != new[of].get(change):
-                yield BundleDifference(change=change, of=of, before=old[of].get(change), after=new[of].get(change))
+        for path in [*former, *(each for each in latter if each not in former)]:
+            if former.get(path) != latter.get(path) and (path != WHOLE or of in old):
+                yield BundleDifference(change=path or "changed", of=of, before=former.get(path), after=latter.get(path))
 
 
-def _presence(is_defined: bool) -> str | None:  # noqa: FBT001  # the one argument
-    return "defined" if is_defined else None
-
-
-def _parts(bundle: Bundle | None) -> dict[str, dict[str, str]]:
-    """Returns the values of each part of a bundle, by its kind and name, by their paths."""
+def _parts(bundle: Bundle | None) -> dict[str, Mapping[str, str]]:
+    """Returns the texts of each part of a bundle, by its kind and name, by their paths."""
     if bundle is None:
         return {}
-    content = bundle.model_dump(mode="json")
-    parts = {"blueprint": dict(_values(content["blueprint"], ""))}
-    for kind, key in (("resource", "name"), ("grant", "id"), ("workflow", "name")):
-        for each in content[f"{kind}s"]:
-            parts[f"{kind} {each[key]}"] = dict(_values(each, ""))
+    blueprint = f"{bundle.blueprint.name}@{bundle.blueprint.version} ({bundle.blueprint.content_hash})"
+    return {
+        "blueprint": {WHOLE: blueprint},
+        **{f"resource {each.name}": {WHOLE: _resource(each)} for each in bundle.resources},
+        **{f"grant {each.id}": {WHOLE: grant_text(each)} for each in bundle.grants},
+        **{f"workflow {each.name}": _workflow(each) for each in bundle.workflows},
+    }
+
+
+def _resource(resource: AgentResource) -> str:
+    columns = []
+    for column in resource.columns:
+        labels = [label for label in LABELS if getattr(column, label)]
+        words = [column.name, column.type, *([] if column.nullable else ["required"]), *labels]
+        columns.append(" ".join(words))
+    changes = f"; also_changes: {', '.join(resource.also_changes)}" if resource.also_changes else ""
+    return f"{', '.join(columns)}{changes}"
+
+
+def _workflow(workflow: Workflow) -> dict[str, str]:
+    names = ", ".join(step.name for step in workflow.steps)
+    parts = {WHOLE: f"role {workflow.role}, steps {names}"}
+    parts |= {"description": workflow.description} if workflow.description else {}
+    parts |= {f"input.{each.name}": f"{each.resource}.{each.column}" for each in workflow.inputs}
+    parts |= {"once": ", ".join(f"input.{each.name}" for each in workflow.once)} if workflow.once else {}
+    limits = workflow.limits
+    parts["limits.minutes"] = str(limits.minutes)
+    days = {"limits.agent_day": limits.agent_day, "limits.tenant_day": limits.tenant_day}
+    for place, amounts in {"limits": limits.run, **days}.items():
+        if amounts is not None:
+            parts |= {f"{place}.calls": str(amounts.calls), f"{place}.rows": str(amounts.rows)}
+            parts |= {f"{place}.sum.{name}": str(limit) for name, limit in amounts.sums.items()}
+    for step in workflow.steps:
+        parts |= {f"steps.{step.name}.{path}": text for path, text in step_parts(step).items()}
     return parts
-
-
-def _values(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yields each value with its path; a list of named parts is one path for each name."""
-    if isinstance(value, Mapping) and value:
-        for name, each in value.items():
-            yield from _values(each, f"{path}.{name}".lstrip("."))
-    elif isinstance(value, list) and value and all(isinstance(each, Mapping) and "name" in each for each in value):
-        for each in value:
-            yield from _values({key: part for key, part in each.items() if key != "name"}, f"{path}.{each['name']}")
-        yield f"{path} in order", ", ".join(each["name"] for each in value)
-    else:
-        yield path, canonical(value).decode()[:MAX_TEXT]
