@@ -1,5 +1,6 @@
 """Tests of `paybill agent init | check | diff | publish`: the folder of a bundle, without a stack and with one."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def test_a_valid_bundle_has_its_hash_without_a_stack_too(paybill, product: Path)
     assert (done.code, done.data["blueprint"], done.data["workflows"]) == (ExitCode.OK, "support-agent@1", "refund")
     assert (len(done.data["content_hash"]), done.data["drift"]) == (64, [])
     assert "not compared with a stack: no stack runs on" in done.err
+    assert "live tables were not compared" in done.err
 
 
 def test_errors_of_a_bundle_are_lines_with_file_and_line(paybill, product: Path) -> None:
@@ -63,6 +65,23 @@ def test_errors_of_a_bundle_are_lines_with_file_and_line(paybill, product: Path)
     assert "error[invalid_bundle]" in refused.err
 
 
+def test_errors_of_a_bundle_have_file_line_and_reason_as_json(paybill, product: Path) -> None:
+    folder = product / "agents"
+    (folder / "close.yml").write_text("workflow: close\n")
+    (folder / ".refund.yaml.swp").write_bytes(b"\xff")
+    (folder / "notes.txt").write_bytes(b"\xff")
+
+    refused = paybill("agent", "check", folder, "--data-dir", product, "--json")
+
+    flaws = [json.loads(each)["data"] for each in refused.out.splitlines()]
+    assert refused.code == ExitCode.FAILED
+    assert [(each["file"], each["line"]) for each in flaws] == [
+        (f"{folder}/close.yml", 1),
+        (f"{folder}/notes.txt", 1),
+    ]
+    assert flaws[0]["reason"] == "the suffix is .yaml; rename it to close.yaml"
+
+
 @pytest.mark.parametrize(("command", "folder"), [("check", "missing"), ("check", "")], ids=["missing", "empty"])
 def test_a_folder_without_a_bundle_is_an_error_with_a_next_step(paybill, product: Path, command, folder) -> None:
     (product / "empty").mkdir()
@@ -74,15 +93,20 @@ def test_a_folder_without_a_bundle_is_an_error_with_a_next_step(paybill, product
 
 
 @pytest.mark.e2e
-def test_a_bundle_of_another_blueprint_than_that_in_force_is_drift(on_stack, product: Path) -> None:
+def test_a_bundle_is_checked_against_the_blueprint_in_force(on_stack, product: Path) -> None:
     blueprint = product / "blueprints.yaml"
     blueprint.write_text(blueprint.read_text().replace("name: support-agent", "name: standard"))
 
-    done = on_stack("agent", "check", product / "agents", "--json")
+    done = on_stack("agent", "check", product / "agents")
+    drifted = on_stack("agent", "check", product / "agents", "--blueprint", blueprint, "--json")
 
     assert done.code == ExitCode.FAILED
-    assert {each["where"] for each in done.data["drift"]} == {"blueprint standard"}
-    assert "standard has no table tickets" in [each["difference"] for each in done.data["drift"]]
+    assert "the blueprint standard has no table tickets" in done.out
+    assert f"publish it first: paybill blueprint publish {blueprint}" in done.err
+    assert drifted.code == ExitCode.FAILED
+    assert "compared with the stack at http" in drifted.err
+    assert {each["where"] for each in drifted.data["drift"]} == {"blueprint standard"}
+    assert "standard has no table tickets" in [each["difference"] for each in drifted.data["drift"]]
 
 
 @pytest.mark.e2e
@@ -136,16 +160,25 @@ def test_a_bundle_with_errors_is_not_sent(paybill, product_stack, product: Path)
     workflow = product / "agents" / "refund.yaml"
     workflow.write_text(workflow.read_text().replace("read: orders", "read: order"))
 
-    refused = paybill("agent", "publish", product / "agents", "--yes", **product_stack.environment)
+    checked, compared, refused = (
+        paybill("agent", *command, product / "agents", **product_stack.environment)
+        for command in (("check",), ("diff",), ("publish", "--yes"))
+    )
 
-    assert refused.code == ExitCode.USAGE
+    assert (checked.code, compared.code, refused.code) == (ExitCode.FAILED, ExitCode.FAILED, ExitCode.FAILED)
     assert refused.out.startswith(f"{workflow}:")
+    assert checked.out == compared.out == refused.out
 
 
 @pytest.mark.e2e
-def test_the_service_refuses_a_bundle_that_the_blueprint_in_force_does_not_have(
-    paybill, product_stack, product: Path
-) -> None:
+def test_a_refused_key_fails_the_check(paybill, product_stack, product: Path) -> None:
+    environment = product_stack.environment | {"PAYBILL_API_KEY": "pbk_wrong_key"}
+
+    assert paybill("agent", "check", product / "agents", **environment).code == ExitCode.DENIED
+
+
+@pytest.mark.e2e
+def test_check_and_publish_use_the_blueprint_in_force(paybill, product_stack, product: Path) -> None:
     blueprint = product / "blueprints.yaml"
     blueprint.write_text(blueprint.read_text().replace("{name: total, type: bigint", "{name: sum, type: bigint"))
     workflow = product / "agents" / "refund.yaml"
@@ -154,6 +187,8 @@ def test_the_service_refuses_a_bundle_that_the_blueprint_in_force_does_not_have(
     checked = paybill("agent", "check", product / "agents", **product_stack.environment)
     refused = paybill("agent", "publish", product / "agents", "--yes", **product_stack.environment)
 
-    assert (checked.code, "orders.sum is gone" in checked.out) == (ExitCode.FAILED, True)
-    assert refused.code in {ExitCode.USAGE, ExitCode.CONFLICT}
-    assert "total" in refused.err or "sum" in refused.err
+    assert (checked.code, refused.code) == (ExitCode.FAILED, ExitCode.FAILED)
+    assert "the step order has no field sum" in checked.out
+    assert checked.out == refused.out
+    assert f"publish it first: paybill blueprint publish {blueprint}" in checked.err
+    assert f"publish it first: paybill blueprint publish {blueprint}" in refused.err

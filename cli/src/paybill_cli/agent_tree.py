@@ -16,7 +16,7 @@ AGENTS = {
             ),
             "diff": Leaf(
                 "paybill_cli.commands.agent_publications:diff",
-                "Show the changes of a publication; exit code 6 when it would be refused.",
+                "Show the changes of a publication; exit code 1 for a bundle with errors, 6 when it would be refused.",
             ),
             "publish": Leaf(
                 "paybill_cli.commands.agent_publications:publish", "Publish a bundle: agents obey it from now on."

@@ -1,5 +1,6 @@
 """Files that people publish, such as plans.yaml and blueprints.yaml."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
+
+_FLAW = re.compile(r"(.*?):([0-9]+): (.*)", re.DOTALL)
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def with_errors(out: Output, file: Path, kind: str, error_type: type[Exception],
     except error_type as error:
         found = str(error).splitlines()
         for each in found:
-            out.line(f"{kind}.flaw", {"flaw": each}, each)
+            out.line(f"{kind}.flaw", {"flaw": each, **_place(each)}, each)
         count = f"{len(found)} error{'s' if len(found) > 1 else ''}"
         raise CliError(
             f"invalid_{kind}",
@@ -32,6 +35,12 @@ def with_errors(out: Output, file: Path, kind: str, error_type: type[Exception],
             next="correct them, then repeat the command",
             exit_code=exit_code,
         ) from None
+
+
+def _place(flaw: str) -> dict[str, Any]:
+    """Returns the file, the line and the reason of `<file>:<line>: <reason>`; nothing for another form."""
+    found = _FLAW.fullmatch(flaw)
+    return {"file": found[1], "line": int(found[2]), "reason": found[3]} if found else {}
 
 
 def text_of(file: Path) -> str:

@@ -9,7 +9,7 @@ from paybill_cli.client.definition_files import text_of, with_errors
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import Stack
 from paybill_cli.commands.agent_drift import DRIFT, drift
-from paybill_cli.errors import usage
+from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output, as_json
 
@@ -25,8 +25,8 @@ BlueprintFile = Annotated[
     Path | None,
     typer.Option(
         "--blueprint",
-        help="File of the blueprint whose tables agents use; by default blueprints.yaml beside the folder, "
-        "else the one in force on the stack.",
+        help="File of the blueprint whose tables agents use; by default the one in force on a running stack, "
+        "else blueprints.yaml beside the folder.",
     ),
 ]
 
@@ -72,13 +72,13 @@ def init(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint: 
 def check(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint: BlueprintFile = None) -> int:
     """Check a bundle without publishing it; exit code 1 when it has errors.
 
-    Each error is a line: file, line and reason. When a stack is reachable, its blueprint in force and the live tables
+    Each error is a line: file, line and reason. When a stack runs, its blueprint in force is used, and the live tables
     of each tenant with agents are compared. A difference is exit code 1, too, and so is a database that is away.
 
     Example: paybill agent check agents
     """
     content = blueprint_of(out, stack, folder, blueprint)
-    bundle = checked(out, folder, content, ExitCode.FAILED)
+    bundle = checked(out, folder, content)
     found = drift(out, stack, bundle)
     if out.json:
         out.record("agent.check", {**_summary(folder, bundle), "drift": found})
@@ -104,31 +104,60 @@ def resources_text(blueprint: "Blueprint") -> str:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Returns the texts of the bundle's files by name. Raises a usage error when the folder has none."""
+    """Returns the texts of the bundle's files by name. Raises a usage error when the folder has none.
+
+    Hidden files do not count. A file or folder that belongs to no bundle has no text; reading the bundle refuses it.
+    """
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".cedar"} and path.is_file())
+        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise usage(
             f"{folder} cannot be read", why=error.strerror or str(error), next=f"paybill agent init {folder}"
         ) from None
     if not found:
         raise usage(f"{folder} has no files of a bundle", next=f"paybill agent init {folder}")
-    return {path.name: text_of(path) for path in found}
+    return {path.name: text_of(path) if path.suffix in {".yaml", ".cedar"} else "" for path in found}
 
 
 def blueprint_of(out: Output, stack: Stack, folder: Path, file: Path | None) -> "Blueprint":
-    """Returns the blueprint of the bundle: of the file, of the file beside the folder, or the one in force."""
-    from paybill_contracts.blueprints import Blueprint
+    """Returns the blueprint of the bundle: of the named file, the one in force, or that of the file beside the folder.
+
+    The file beside the folder names the blueprint. Without a running stack, or before its first publication, its
+    content is used.
+    """
+    if file is not None:
+        return _read_blueprint(out, file)
+    beside = folder.absolute().parent / BLUEPRINTS
+    if not beside.exists():
+        with Service(stack, "provisioner") as provisioner:
+            return _in_force(provisioner, _only(provisioner))
+    local = _read_blueprint(out, beside)
+    try:
+        with Service(stack, "provisioner") as provisioner:
+            published = _in_force(provisioner, local.name)
+    except CliError as error:
+        if error.exit_code not in {ExitCode.UNREACHABLE, ExitCode.NOT_FOUND}:
+            raise
+        return local
+    if published != local:
+        out.info(
+            f"{beside} differs from {published.name}@{published.version} in force, which is used; to use the file, "
+            f"publish it first: paybill blueprint publish {beside}"
+        )
+    return published
+
+
+def _read_blueprint(out: Output, file: Path) -> "Blueprint":
     from paybill_definitions.blueprints_file import BlueprintFileError, read_blueprint
 
-    beside = folder.absolute().parent / BLUEPRINTS
-    file = file or (beside if beside.exists() else None)
-    if file is not None:
-        with with_errors(out, file, "blueprint", BlueprintFileError, ExitCode.USAGE):
-            return read_blueprint(text_of(file), str(file)).content
-    with Service(stack, "provisioner") as provisioner:
-        found = provisioner.get(f"/v1/blueprints/{_only(provisioner)}")
-    return Blueprint.model_validate_json(as_json(found["content"]))
+    with with_errors(out, file, "blueprint", BlueprintFileError, ExitCode.USAGE):
+        return read_blueprint(text_of(file), str(file)).content
+
+
+def _in_force(provisioner: Service, name: str) -> "Blueprint":
+    from paybill_contracts.blueprints import Blueprint
+
+    return Blueprint.model_validate_json(as_json(provisioner.get(f"/v1/blueprints/{name}")["content"]))
 
 
 def _only(provisioner: Service) -> str:
@@ -142,11 +171,11 @@ def _only(provisioner: Service) -> str:
     return str(names[0])
 
 
-def checked(out: Output, folder: Path, blueprint: "Blueprint", exit_code: ExitCode = ExitCode.USAGE) -> "Bundle":
+def checked(out: Output, folder: Path, blueprint: "Blueprint") -> "Bundle":
     """Returns the bundle in a folder; prints all errors and raises CliError when it has some."""
     from paybill_definitions.agent_bundle import BundleFileError, read_bundle
 
-    with with_errors(out, folder, "bundle", BundleFileError, exit_code):
+    with with_errors(out, folder, "bundle", BundleFileError, ExitCode.FAILED):
         try:
             return read_bundle(files_of(folder), blueprint)
         except BundleFileError as error:

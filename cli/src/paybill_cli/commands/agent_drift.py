@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from paybill_cli.client.http import Service
+from paybill_cli.client.http import Service, get_or_none
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
@@ -20,12 +20,14 @@ PAGE_TIMEOUT_S = 60.0
 def drift(out: Output, stack: Stack, bundle: "Bundle") -> list[dict[str, str]]:
     """Returns the differences between a bundle, the blueprint in force and live tables; none without a stack."""
     try:
-        return [*_of_blueprint(stack, bundle), *of_tables(stack, bundle.model_dump(mode="json"))]
+        found = [*_of_blueprint(stack, bundle), *of_tables(stack, bundle.model_dump(mode="json"))]
     except CliError as error:
-        if error.exit_code not in {ExitCode.UNREACHABLE, ExitCode.DENIED, ExitCode.NOT_FOUND}:
+        if error.exit_code is not ExitCode.UNREACHABLE:
             raise
-        out.info(f"not compared with a stack: {error.message}")
+        out.info(f"not compared with a stack: {error.message}; live tables were not compared")
         return []
+    out.info(f"compared with the stack at {stack.url('provisioner')}: its blueprint in force and its live tables")
+    return found
 
 
 def of_tables(stack: Stack, content: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -50,8 +52,12 @@ def _of_blueprint(stack: Stack, bundle: "Bundle") -> Iterator[dict[str, str]]:
 
     name = bundle.blueprint.name
     with Service(stack, "provisioner") as provisioner:
-        found = provisioner.get(f"/v1/blueprints/{name}")
+        found = get_or_none(provisioner, f"/v1/blueprints/{name}")
         recorded, _ = provisioner.list_rows("/v1/drift", "differences", {})
+    if found is None:
+        reason = f"{name} is not in force; first: paybill blueprint publish blueprints.yaml"
+        yield {"where": f"blueprint {name}", "table": "", "difference": reason}
+        return
     for each in differences(bundle, Blueprint.model_validate_json(as_json(found["content"]))):
         table = each.path[1] if len(each.path) > 1 else ""
         yield {"where": f"blueprint {name}", "table": str(table), "difference": each.reason}

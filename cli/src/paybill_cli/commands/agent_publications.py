@@ -17,11 +17,10 @@ from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
 
 PATH = "/v1/bundles"
-CHANGES = ("change", "of", "before", "after")
 
 
 def diff(out: Output, stack: Stack, folder: Folder = Path("agents")) -> None:
-    """Show the changes of a publication; exit code 6 when it would be refused.
+    """Show the changes of a publication; exit code 1 for a bundle with errors, 6 when it would be refused.
 
     Example: paybill agent diff agents
     """
@@ -96,7 +95,9 @@ def _show(out: Output, publication: Mapping[str, Any]) -> None:
     if out.json:
         out.record("agent.publication", publication)
         return
-    out.rows("agent.publication", publication["differences"], CHANGES)
+    for each in publication["differences"]:
+        values = [f"  {name + ':':<8}{each[name]}" for name in ("before", "after") if each[name] is not None]
+        out.line("agent.difference", each, f"{each['of']}: {each['change']}", *values)
     for each in publication.get("drift", ()):
         place = f"{each['where']}, table {each['table']}" if each["table"] else each["where"]
         out.info(f"drift: {place}: {each['difference']}")
