@@ -6,11 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from gateway_samples import METERED
 from gateway_world import World, bundle_of, world
+from paybill_agent_gateway.domain.budgets import day_id
 from paybill_agent_gateway.domain.runs import ApprovalStatus
-from paybill_contracts.agent_runs import RunEnd
+from paybill_agent_gateway.tables import DAYS
+from paybill_contracts.agent_bundles import Amounts
+from paybill_contracts.agent_runs import BudgetReserved, RunEnd
 from paybill_contracts.agent_tenants import AgentTenantStatus
 from paybill_contracts.approval import ApprovalMismatchError
+from paybill_runtime.clock import now
 from paybill_runtime.testing import until
 
 
@@ -208,6 +213,22 @@ async def test_an_unknown_ticket_starts_no_run(gateway: World) -> None:
     refused = await gateway.refused(gateway.start(agent, ticket="t-404"))
 
     assert (refused.code, refused.run) == ("row_missing", None)
+
+
+async def test_a_metered_quota_counts_all_days_of_the_month(gateway: World) -> None:
+    calls = bundle_of().workflows[0].limits.run
+    metered = METERED.model_copy(update={"quota": calls.calls})
+    unused, used = await gateway.tenant("acme", feature=metered), await gateway.tenant("bolt", feature=metered)
+    earlier = BudgetReserved(
+        tenant_id=used.tenant_id, day_id=day_id(used.tenant_id, now().replace(day=1)), run_id=f"run_{'0' * 32}",
+        agent_id=used.agent_id, workflow="refund", attempt_seq=1, reserved=Amounts(calls=1),
+    )  # fmt: skip
+    await gateway.record(DAYS, earlier)
+
+    refused = await gateway.refused(gateway.start(used, ticket="t-17"))
+
+    assert refused.code == "actions_not_entitled"
+    assert (await gateway.start(unused, ticket="t-17")).ended is None
 
 
 async def test_newer_grants_hold_at_once(gateway: World) -> None:

@@ -103,9 +103,16 @@ def test_of_two_attempts_the_earlier_one_is_settled_first() -> None:
 def test_an_open_run_counts_with_all_of_its_calls() -> None:
     day = budgets.evolve(None, budgets.reserve(None, WORKFLOW, TENANT, AGENTS[0], run_id(1), 1, NOW))
 
-    assert budgets.actions_taken(day) == OF_RUN.calls
+    assert budgets.actions_taken([day]) == OF_RUN.calls
     (settled,) = budgets.on_run_ended(day, ended(1, AGENTS[0], Amounts(calls=2)))
-    assert budgets.actions_taken(budgets.evolve(day, settled)) == 2
+    assert budgets.actions_taken([None, budgets.evolve(day, settled)]) == 2
+
+
+def test_the_earlier_days_of_a_month_are_those_since_its_first() -> None:
+    first, third = NOW.replace(month=3, day=1), NOW.replace(month=3, day=3)
+
+    assert budgets.earlier_days(TENANT, first) == ()
+    assert [each.partition("/")[2][5:] for each in budgets.earlier_days(TENANT, third)] == ["03-01", "03-02"]
 
 
 def test_a_refusal_names_the_budget_and_the_next_step() -> None:

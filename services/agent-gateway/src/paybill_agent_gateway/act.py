@@ -67,7 +67,6 @@ from paybill_agent_gateway.statements import Statement, compile_read, compile_wr
 from paybill_agent_gateway.tables import AGENTS, BUNDLES, DAYS, FREEZE_STATES, IN_FORCE, RUNS, TENANTS
 
 T = TypeVar("T")
-S = TypeVar("S")
 
 MAX_VIEWS = 4096
 """States that a process keeps to plan with, the last ones used."""
@@ -109,6 +108,7 @@ class _Session:
     run_id: str | None = None
     blueprint: str | None = None
     day_id: str | None = None
+    earlier_ids: tuple[str, ...] = ()
     found: Found = field(default_factory=Found)
     seals: list[Personal[str]] = field(default_factory=list)
 
@@ -127,7 +127,7 @@ class _Session:
             keys.append(AGENTS.key(caller.agent_id))
         if self.blueprint is not None:
             keys.append(IN_FORCE.key(self.blueprint))
-        return keys
+        return keys + [DAYS.key(each) for each in self.earlier_ids]
 
     def scene(self, now: datetime, get: Callable[[Stored[Any], str], Any]) -> Scene:
         """Returns the states of the call. get: returns a state."""
@@ -143,6 +143,7 @@ class _Session:
             run=get(RUNS, self.run_id) if self.run_id is not None else None,
             day_id=self.day_id,
             day=get(DAYS, self.day_id) if self.day_id is not None else None,
+            earlier={each: get(DAYS, each) for each in self.earlier_ids},
         )
 
 
@@ -314,7 +315,7 @@ async def _fulfil(gate: Gate, session: _Session, need: Need) -> None:
         case BlueprintNeed():
             session.blueprint = need.blueprint
         case DayNeed():
-            session.day_id = need.day_id
+            session.day_id, session.earlier_ids = need.day_id, need.earlier_ids
         case BundleNeed():
             results[need] = await bundle_of(gate, need.content_hash)
         case ConnectionNeed():
@@ -359,7 +360,6 @@ async def bundle_of(gate: Gate, content_hash: str) -> CompiledBundle:
         while len(gate.bundles) >= MAX_BUNDLES:
             gate.bundles.pop(next(iter(gate.bundles)))
         gate.bundles[need] = compiled
-        return compiled
     return gate.bundles[need]
 
 

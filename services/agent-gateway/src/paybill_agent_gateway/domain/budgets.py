@@ -43,11 +43,15 @@ def day_id(tenant_id: str, at: datetime) -> str:
     return f"{tenant_id}/{at:%Y-%m-%d}"
 
 
-def actions_taken(day: Day | None) -> int:
-    """Returns the actions of a day: those done, and all that runs which have not ended may still take."""
-    if day is None:
-        return 0
-    return day.actions + sum(each.amounts.calls for each in day.open.values())
+def earlier_days(tenant_id: str, at: datetime) -> tuple[str, ...]:
+    """Returns the ids of the earlier days of the month (UTC) of a tenant to which a time belongs."""
+    return tuple(day_id(tenant_id, at.replace(day=number)) for number in range(1, at.day))
+
+
+def actions_taken(days: Iterable[Day | None]) -> int:
+    """Returns the actions of days: those done, and all that runs which have not ended may still take."""
+    known = [each for each in days if each is not None]
+    return sum(each.actions + sum(open_.amounts.calls for open_ in each.open.values()) for each in known)
 
 
 def reserve(

@@ -77,9 +77,10 @@ def _start(scene: Scene, caller: CallCaller, request: Start, found: Found) -> Ve
     if run is not None and not (workflow.once and runs.can_start_again(run)):
         return _resume(scene, caller, run, found)
     day_id = budgets.day_id(caller.tenant_id, scene.now)
-    if scene.day_id != day_id:
-        raise MissingError(DayNeed(day_id))
-    used, limit = budgets.actions_taken(scene.day), workflow.limits.run
+    earlier = budgets.earlier_days(caller.tenant_id, scene.now) if tenants.is_metered(scene.tenant) else ()
+    if (scene.day_id, tuple(scene.earlier)) != (day_id, earlier):
+        raise MissingError(DayNeed(day_id, earlier))
+    used, limit = budgets.actions_taken((scene.day, *scene.earlier.values())), workflow.limits.run
     tenants.require_active(scene.tenant, caller.tenant_id, used=used, requested=limit.calls)
     first_seq = run.seq if run is not None else 1
     reserved = budgets.reserve(scene.day, workflow, caller.tenant_id, caller.agent_id, run_id, first_seq, scene.now)

@@ -31,7 +31,10 @@ from paybill_agent_gateway.domain.workflows import CompiledBundle, RowStep
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """States of one call. blueprint, run_id, day_id: of the states that are loaded; None for a state that is not."""
+    """States of one call. blueprint, run_id, day_id: of the states that are loaded; None for a state that is not.
+
+    earlier: days of the month before `day`, by their ids, which a metered entitlement counts.
+    """
 
     now: datetime
     agent: Agent | None
@@ -43,6 +46,7 @@ class Scene:
     run: Run | None = None
     day_id: str | None = None
     day: Day | None = None
+    earlier: Mapping[str, Day | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,10 @@ class BlueprintNeed:
 
 @dataclass(frozen=True, slots=True)
 class DayNeed:
-    """The state of another day of the tenant."""
+    """The states of other days of the tenant: today, and the earlier ones that count."""
 
     day_id: str
+    earlier_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

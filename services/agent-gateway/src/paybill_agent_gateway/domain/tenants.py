@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from paybill_contracts.agent_access import AgentConnection
 from paybill_contracts.agent_tenants import AGENT_ACTIONS, AgentTenantChanged, AgentTenantStatus
 from paybill_contracts.billing import EntitlementsSet
-from paybill_contracts.catalogue import Feature
+from paybill_contracts.catalogue import Feature, MeteredFeature
 from paybill_contracts.entitlements import check
 from paybill_contracts.environment_plans import EnvironmentChanged, EnvironmentReady
 from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
@@ -140,6 +140,11 @@ def require_active(access: TenantAccess | None, tenant_id: str, *, used: int = 0
             f"run: paybill entitlement show {known.slug}"
         )
     return known
+
+
+def is_metered(access: TenantAccess | None) -> bool:
+    """Returns whether the entitlement counts the actions of a month (UTC), and not those of a day."""
+    return access is not None and isinstance(access.feature, MeteredFeature)
 
 
 def require_endpoint(access: TenantAccess | None) -> AgentConnection:
