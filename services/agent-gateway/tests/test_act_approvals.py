@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pytest
 from gateway_world import FILES, RIGHTS, bundle_of, world
+from paybill_agent_gateway.domain.calls import CallCaller
+from paybill_contracts.approval import ApprovalMismatchError
 
 GRANTS = FILES["grants.cedar"] + (
     '@id("fixes") @columns("id, reason") permit(principal in Role::"support", action == Action::"update", '
@@ -46,3 +49,68 @@ async def test_a_row_that_outgrows_the_rule_meanwhile_is_not_written(start: Any,
 
     assert (changed.code, large.code) == ("rows_changed", "approval_required")
     assert refunds == [("o-1", 9000, "old")]
+
+
+async def test_columns_of_rules_and_conditions_do_not_get_into_the_answer(start: Any, postgres: Any) -> None:
+    grants = (
+        '@id("reads") @columns("id") permit(principal in Role::"support", action == Action::"read", '
+        "resource is refunds);\n"
+        '@id("others") @columns("*") permit(principal in Role::"support", action == Action::"read", '
+        "resource is orders);\n"
+        '@id("tickets") @columns("*") permit(principal in Role::"support", action == Action::"read", '
+        "resource is tickets);\n"
+        '@id("small") @columns("*") permit(principal in Role::"support", action == Action::"create", '
+        "resource is refunds) when { resource.amount <= 5000 };\n"
+        '@id("fixes") @columns("id, reason") permit(principal in Role::"support", action == Action::"update", '
+        'resource is refunds) when { resource.order_id like "o*" };'
+    )
+    async with world(start, postgres, bundle_of(grants=grants, settle=SETTLE), RIGHTS) as gateway:
+        agent = await gateway.tenant()
+        values = f"'{agent.tenant_id}', 'r-1', 'o-1', 1000, 'old'"
+        await gateway.pool.execute(f"INSERT INTO product.refunds VALUES ({values})")  # our own
+        run = await gateway.start(agent, "settle", refund="r-1")
+        done = await gateway.take(agent, "change", run.run, run.seq, reason="new")
+        state = await gateway.run(run.run)
+        refunds = await gateway.refunds()
+
+    assert refunds == [("o-1", 1000, "new")]
+    assert done.values["change"] == {"id": "r-1", "reason": "new"}
+    assert state.done[-1].rows == ({"id": "r-1", "reason": "new"},)
+
+
+async def test_neither_who_started_the_run_nor_who_called_may_approve(start: Any, postgres: Any) -> None:
+    async with world(start, postgres) as gateway:
+        agent = await gateway.tenant()
+        ann, bob = (CallCaller(agent.tenant_id, f"user:{name}") for name in ("ann", "bob"))
+        run = await gateway.start(ann, ticket="t-17")
+
+        def call() -> Any:
+            return gateway.take(bob, "propose", run.run, run.seq, amount=3000, reason="mine")
+
+        waits = await gateway.refused(call())
+        assert waits.approval is not None
+        for approver in (ann, bob):
+            with pytest.raises(ApprovalMismatchError):
+                await gateway.approve(waits.approval.id, run.run, approver.subject)
+        approval = (await gateway.run(run.run)).approval
+        await gateway.approve(waits.approval.id, run.run, "user:cid")
+        done = await call()
+
+    assert approval is not None
+    assert (approval.requester, done.ended) == ("user:bob", "finished")
+
+
+async def test_a_run_is_returned_for_its_own_inputs_alone(start: Any, postgres: Any) -> None:
+    with_order = FILES["refund.yaml"].replace(
+        "input: {ticket: tickets.id}", "input: {ticket: tickets.id, order: orders.id}"
+    )
+    with_order = with_order.replace("where: {id: ticket.order_id}", "where: {id: input.order}")
+    async with world(start, postgres, bundle_of(refund=with_order)) as gateway:
+        agent = await gateway.tenant()
+        ann = CallCaller(agent.tenant_id, "user:ann")
+        run = await gateway.start(agent, ticket="t-17", order="o-2")
+        again = await gateway.start(agent, request="another", ticket="t-17", order="o-2")
+        other = await gateway.refused(gateway.start(ann, ticket="t-17", order="o-1"))
+
+    assert run == again
+    assert (other.code, other.document()["next"]) == ("inputs_differ", [])

@@ -130,7 +130,7 @@ class CallApprovalRequested(
 ):
     """A call waits for an approval. subject_hash: over tenant, run, seq, bundle, every argument and the rows as shown.
 
-    requester: who started the run, and may not approve.
+    requester: who called the step; neither they nor who started the run may approve.
     """
 
     subject_hash: Digest

@@ -48,8 +48,10 @@ class CallApprovalView(BaseModel):
     subject_hash: Digest
     status: CallApprovalStatus
     expired: Annotated[bool, Field(description="It can be neither approved nor used any more, because of its time.")]
-    requester: Annotated[str, Field(description="Who started the run.")]
-    other_person: Annotated[bool, Field(description="Another person than the requester has to approve.")]
+    requester: Annotated[str, Field(description="Who called the step.")]
+    other_person: Annotated[
+        bool, Field(description="Another person than the requester, and than who started the run, has to approve.")
+    ]
     reason: Annotated[str, Field(description="Why a person has to approve the call.")]
     requested_at: Timestamp
     expires_at: Timestamp

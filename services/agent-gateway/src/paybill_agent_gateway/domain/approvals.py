@@ -12,7 +12,7 @@ from paybill_contracts.agent_runs import (
     Fields,
     RowImage,
 )
-from paybill_contracts.approval import Approval
+from paybill_contracts.approval import Approval, ApprovalMismatchError
 from paybill_contracts.event import digest
 
 from paybill_agent_gateway.domain.answers import PendingApproval, PlainFields
@@ -111,6 +111,8 @@ def grant(run: Run, named: str, subject: str, approver: str, now: datetime) -> l
         expires_at=max(approval.expires_at, now + APPROVAL_USE),
     )
     granted.check(subject, now)
+    if approver == run.started_by:
+        raise ApprovalMismatchError("the approver has started this run; ask another person to approve")
     return [
         CallApprovalGranted(
             tenant_id=run.tenant_id,

@@ -12,12 +12,13 @@ from paybill_contracts.agent_runs import BudgetReserved, RunEnd, RunStarted
 from paybill_contracts.errors import DomainError
 
 from paybill_agent_gateway.domain import agents, approvals, budgets, freezes, runs, steps, tenants, turns, values
-from paybill_agent_gateway.domain.answers import Answer, RefusalError, refusal
+from paybill_agent_gateway.domain.answers import Answer, PlainFields, RefusalError, refusal
 from paybill_agent_gateway.domain.calls import Call, CallCaller, Start, Take, digest_of
 from paybill_agent_gateway.domain.records import Records
 from paybill_agent_gateway.domain.refusals import (
     ApprovalExpiredError,
     ApprovalRequiredError,
+    InputsDifferError,
     NoBundleError,
     OutcomePendingError,
     RunEndedError,
@@ -75,7 +76,7 @@ def _start(scene: Scene, caller: CallCaller, request: Start, found: Found) -> Ve
         raise MissingError(RunNeed(run_id))
     run = scene.run
     if run is not None and not (workflow.once and runs.can_start_again(run)):
-        return _resume(scene, caller, run, found)
+        return _resume(scene, caller, run, inputs, found)
     day_id = budgets.day_id(caller.tenant_id, scene.now)
     earlier = budgets.earlier_days(caller.tenant_id, scene.now) if tenants.is_metered(scene.tenant) else ()
     if (scene.day_id, tuple(scene.earlier)) != (day_id, earlier):
@@ -103,18 +104,20 @@ def _start(scene: Scene, caller: CallCaller, request: Start, found: Found) -> Ve
         expires_at=scene.now + timedelta(minutes=workflow.limits.minutes),
     )
     records = Records(scene.now, runs.evolve(run, started), bundle, found, started.digest, [started])
-    intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint))
+    intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint, caller.subject))
     return Verdict(intended or records.answer(bundle, whole_run=True), tuple(records.events), reserved)
 
 
-def _resume(scene: Scene, caller: CallCaller, run: Run, found: Found) -> Verdict:
-    """Returns a run that exists already, after its automatic steps that are left."""
+def _resume(scene: Scene, caller: CallCaller, run: Run, inputs: PlainFields, found: Found) -> Verdict:
+    """Returns a run that exists already, after its automatic steps that are left. Raises InputsDifferError."""
     _require_own(run, caller)
+    if found.opened(run.inputs) != inputs:
+        raise InputsDifferError(f"the run {run.id} has this key and other inputs; start it with the same inputs")
     records = Records(scene.now, run, found.bundle(run.bundle_hash), found, run.digest)
     intended = None
     bundle, endpoint = _in_force(scene, found)
     if run.ended is None and run.intent is None and run.approval is None:
-        intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint))
+        intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint, caller.subject))
     return Verdict(intended or records.answer(bundle, whole_run=True), tuple(records.events))
 
 
@@ -147,7 +150,7 @@ def _ordered(scene: Scene, caller: CallCaller, request: Take, records: Records) 
     freezes.require_none(scene.freezes, run.tenant_id, caller.agent_id, run.workflow)
     tenants.require_active(scene.tenant, run.tenant_id)
     bundle, endpoint = _in_force(scene, found)
-    turn = steps.Turn(scene, found, records, bundle, endpoint)
+    turn = steps.Turn(scene, found, records, bundle, endpoint, caller.subject)
     values.require_plain(request.values)
     if request.workflow not in {None, run.workflow}:
         raise StepNotAllowedError(f"this run is one of {run.workflow}; use the tool of its next step")

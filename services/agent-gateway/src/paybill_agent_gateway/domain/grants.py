@@ -164,12 +164,13 @@ class CompiledGrants:
             grants=tuple(each.id for each in permits),
         )
 
-    def readable(self, role: str, resource: str) -> frozenset[str]:
-        """Returns the columns that the role may read in a row of the resource, which are never hidden ones."""
+    def readable(self, role: str, resource: str, *, in_every_row: bool = False) -> frozenset[str]:
+        """Returns the columns that the role may read in some row of the resource, which are never hidden ones."""
         rules = self._of(role, Verb.READ, resource)
-        if any(each.condition is None for each in rules.forbids):
+        if any(in_every_row or each.condition is None for each in rules.forbids):
             return frozenset()
-        return frozenset[str]().union(*(permit.columns for permit in rules.permits))
+        permits = [each for each in rules.permits if each.condition is None or not in_every_row]
+        return frozenset[str]().union(*(permit.columns for permit in permits))
 
     def readable_fields(self, role: str, resource: str, row: Row, earlier: Self | None) -> frozenset[str]:
         """Returns the fields of a stored row that the role may read, each by a permit of its own.

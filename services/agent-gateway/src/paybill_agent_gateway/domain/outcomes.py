@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from paybill_contracts.agent_bundles import Amounts, CreateStep, DeleteStep, UpdateStep, Verb
+from paybill_contracts.agent_bundles import Amounts, CreateStep, DeleteStep, Verb
 from paybill_contracts.agent_runs import ActionDone, ActionVoided, RunEnd
 
 from paybill_agent_gateway.domain import turns
@@ -13,7 +13,6 @@ from paybill_agent_gateway.domain.refusals import by_database
 from paybill_agent_gateway.domain.runs import Intent, Run, RunEvent, require_intent
 from paybill_agent_gateway.domain.scenes import Found, RowsNeed
 from paybill_agent_gateway.domain.steps import fact_arguments
-from paybill_agent_gateway.domain.workflows import named
 
 
 def settle(
@@ -94,13 +93,20 @@ def claimed(run: Run, now: datetime, *, is_done: bool) -> list[RunEvent]:
 def _row(need: RowsNeed, image: Image) -> PlainFields | None:
     """Returns the row of a change with the columns that the step names, and the key of an update.
 
-    An approver sees more columns than the caller gets.
+    A column that the role may not read has the value of the argument, and none without one. An approver sees more
+    columns than the caller gets.
     """
     row = image.before if isinstance(need.step, DeleteStep) else image.after
     if row is None:
         return None
-    answered = named(need.step) | ({need.resource.columns[0].name} if isinstance(need.step, UpdateStep) else set())
-    return {name: value for name, value in row.items() if name in answered}
+    arguments = dict(need.values)
+    found: PlainFields = {}
+    for name in need.answered:
+        if name in need.readable:
+            found[name] = row[name]
+        elif (key := next((key for key in (f"set.{name}", f"where.{name}") if key in arguments), None)) is not None:
+            found[name] = arguments[key]
+    return found
 
 
 def _used(intent: Intent, need: RowsNeed, count: int) -> Amounts:

@@ -156,9 +156,16 @@ class Records:
             self.end(RunEnd.OUT_OF_BUDGET)
 
     def requested(
-        self, step: RowStep, verb: Verb, arguments: PlainFields, rows: Sequence[Image], subject: str, reason: str
+        self,
+        step: RowStep,
+        verb: Verb,
+        arguments: PlainFields,
+        rows: Sequence[Image],
+        subject: str,
+        reason: str,
+        requester: str,
     ) -> None:
-        """Records that the call waits for an approval."""
+        """Records that the call waits for an approval. requester: who calls."""
         if not isinstance(step, WriteStep) or step.approval is None:
             raise TypeError(f"the step {step.name} has no rule about approvals")
         run = self.run
@@ -176,7 +183,7 @@ class Records:
             arguments=self._sealed(step.name, step, arguments),
             rows=approvals.images_of(rows, lambda fields: self._sealed(step.name, step, fields)),
             reason=reason,
-            requester=run.started_by,
+            requester=requester,
             requested_at=self.now,
             expires_at=self.now + timedelta(minutes=step.approval.within_minutes),
         )

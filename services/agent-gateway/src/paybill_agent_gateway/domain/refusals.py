@@ -35,6 +35,12 @@ class RunNotFoundError(NotFoundError):
     code = "run_not_found"
 
 
+class InputsDifferError(ConflictError):
+    """A run with this business key or request has other inputs."""
+
+    code = "inputs_differ"
+
+
 class RunEndedError(ConflictError):
     """The run has ended."""
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from paybill_contracts.agent_access import AgentConnection
-from paybill_contracts.agent_bundles import AgentResource, ResourceColumn, Scalar
+from paybill_contracts.agent_bundles import AgentResource, ResourceColumn, Scalar, UpdateStep
 from paybill_contracts.agent_runs import Fields
 from paybill_contracts.event import canonical
 from paybill_contracts.personal import Personal
@@ -26,7 +26,7 @@ from paybill_agent_gateway.domain.grants import RowCondition
 from paybill_agent_gateway.domain.refusals import by_database
 from paybill_agent_gateway.domain.runs import Run
 from paybill_agent_gateway.domain.tenants import TenantAccess
-from paybill_agent_gateway.domain.workflows import CompiledBundle, RowStep
+from paybill_agent_gateway.domain.workflows import CompiledBundle, RowStep, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,8 @@ class RowsNeed:
     """Rows of a statement: read, or the preview of a write. Equal ones are the same statement with the same values.
 
     identity: of the step and of the grants in force. values: by the names of the statement's parameters. key: of the
-    action, run, seq and digest of the call. shown: columns that are returned in addition.
+    action, run, seq and digest of the call. shown: columns that are returned in addition. readable: columns that the
+    role may read in every row.
     """
 
     identity: tuple[str, ...]
@@ -119,7 +120,14 @@ class RowsNeed:
     resource: AgentResource = field(compare=False)
     condition: RowCondition = field(compare=False)
     shown: tuple[str, ...] = field(compare=False)
+    readable: frozenset[str] = field(compare=False)
     endpoint: AgentConnection = field(compare=False)
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """Columns that the caller gets of a written row, in the order of the resource."""
+        key = {self.resource.columns[0].name} if isinstance(self.step, UpdateStep) else set[str]()
+        return tuple(each.name for each in self.resource.columns if each.name in named(self.step) | key)
 
 
 StateNeed = RunNeed | BlueprintNeed | DayNeed

@@ -59,13 +59,17 @@ class Intended:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One call about one run. bundle: in force, with the grants; the run's own bundle has its workflow."""
+    """One call about one run. bundle: in force, with the grants; the run's own bundle has its workflow.
+
+    caller: the subject of who calls.
+    """
 
     scene: Scene
     found: Found
     records: Records
     bundle: CompiledBundle
     endpoint: AgentConnection
+    caller: str
 
 
 def automatic(turn: Turn) -> Intended | None:
@@ -161,6 +165,7 @@ def _need(
         resource=resource,
         condition=condition,
         shown=_shown(turn, step),
+        readable=turn.bundle.grants.readable(run.role, step.resource, in_every_row=True),
         endpoint=turn.endpoint,
     )
 
@@ -194,7 +199,7 @@ def _approved(
     subject = approvals.subject_hash(records.run, step.name, arguments, preview.rows, turn.bundle.hash)
     if granted is None or granted.granted is None:
         reason = "untrusted values: " + ", ".join(untrusted) if untrusted else "the workflow requires it"
-        records.requested(step, VERBS[type(step)], arguments, preview.rows, subject, reason)
+        records.requested(step, VERBS[type(step)], arguments, preview.rows, subject, reason, turn.caller)
         raise approvals.required(runs.require_approval(records.run))
     if granted.subject_hash != subject:
         records.expire("the rows or the grants have changed since it was requested")
