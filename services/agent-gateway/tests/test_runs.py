@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from paybill_agent_gateway.domain import approvals, run_ends, runs
+from paybill_agent_gateway.domain.outcomes import claimed
 from paybill_agent_gateway.domain.refusals import ApprovalEndedError, ApprovalNotFoundError, RunNotFoundError
 from paybill_agent_gateway.domain.runs import ApprovalStatus, CallApproval, Run, RunEvent
 from paybill_contracts.agent_bundles import Amounts, ResourceColumn, Verb
@@ -15,6 +16,7 @@ from paybill_contracts.agent_runs import (
     ActionVoided,
     CallApprovalRequested,
     RunEnd,
+    RunEnded,
     RunStarted,
 )
 from paybill_contracts.approval import ApprovalMismatchError
@@ -116,14 +118,34 @@ def test_an_approval_is_decided_once_and_in_time() -> None:
         approvals.grant(run, "apr_other", SUBJECT, "user:bob", NOW)
 
 
-def test_a_run_with_an_unknown_outcome_does_not_end_before_it_is_settled() -> None:
+def test_a_run_with_an_unknown_outcome_ends_by_no_time_and_is_claimed_after_its_stop() -> None:
     run = folded(started(), intended(1))
 
     assert run_ends.on_time(run, minutes(99)) == []
-    assert run_ends.stop(run, NOW, is_purged=False) == []
-    assert (run.due, run.claim_due) == (None, NOW + runs.CLAIM_AFTER)
-    (end,) = run_ends.stop(run, NOW, is_purged=True)
-    assert end.used == Amounts(calls=1, rows=1)
+    (end,) = run_ends.stop(run, NOW)
+    assert isinstance(end, RunEnded)
+    assert (end.used, end.actions) == (Amounts(calls=1, rows=1), 0)
+    stopped = runs.evolve(run, end)
+    assert (stopped.due, stopped.claim_due) == (None, NOW + runs.CLAIM_AFTER)
+    assert not runs.can_start_again(stopped)
+    (voided,) = claimed(stopped, NOW, is_done=False)
+    settled = runs.evolve(stopped, voided)
+    assert (settled.claim_due, settled.ended) == (None, RunEnd.STOPPED)
+
+
+def test_an_open_approval_ends_with_its_run() -> None:
+    run = folded(started(), requested(minutes(60)))
+
+    events = run_ends.stop_waiting(run, NOW)
+
+    assert [type(each).__name__ for each in events] == ["CallApprovalExpired", "RunEnded"]
+    ended = folded(started(), requested(minutes(60)), *events)
+    assert ended.approval is not None
+    assert ended.approval.status is ApprovalStatus.EXPIRED
+    again = folded(started(), requested(minutes(60)), *events, started(first_seq=1))
+    assert again.earlier_approvals == (ended.approval,)
+    assert approvals.approval_id(again, "2" * 64) != approvals.approval_id(folded(started()), "2" * 64)
+    assert run_ends.stop_waiting(folded(started()), NOW) == []
 
 
 def test_a_write_that_failed_or_is_void_uses_its_number_and_a_call() -> None:
@@ -136,7 +158,7 @@ def test_a_write_that_failed_or_is_void_uses_its_number_and_a_call() -> None:
 
 
 def test_only_a_run_that_surely_wrote_nothing_can_start_again() -> None:
-    end = run_ends.ended(folded(started()), RunEnd.EXPIRED, NOW)
+    (end,) = run_ends.ended(folded(started()), RunEnd.EXPIRED, NOW)
     done = ActionDone(
         **OF, seq=1, step="pay", verb=Verb.CREATE, resource="refunds", digest="2" * 64, arguments={}, grants=(),
         rows=({"id": "x"},), used=Amounts(calls=1, rows=1), chosen=None, done_at=NOW,
@@ -192,5 +214,7 @@ def test_approvals_of_one_run_have_different_ids() -> None:
     cleared = replace(waiting, approval=None, earlier_approvals=(waiting.approval,))
     assert isinstance(waiting.approval, CallApproval)
 
-    assert len({approvals.approval_id(each) for each in (run, cleared)}) == 2
+    later = replace(run, first_seq=2)
+    ids = [approvals.approval_id(each, digest) for each in (run, cleared, later) for digest in ("1" * 64, "2" * 64)]
+    assert len(set(ids)) == 6
     assert waiting.approval.status is ApprovalStatus.REQUESTED

@@ -182,7 +182,10 @@ class RunEnd(StrEnum):
 
 
 class RunEnded(RunFact, type="agent-gateway.run_ended", version=1, aggregate="run", key="run_id"):
-    """A run has ended and is settled. actions: reads and writes done in it, which billing counts; used: of budgets."""
+    """A run has ended. actions: reads and writes done in it, which billing counts; used: of budgets.
+
+    A write with an unknown outcome at the end of a stopped run is in `used`, and in no `actions`; it is settled later.
+    """
 
     agent_id: AgentId | None
     workflow: Key

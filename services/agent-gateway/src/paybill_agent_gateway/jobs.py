@@ -1,11 +1,12 @@
 """Background jobs: unknown outcomes are claimed, and what belongs to tenants that do not run is ended."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 from functools import partial
 
 from paybill_contracts.agent_tenants import AgentTenantChanged, AgentTenantStatus
-from paybill_contracts.agents import EndReason
+from paybill_contracts.agents import AgentEnded, EndReason
 from paybill_contracts.envelope import Origin
 from paybill_runtime.decisions.aggregates import column_time
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -15,7 +16,9 @@ from paybill_runtime.telemetry import child
 
 from paybill_agent_gateway.act import Gate, settle_unknown
 from paybill_agent_gateway.domain import agents, run_ends
-from paybill_agent_gateway.tables import AGENTS, CLAIMS_DUE, RUNS
+from paybill_agent_gateway.domain.outcomes import claimed
+from paybill_agent_gateway.domain.runs import Run, RunEvent
+from paybill_agent_gateway.tables import AGENTS, CLAIMS_DUE, CLAIMS_LEFT, RUNS
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +40,15 @@ def kinds(gate: Gate) -> Sequence[Kind]:
 async def claim_due(gate: Gate, job: ClaimedJob) -> float | None:
     """Settles the writes whose outcomes are unknown; returns the pause while some cannot be settled."""
     origin = Origin(f"job:{job.id}", f"job:{job.id}", SERVICE, child(None))
-    rows = await gate.context.rows(CLAIMS_DUE, {"now": column_time(gate.context.now()), "limit": PAGE})
-    settled = [await settle_unknown(gate, row.id, origin) for row in rows]
-    if not all(settled):
-        log.warning("%s writes have an unknown outcome; their databases cannot be asked", settled.count(False))
-        return RETRY_S
-    return None
+    now, closed = column_time(gate.context.now()), set[str]()
+    while rows := await gate.context.rows(CLAIMS_DUE, {"now": now, "limit": PAGE, "closed": sorted(closed)}):
+        for row in rows:
+            if row.tenant_id not in closed and not await settle_unknown(gate, row.id, origin):
+                closed.add(row.tenant_id)
+    if not await gate.context.rows(CLAIMS_LEFT, {"now": now}):
+        return None
+    log.warning("writes have an unknown outcome, and their databases cannot be asked; %s of them are open", len(closed))
+    return RETRY_S
 
 
 @JOBS.effect(AgentTenantChanged)
@@ -54,7 +60,7 @@ async def stop_tenant(job: Job[AgentTenantChanged], _: object) -> AsyncIterator[
         after = ""
         while ids := await job.ids(RUNS, after, PAGE, tenant_id=tenant):
             for id_ in ids:
-                yield _stopped(id_, is_purged=is_purged)
+                yield _stopped(id_, _purged if is_purged else run_ends.stop)
             after = ids[-1]
     if is_purged:
         after = ""
@@ -65,11 +71,27 @@ async def stop_tenant(job: Job[AgentTenantChanged], _: object) -> AsyncIterator[
     yield Outcome(lambda _unit, _at: None, last=True)
 
 
-def _stopped(run_id: str, *, is_purged: bool) -> Outcome:
+@JOBS.effect(AgentEnded)
+async def stop_agent(job: Job[AgentEnded], _: object) -> AsyncIterator[Outcome]:
+    """Ends the runs of an agent that has ended in which a call waits for an approval."""
+    after = ""
+    while ids := await job.ids(RUNS, after, PAGE, tenant_id=job.event.tenant_id, agent_id=job.event.agent_id):
+        for id_ in ids:
+            yield _stopped(id_, run_ends.stop_waiting)
+        after = ids[-1]
+    yield Outcome(lambda _unit, _at: None, last=True)
+
+
+def _purged(run: Run, now: datetime) -> list[RunEvent]:
+    """Ends a run whose tenant's data is deleted: an unknown outcome can be asked nowhere, and counts as done."""
+    return run_ends.stop(run, now) + ([] if run.intent is None else claimed(run, now, is_done=True))
+
+
+def _stopped(run_id: str, stop: Callable[[Run, datetime], list[RunEvent]]) -> Outcome:
     def decide(unit: UnitOfWork, at: DecisionContext) -> None:
         run = unit.get(RUNS, run_id)
         if run is not None:
-            unit.record(RUNS, run_id, run_ends.stop(run, at.now, is_purged=is_purged))
+            unit.record(RUNS, run_id, stop(run, at.now))
 
     return Outcome(decide, writes=[RUNS.key(run_id)])
 

@@ -48,10 +48,10 @@ def subject_hash(run: Run, step: str, arguments: PlainFields, rows: Sequence[Ima
     return digest([run.tenant_id, run.id, run.seq, step, run.bundle_hash, bundle_hash, arguments, images])
 
 
-def approval_id(run: Run) -> str:
-    """Returns the id of the next approval of a run."""
+def approval_id(run: Run, call_digest: str) -> str:
+    """Returns the id of the next approval of a run, which is another one for each request of each call."""
     count = len(run.earlier_approvals) + (run.approval is not None)
-    return f"apr_{digest([run.tenant_id, run.id, run.seq, count])[:32]}"
+    return f"apr_{digest([run.tenant_id, run.id, run.first_seq, run.seq, call_digest, count])[:32]}"
 
 
 def pending(approval: CallApproval) -> PendingApproval:

@@ -175,7 +175,7 @@ class Records:
             bundle_hash=run.bundle_hash,
             seq=run.seq,
             step=step.name,
-            approval_id=approvals.approval_id(run),
+            approval_id=approvals.approval_id(run, self.digest),
             subject_hash=subject,
             digest=self.digest,
             verb=verb,
@@ -195,8 +195,10 @@ class Records:
             self._record(event)
 
     def end(self, reason: RunEnd) -> None:
-        """Records the end of the run."""
-        self._record(run_ends.ended(self.run, reason, self.now))
+        """Records the end of the run, unless it has ended already, while its last write was executed."""
+        if self.run.ended is None:
+            for event in run_ends.ended(self.run, reason, self.now):
+                self._record(event)
 
     def failed(self, code: str) -> None:
         """Records that the statement of the intent changed nothing."""

@@ -7,10 +7,18 @@ from paybill_contracts.agent_runs import CallApprovalExpired, RunEnd, RunEnded
 from paybill_agent_gateway.domain.amounts import plus
 from paybill_agent_gateway.domain.runs import CallApproval, Run, RunEvent, evolve
 
+RUN_ENDED = "its run has ended"
 
-def ended(run: Run, reason: RunEnd, now: datetime) -> RunEnded:
-    """Returns the end of a run."""
-    return RunEnded(
+
+def ended(run: Run, reason: RunEnd, now: datetime) -> list[RunEvent]:
+    """Returns the end of a run, after that of an approval which is still open.
+
+    A write with an unknown outcome uses all that it reserved, and is no action yet; a later claim settles it.
+    """
+    events: list[RunEvent] = []
+    if run.approval is not None and run.approval.is_open:
+        events.append(approval_expired(run, run.approval, RUN_ENDED, now))
+    end = RunEnded(
         tenant_id=run.tenant_id,
         run_id=run.id,
         bundle_hash=run.bundle_hash,
@@ -22,16 +30,17 @@ def ended(run: Run, reason: RunEnd, now: datetime) -> RunEnded:
         started_at=run.started_at,
         ended_at=now,
     )
+    return [*events, end]
 
 
-def stop(run: Run, now: datetime, *, is_purged: bool) -> list[RunEvent]:
-    """Ends a run whose tenant has left or is suspended.
+def stop(run: Run, now: datetime) -> list[RunEvent]:
+    """Ends a run whose tenant has left or is suspended, also one with an unknown outcome: nothing may follow it."""
+    return [] if run.ended is not None else ended(run, RunEnd.STOPPED, now)
 
-    A write with an unknown outcome is settled first, unless the tenant's data is deleted.
-    """
-    if run.ended is not None or (run.intent is not None and not is_purged):
-        return []
-    return [ended(run, RunEnd.STOPPED, now)]
+
+def stop_waiting(run: Run, now: datetime) -> list[RunEvent]:
+    """Ends a run of an agent that has ended, when a call of the run waits for a person or has their approval."""
+    return stop(run, now) if run.approval is not None and run.approval.is_open else []
 
 
 def on_time(run: Run, now: datetime) -> list[RunEvent]:
@@ -43,7 +52,7 @@ def on_time(run: Run, now: datetime) -> list[RunEvent]:
         events.append(approval_expired(run, run.approval, "the time for it is over", now))
         run = evolve(run, events[0])
     if now >= run.end:
-        events.append(ended(run, RunEnd.EXPIRED, now))
+        events += ended(run, RunEnd.EXPIRED, now)
     return events
 
 

@@ -174,7 +174,7 @@ class Run:
     due: Timestamp | None = None
     """Next change by time alone."""
     claim_due: Timestamp | None = None
-    """Time from which the outcome of the intent is claimed."""
+    """Time from which the outcome of the intent is claimed, also after the end of a run that was stopped."""
 
     @property
     def end(self) -> datetime:
@@ -234,7 +234,7 @@ def evolve(run: Run | None, event: RunEvent) -> Run:
         due = after.end
         if after.approval is not None and after.approval.is_open:
             due = min(due, after.approval.expires_at)
-    claim_due = after.intent.intended_at + CLAIM_AFTER if after.intent is not None and after.ended is None else None
+    claim_due = after.intent.intended_at + CLAIM_AFTER if after.intent is not None else None
     return replace(after, due=due, claim_due=claim_due)
 
 
@@ -256,7 +256,7 @@ def _started(run: Run | None, event: RunStarted) -> Run:
         started_at=event.started_at,
         expires_at=event.expires_at,
         seq=event.first_seq,
-        earlier_approvals=run.earlier_approvals if run is not None else (),
+        earlier_approvals=_without_approval(run).earlier_approvals if run is not None else (),
     )
 
 
