@@ -64,6 +64,18 @@ def test_what_follows_from_a_step_with_an_error_is_left_out() -> None:
     assert "tasks has no column pints" in found[3]
 
 
+def test_nothing_follows_from_a_wrong_head() -> None:
+    steps = "{a: {read: tasks, one: true, where: {id: input.a}}, b: {read: z, one: true}}"
+    text = f"workflow: x\ninput: {{a: 1}}\nsteps: {steps}"
+
+    assert errors_of(files(TASK) | {"w.yaml": text}) == [
+        "w.yaml:1: role: it is required",
+        "w.yaml:1: limits: it is required",
+        "w.yaml:2: input.a: write a text",
+        "w.yaml:3: steps.b.read: there is no resource z, only notes, tasks",
+    ]
+
+
 def test_a_bundle_has_a_workflow_and_hidden_files_do_not_count() -> None:
     texts = files(TASK)
     hidden = {".w.yaml.swp": "x", ".swp.yaml": "x", ".DS_Store": "x"}

@@ -163,7 +163,9 @@ class _Workflow:
         known = {*reads, *computed, *(name for name in models if name not in {*computes, *reads})}
         unread = {name for name, each in models.items() if isinstance(each, ReadPart) and name not in reads}
         broken = ({*source.steps} - known) | unread | self._wrong
-        if broken or inputs.keys() != source.input.keys():
+        if inputs.keys() != source.input.keys() or self._wrong & {"role", "input"}:
+            broken |= {*source.steps}  # each may use them
+        if broken:
             broken |= {*computes}  # their types may follow from what is broken
         single = {name: step for name, step in reads.items() if step.one}
         fields = Fields(self._resources, inputs, single, computed)
@@ -342,7 +344,6 @@ _WRITES: Sequence[tuple[Any, ...]] = (
     (UpdatePart, UpdateStep, "update", "where", "set"),
     (DeletePart, DeleteStep, "delete", "where"),
 )
-"""Shape, step, action, and the parts with arguments."""
 
 
 class _Conditions:
