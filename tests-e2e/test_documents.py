@@ -56,8 +56,9 @@ NOT_RUN = {
         0,
     ): "needs a key of a Stripe account; a stack on the fake without webhooks is tested in the CLI",
     ("docs/providers.md", 1): "a setting, whose package of a third party is not installed",
+    ("docs/agents.md", 0): "needs a product with agents; the README of its example is run whole (test_example.py)",
 }
-"""Blocks that need what no machine here has. Their commands are parsed."""
+"""Blocks that need what this stack does not have. Their commands are parsed."""
 EXIT_CODES = {
     "paybill environment drift acme": (1, "a difference is open"),
     "paybill environment drift acme --dry-run": (1, "as above"),

@@ -95,5 +95,5 @@ def test_a_value_of_a_wrong_form_is_reported_in_plain_words() -> None:
         "w.yaml:4: once: write a list, such as [a, b]"
     ]
     assert errors_of(texts | {"resources.yaml": "- tasks"}) == [
-        "resources.yaml:1: the file: write names with values, such as {a: b}"
+        "resources.yaml:1: the file: write an object: names with values, such as {a: b}"
     ]
