@@ -6,7 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from paybill_agent_gateway.domain import approvals, run_ends, runs
 from paybill_agent_gateway.domain.outcomes import claimed
-from paybill_agent_gateway.domain.refusals import ApprovalEndedError, ApprovalNotFoundError, RunNotFoundError
+from paybill_agent_gateway.domain.refusals import (
+    ApprovalEndedError,
+    ApprovalNotFoundError,
+    BudgetExceededError,
+    RunNotFoundError,
+)
 from paybill_agent_gateway.domain.runs import ApprovalStatus, CallApproval, Run, RunEvent
 from paybill_contracts.agent_bundles import Amounts, ResourceColumn, Verb
 from paybill_contracts.agent_runs import (
@@ -218,3 +223,17 @@ def test_approvals_of_one_run_have_different_ids() -> None:
     ids = [approvals.approval_id(each, digest) for each in (run, cleared, later) for digest in ("1" * 64, "2" * 64)]
     assert len(set(ids)) == 6
     assert waiting.approval.status is ApprovalStatus.REQUESTED
+
+
+def test_a_business_key_begins_ten_runs_a_day() -> None:
+    run = None
+    for _ in range(runs.MAX_ATTEMPTS):
+        runs.require_attempt(run, NOW)
+        run = runs.evolve(run, started())
+
+    with pytest.raises(BudgetExceededError, match="start again tomorrow"):
+        runs.require_attempt(run, NOW)
+    tomorrow = NOW + timedelta(days=1)
+    runs.require_attempt(run, tomorrow)
+    again = runs.evolve(run, started().model_copy(update={"started_at": tomorrow}))
+    assert again.attempts == 1

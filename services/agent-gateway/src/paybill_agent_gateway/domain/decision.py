@@ -77,6 +77,7 @@ def _start(scene: Scene, caller: CallCaller, request: Start, found: Found) -> Ve
     run = scene.run
     if run is not None and not (workflow.once and runs.can_start_again(run)):
         return _resume(scene, caller, run, inputs, found)
+    runs.require_attempt(run, scene.now)
     day_id = budgets.day_id(caller.tenant_id, scene.now)
     earlier = budgets.earlier_days(caller.tenant_id, scene.now) if tenants.is_metered(scene.tenant) else ()
     if (scene.day_id, tuple(scene.earlier)) != (day_id, earlier):

@@ -102,7 +102,7 @@ class UntrustedValueError(ForbiddenError):
 
 
 class BudgetExceededError(ConflictError):
-    """The call would exceed a budget of the run, or the run one of the agent's or the tenant's day."""
+    """The call would exceed a budget of the run, or the run one of the agent's, tenant's or key's day."""
 
     code = "budget_exceeded"
 

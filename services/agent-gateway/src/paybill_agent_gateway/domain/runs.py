@@ -28,7 +28,7 @@ from paybill_contracts.event import digest
 from paybill_contracts.values import Digest, Key, TenantId, Timestamp
 
 from paybill_agent_gateway.domain.amounts import NOTHING, plus
-from paybill_agent_gateway.domain.refusals import RunNotFoundError
+from paybill_agent_gateway.domain.refusals import BudgetExceededError, RunNotFoundError
 
 RunEvent = (
     RunStarted
@@ -51,6 +51,8 @@ CLAIM_AFTER = timedelta(seconds=15)
 """Time after the intent from which an unknown outcome is claimed; statements end earlier by their timeout."""
 ENDED_CODES = frozenset({"approval_denied", "approval_expired", "rows_changed"})
 """Refusals that report the end of an approval: the next call may request a new one."""
+MAX_ATTEMPTS = 10
+"""Runs of one business key that begin on a day (UTC), each after one that wrote nothing."""
 MAX_DENIALS = 2
 """A run ends when its calls are denied so often."""
 ONE_CALL = Amounts(calls=1)
@@ -169,6 +171,8 @@ class Run:
     earlier_approvals: tuple[CallApproval, ...] = ()
     denials: int = 0
     actions: int = 0
+    attempts: int = 1
+    """Starts of this business key on the day (UTC) of the last one."""
     ended: RunEnd | None = None
     ended_at: Timestamp | None = None
     due: Timestamp | None = None
@@ -226,6 +230,12 @@ def can_start_again(run: Run) -> bool:
     return run.ended is not None and not run.has_written
 
 
+def require_attempt(run: Run | None, now: datetime) -> None:
+    """Raises BudgetExceededError when a business key has begun too often today."""
+    if run is not None and run.attempts >= MAX_ATTEMPTS and run.started_at.date() == now.date():
+        raise BudgetExceededError(f"{MAX_ATTEMPTS} runs with this business key began today; start again tomorrow (UTC)")
+
+
 def evolve(run: Run | None, event: RunEvent) -> Run:
     """Returns the run after `event`; only its start may come first."""
     after = _started(run, event) if isinstance(event, RunStarted) else _changed(existing(run, event.run_id), event)
@@ -256,6 +266,7 @@ def _started(run: Run | None, event: RunStarted) -> Run:
         started_at=event.started_at,
         expires_at=event.expires_at,
         seq=event.first_seq,
+        attempts=1 if run is None or run.started_at.date() != event.started_at.date() else run.attempts + 1,
         earlier_approvals=_without_approval(run).earlier_approvals if run is not None else (),
     )
 
