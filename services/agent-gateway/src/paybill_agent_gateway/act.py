@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any, Self, TypeVar, assert_never
 
 import orjson
-from paybill_contracts.agent_access import AgentConnection
 from paybill_contracts.agent_bundles import ReadStep
 from paybill_contracts.agents import FREEZES
 from paybill_contracts.envelope import Origin
@@ -63,6 +62,7 @@ from paybill_agent_gateway.effects.tenant_databases import (
     TenantDatabases,
     Unknown,
 )
+from paybill_agent_gateway.refused_calls import RefusedCalls
 from paybill_agent_gateway.statements import Statement, compile_read, compile_write
 from paybill_agent_gateway.tables import AGENTS, BUNDLES, DAYS, FREEZE_STATES, IN_FORCE, RUNS, TENANTS
 
@@ -86,6 +86,7 @@ class Gate:
     views: OrderedDict[Key, Any] = field(default_factory=OrderedDict)
     bundles: dict[BundleNeed, CompiledBundle] = field(default_factory=dict)
     statements: OrderedDict[tuple[str, ...], Statement] = field(default_factory=OrderedDict)
+    refused: RefusedCalls = field(default_factory=RefusedCalls)
 
     @classmethod
     def of(cls, context: ServiceContext, monotonic: Callable[[], float]) -> Self:
@@ -151,6 +152,7 @@ async def act(gate: Gate, call: Call) -> Answer:
     """Executes one call, and returns its answer. Raises RefusalError for every call that is refused."""
     session = _session(gate, call)
     try:
+        gate.refused.require(call.caller, gate.context.now())
         await _plan(gate, session)
         while True:
             decided = (await _decided(gate, session)).outcome
@@ -163,6 +165,7 @@ async def act(gate: Gate, call: Call) -> Answer:
     except RefusalError:
         raise
     except DomainError as error:
+        gate.refused.count(call.caller, error, gate.context.now())
         raise refusal(error) from error
 
 
@@ -188,7 +191,7 @@ async def settle_unknown(gate: Gate, run_id: str, origin: Origin) -> bool:
     tenant = await load_state(gate.context, TENANTS, run.tenant_id)
     if tenant is None or tenant.agents is None or not tenant.is_open:
         return False
-    found = await gate.databases.claim(_endpoint(tenant.tenant_id, tenant.agents), run_id, run.intent.seq)
+    found = await gate.databases.claim(Endpoint.of(tenant.tenant_id, tenant.agents), run_id, run.intent.seq)
     if isinstance(found, Refused | Unknown):
         return False
     seq, is_done = run.intent.seq, isinstance(found, Done)
@@ -206,7 +209,7 @@ async def settle_unknown(gate: Gate, run_id: str, origin: Origin) -> bool:
 async def table_drift(gate: Gate, tenant: TenantAccess, tables: Tables) -> dict[str, list[str]] | str:
     """Returns the differences of a tenant's live tables from resources, by table; a code when they are unknown."""
     try:
-        found = await gate.databases.drift(_endpoint(tenant.tenant_id, require_endpoint(tenant)), tables)
+        found = await gate.databases.drift(Endpoint.of(tenant.tenant_id, require_endpoint(tenant)), tables)
     except DomainError as error:
         return error.code
     return found.code if isinstance(found, Refused) else found
@@ -319,7 +322,7 @@ async def _fulfil(gate: Gate, session: _Session, need: Need) -> None:
         case BundleNeed():
             results[need] = await bundle_of(gate, need.content_hash)
         case ConnectionNeed():
-            refused = await gate.databases.require(_endpoint(need.tenant_id, need.endpoint))
+            refused = await gate.databases.require(Endpoint.of(need.tenant_id, need.endpoint))
             results[need] = refused.code if refused is not None else None
         case SealNeed():
             results[need] = sealed = await gate.context.seal(need.tenant_id, need.text)
@@ -393,8 +396,4 @@ def _statement(gate: Gate, need: RowsNeed) -> Statement:
 
 
 def _endpoint_of(need: RowsNeed, session: _Session) -> Endpoint:
-    return _endpoint(session.call.caller.tenant_id, need.endpoint)
-
-
-def _endpoint(tenant_id: str, agents: AgentConnection) -> Endpoint:
-    return Endpoint.of(tenant_id, agents)
+    return Endpoint.of(session.call.caller.tenant_id, need.endpoint)
