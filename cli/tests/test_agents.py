@@ -135,12 +135,15 @@ def test_a_run_is_listed_shown_and_explained(run, call) -> None:
 def test_a_call_that_is_made_up_is_explained_by_its_rule(run) -> None:
     arguments = ("agent", "explain", "--tenant", "acme", "--role", "support", "--step", "refund.propose", "--json")
 
-    allowed = run(*arguments, "--values", '{"amount": 1200}').data
-    denied = run(*arguments, "--values", '{"amount": 9000}').data
+    allowed = run(*arguments, "--values", '{"amount": 1200, "reason": "broken"}').data
+    refused = run(*arguments, "--values", '{"amount": 9000, "reason": "broken"}')
+    denied = refused.data
 
     assert (allowed["allowed"], allowed["grants"]) == (True, ["refunds up to 50.00"])
     assert (denied["allowed"], denied["grants"]) == (False, [])
     assert denied["rule"]
+    assert [each["id"] for each in denied["nearest"]] == ["refunds up to 50.00"]
+    assert refused.code == ExitCode.CONFLICT
 
 
 def test_a_call_above_the_limit_is_approved_by_another_person(run, call, example) -> None:

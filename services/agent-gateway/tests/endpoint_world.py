@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import httpx
@@ -11,6 +12,8 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from paybill_runtime.serving import serving
+
+_NUMBERS = count(1)
 
 
 @dataclass
@@ -32,7 +35,7 @@ class Endpoints:
 
     async def agent(self, tenant_id: str, role: str = "support", **body: Any) -> dict[str, Any]:
         """Registers an agent; its view has the key."""
-        request = {"tenant": tenant_id, "name": "helper", "role": role, "lifetime_s": 3600} | body
+        request = {"tenant": tenant_id, "name": f"helper-{next(_NUMBERS)}", "role": role, "lifetime_s": 3600} | body
         response = await self.operator.post("/v1/agents", json=request)
         assert response.status_code == 201, response.text
         return response.json()

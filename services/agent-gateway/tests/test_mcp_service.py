@@ -109,10 +109,15 @@ async def test_a_client_finds_the_newest_revision_by_itself(gateway, key) -> Non
 
 async def test_an_agent_of_another_role_has_other_tools(gateway) -> None:
     tenant = await gateway.world.tenant()
+    count = "workflow: count\nrole: auditor\nlimits: {calls: 2, rows: 20, minutes: 5}\nsteps:\n"
+    grant = '\n@id("counts") @columns("*") permit(principal in Role::"auditor", action == Action::"read", resource);\n'
+    await gateway.world.publish(
+        bundle_of(count=count + "  all: {read: tickets, limit: 9}\n", grants=FILES["grants.cedar"] + grant)
+    )
     other = await gateway.agent(tenant.tenant_id, role="auditor")
 
     async with gateway.client(other["key"], MODERN) as agent:
-        assert (await agent.list_tools()).tools == []
+        assert [each.name for each in (await agent.list_tools()).tools] == ["count"]
         with pytest.raises(MCPError):
             await agent.call_tool("refund", {"ticket": "t-17"})
 

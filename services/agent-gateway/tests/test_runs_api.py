@@ -2,6 +2,7 @@
 
 import pytest
 from endpoint_world import Endpoints, endpoints
+from gateway_world import FILES, bundle_of
 from paybill_contracts.agent_tenants import AgentTenantStatus
 from paybill_runtime.http.auth import AGENT
 
@@ -148,6 +149,38 @@ async def test_a_freeze_stops_calls_until_it_is_thawed(gateway: Endpoints) -> No
     assert unknown.json()["code"] == "agent_unknown"
 
 
+async def test_a_freeze_of_nothing_and_the_end_of_none_are_not_found(gateway: Endpoints) -> None:
+    tenant = await gateway.world.tenant()
+    body = {"freeze": "workflow/refnd", "reason": "checks"}
+    unknown = await gateway.operator.post("/v1/freezes", json=body)
+    not_frozen = await gateway.operator.post("/v1/freezes/thaw", json={"freeze": "workflow/refund"})
+    await gateway.world.start(tenant, ticket="t-17")
+    await gateway.world.publish(bundle_of(refund=FILES["refund.yaml"].replace("workflow: refund", "workflow: repay")))
+    with_a_run = await gateway.operator.post("/v1/freezes", json=body | {"freeze": "workflow/refund"})
+
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "workflow_not_found")
+    assert (not_frozen.status_code, not_frozen.json()["code"]) == (404, "not_frozen")
+    assert with_a_run.json()["frozen"]
+
+
+async def test_an_agent_needs_a_role_in_force_and_a_name_of_its_own(gateway: Endpoints) -> None:
+    tenant = await gateway.world.tenant()
+    body = {"tenant": tenant.tenant_id, "name": "desk", "role": "support", "lifetime_s": 60}
+
+    first = (await gateway.operator.post("/v1/agents", json=body)).json()
+    same = await gateway.operator.post("/v1/agents", json=body)
+    wrong = await gateway.operator.post("/v1/agents", json=body | {"name": "other", "role": "nosuchrole"})
+    named = (await gateway.operator.get("/v1/agents", params={"name": "desk"})).json()["agents"]
+    await gateway.operator.post(f"/v1/agents/{first['id']}/end")
+    after = await gateway.operator.post("/v1/agents", json=body)
+
+    assert (same.status_code, same.json()["code"]) == (409, "agent_name_taken")
+    assert (wrong.status_code, wrong.json()["code"]) == (404, "role_unknown")
+    assert "support" in wrong.json()["detail"]
+    assert [each["id"] for each in named] == [first["id"]]
+    assert after.status_code == 201
+
+
 async def test_an_agent_is_registered_once_and_its_key_is_shown_once(gateway: Endpoints) -> None:
     tenant = await gateway.world.tenant()
     body = {"tenant": tenant.tenant_id, "name": "desk", "role": "support", "lifetime_s": 60}
@@ -206,6 +239,11 @@ async def test_a_call_is_explained_by_its_grant_and_rule(gateway: Endpoints) -> 
     assert approved["needs_approval"]
     assert (large["allowed"], large["code"], large["rule"]) == (False, "not_permitted", "row_not_permitted")
     assert by_agent == large
+    condition = "resource.amount > 0 && resource.amount <= 5000"
+    assert [(each["id"], each["condition"]) for each in large["nearest"]] == [("refunds up to 50.00", condition)]
+    assert (await explained(**made_up, values={"amount": 1200}))["code"] == "invalid_input"
+    assert (await explained(**made_up, values=row | {"amount": 0}))["code"] == "invalid_input"
+    assert (await explained(**made_up, values=row | {"amount": 5, "reason": "x" * 201}))["code"] == "invalid_input"
     assert (frozen["allowed"], frozen["code"]) == (False, "frozen")
     assert (await explained(run=run["run"], seq=99))["code"] == "call_not_found"
     assert (await explained(**made_up, values={"nothing": 1}))["code"] == "invalid_input"
@@ -224,11 +262,13 @@ async def test_runs_are_listed_by_tenant_workflow_and_status(gateway: Endpoints)
         page = (await gateway.operator.get("/v1/runs", params=query)).json()
         return [each["id"] for each in page["runs"]]
 
-    assert await found(tenant=tenant.tenant_id) == sorted(ids)
-    assert await found(status="open", workflow="refund") == sorted(ids)
+    newest = (await gateway.operator.get("/v1/runs", params={"limit": 1})).json()
+
+    assert await found(tenant=tenant.tenant_id) == ids[::-1]
+    assert await found(status="open", workflow="refund") == ids[::-1]
     assert await found(status="ended") == []
-    assert await found(after=min(ids)) == sorted(ids)[1:]
-    assert await found(limit=1) == sorted(ids)[:1]
+    assert [each["id"] for each in newest["runs"]] == ids[1:]
+    assert await found(after=newest["next"]) == ids[:1]
 
 
 async def test_an_agent_whose_time_is_over_is_refused(gateway: Endpoints) -> None:

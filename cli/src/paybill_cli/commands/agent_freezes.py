@@ -12,7 +12,7 @@ from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import for_reading, tenant_id
-from paybill_cli.commands.agents import agent_id
+from paybill_cli.commands.agents import agent_named
 from paybill_cli.errors import usage
 from paybill_cli.options import ConfirmedOptions, OptionGroup, Reason
 from paybill_cli.output import Output
@@ -31,7 +31,7 @@ class Target(OptionGroup):
         str | None,
         typer.Option("--tenant", help="All agents of this tenant: slug or id.", autocompletion=completion.tenants),
     ] = None
-    agent: Annotated[str | None, typer.Option("--agent", help="This agent: its id.")] = None
+    agent: Annotated[str | None, typer.Option("--agent", help="This agent: its id or name.")] = None
     workflow: Annotated[str | None, typer.Option("--workflow", help="This workflow, for all tenants.")] = None
 
     def id(self, stack: Stack) -> str:
@@ -42,7 +42,7 @@ class Target(OptionGroup):
         if self.tenant is not None:
             return f"tenant/{tenant_id(stack, self.tenant)}"
         if self.agent is not None:
-            return f"agent/{agent_id(self.agent)}"
+            return f"agent/{agent_named(stack, self.agent)}"
         if self.workflow is not None:
             if not _WORKFLOW.fullmatch(self.workflow):
                 raise usage(f"{self.workflow!r} is not the name of a workflow")

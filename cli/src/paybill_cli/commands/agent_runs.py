@@ -12,8 +12,9 @@ from paybill_cli.call_view import Line, fields_text
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import for_reading, tenant_id, with_tenant, with_tenants
-from paybill_cli.commands.agents import agent_id
-from paybill_cli.errors import usage
+from paybill_cli.commands.agents import agent_named
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import Limit, OnlyTenant
 from paybill_cli.output import Output
 
@@ -32,18 +33,18 @@ def runs(
     out: Output,
     stack: Stack,
     tenant: OnlyTenant = None,
-    agent: Annotated[str | None, typer.Option("--agent", help="Only runs of this agent: its id.")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="Only runs of this agent: its id or name.")] = None,
     workflow: Annotated[str | None, typer.Option("--workflow", help="Only runs of this workflow.")] = None,
     status: Annotated[Status | None, typer.Option("--status", help="Only runs with this status.")] = None,
     limit: Limit = 100,
 ) -> None:
-    """List runs of agents' workflows.
+    """List runs of agents' workflows, the newest first.
 
     Example: paybill agent runs --tenant acme
     """
     query = {
         "tenant": tenant and tenant_id(stack, tenant),
-        "agent": agent and agent_id(agent),
+        "agent": agent and agent_named(stack, agent),
         "workflow": workflow,
         "status": status,
     }
@@ -88,16 +89,18 @@ def explain(
         str | None, typer.Option("--values", help='JSON object with the row as it will be, such as {"amount": 1200}.')
     ] = None,
 ) -> None:
-    """Name the grant and the rule that decided about a call.
+    """Name the grant and the rule that decided about a call; exit code 6 when it is not allowed.
 
     The call happened (--run and --seq), or is made up (--tenant, --role, --step and --values).
 
-    Example: paybill agent explain --tenant acme --role support --step refund.propose --values '{"amount": 9000}'
+    Example: paybill agent explain --run run_0123456789abcdef0123456789abcdef --seq 3
     """
     body = _call(run, seq) if run is not None else _made_up(stack, tenant, role, step, values)
     with Service(stack, "agent-gateway") as gateway:
         found = gateway.post("/v1/explanations", body)
     out.record("agent.explanation", for_reading(out, stack, _explanation(out, found)))
+    if not found["allowed"]:
+        raise CliError(found["code"], "the call is not allowed", exit_code=ExitCode.CONFLICT)
 
 
 def _call(run: str, seq: int | None) -> dict[str, Any]:
@@ -124,7 +127,9 @@ def _made_up(
 def _explanation(out: Output, found: Mapping[str, Any]) -> dict[str, Any]:
     if out.json:
         return dict(found)
-    return {**found, "grants": ", ".join(found["grants"]) or "none"}
+    nearest = [f"{each['id']} ({each['condition'] or 'every row'})" for each in found["nearest"]]
+    grants, others = ", ".join(found["grants"]) or "none", ", ".join(nearest) or "none"
+    return {**found, "grants": grants, "nearest": others}
 
 
 def _run_id(text: str) -> str:

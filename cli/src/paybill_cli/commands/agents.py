@@ -107,3 +107,19 @@ def agent_id(text: str) -> str:
     if not _ID.fullmatch(text):
         raise usage(f"{text!r} is not an id of an agent", next="paybill agent list")
     return text
+
+
+def agent_named(stack: Stack, text: str) -> str:
+    """Returns the id of an agent by its id or name. Raises CliError unless exactly one that has not ended has it."""
+    if _ID.fullmatch(text):
+        return text
+    with Service(stack, "agent-gateway") as gateway:
+        found, _ = gateway.list_rows(PATH, "agents", {"name": text}, 100)
+    active = [each["id"] for each in found if each["status"] != "ended"]
+    if len(active) == 1:
+        return str(active[0])
+    if active:
+        raise usage(f"{len(active)} agents have the name {text}: {', '.join(active[:3])}", next="paybill agent list")
+    raise CliError(
+        "agent_unknown", f"no agent has the id or name {text}", next="paybill agent list", exit_code=ExitCode.NOT_FOUND
+    )

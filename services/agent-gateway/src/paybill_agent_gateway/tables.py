@@ -39,6 +39,7 @@ class AgentRow(Base, table=True):
     __table_args__ = (Index(None, "tenant_id", "id"),)
 
     tenant_id: str = generated("state->>'tenant_id'")
+    name: str = generated("state->>'name'", index=True)
     role: str = generated("state->>'role'")
     status: str = generated("CASE WHEN state->>'ended_at' IS NULL THEN 'active' ELSE 'ended' END")
 
@@ -73,7 +74,8 @@ class BundleInForceRow(Base, table=True):
 class RunRow(Base, table=True):
     """A run. status: of the run; approval_id, approval_status: of its current approval.
 
-    due: its next change by time alone; claim_due: the time from which an unknown outcome is claimed.
+    due: its next change by time alone; claim_due: the time from which an unknown outcome is claimed. `started` orders
+    runs by the time of their start.
     """
 
     __tablename__ = "runs"
@@ -87,6 +89,7 @@ class RunRow(Base, table=True):
     approval_status: str | None = generated("state->'approval'->>'status'", index=True)
     due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
     claim_due: str | None = generated("rtrim(state->>'claim_due', 'Z')", index=True)
+    started: str = generated("rtrim(state->>'started_at', 'Z') || ' ' || (state->>'id')", unique=True)
 
 
 class DayRow(Base, table=True):

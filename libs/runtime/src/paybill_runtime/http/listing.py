@@ -83,17 +83,17 @@ async def load_page(
 ) -> tuple[list[S_co], str | None]:
     """Returns states in the order of a unique column, and the `after` of the next page; None on the last page.
 
-    after: only rows after this value of `order_by`. equal: the values of columns; None matches every value.
+    after: only rows after this value of `order_by`, which begins with `-` for a descending order. equal: the values of
+    columns; None matches every value.
     """
     columns = stored.table.c
-    position = columns[order_by]
-    query = (
-        select(position.label("position"), state_column(stored)).where(*conditions).order_by(position).limit(limit + 1)
-    )
+    position, descends = columns[order_by.removeprefix("-")], order_by.startswith("-")
+    order = position.desc() if descends else position
+    query = select(position.label("position"), state_column(stored)).where(*conditions).order_by(order).limit(limit + 1)
     for name, value in equal.items():
         if value is not None:
             query = query.where(columns[name] == value)
     if after is not None:
-        query = query.where(position > after)
+        query = query.where(position < after if descends else position > after)
     rows = await source.rows(query)
     return [stored.load(row.state) for row in rows[:limit]], rows[limit - 1].position if len(rows) > limit else None

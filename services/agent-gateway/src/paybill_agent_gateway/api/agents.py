@@ -1,5 +1,6 @@
 """Routes about agents: registered, listed, shown and ended."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
@@ -13,14 +14,17 @@ from paybill_contracts.values import Key, TenantId, Timestamp
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import AGENT, Role, make_key
-from paybill_runtime.http.listing import Limit, load_page, load_state
+from paybill_runtime.http.listing import Limit, load_page, load_state, state_column
 from paybill_runtime.http.router import Router
 from paybill_runtime.messaging.api_key_copies import accept, add_copy, revoke_copy
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
 
 from paybill_agent_gateway.api.callers import Operator, Viewer
+from paybill_agent_gateway.api.in_force import bundles_in_force
 from paybill_agent_gateway.domain import agents, tenants
 from paybill_agent_gateway.domain.agents import Agent
+from paybill_agent_gateway.domain.bundles import PublishedBundle
 from paybill_agent_gateway.tables import AGENTS, TENANTS
 
 MAX_LIFETIME_S = 366 * 86_400
@@ -105,8 +109,8 @@ def router(context: ServiceContext) -> APIRouter:
         """Registers an agent of one tenant in one role. The response alone has its key; only this service accepts it.
 
         With an `Idempotency-Key` a repeated request registers no second agent, and its response has no `key`: end the
-        agent if the first response was lost. Refused with `tenant_unknown`, and with `tenant_left` for a tenant that
-        has left.
+        agent if the first response was lost. Refused with `tenant_unknown`, with `tenant_left` for a tenant that
+        has left, with `role_unknown` for a role of no workflow in force, and with `agent_name_taken`.
         """
         now, id_, key_id = context.now(), f"agt_{token_hex(16)}", f"agent-{token_hex(8)}"
         expires_at = now + timedelta(seconds=body.lifetime_s)
@@ -123,8 +127,15 @@ def router(context: ServiceContext) -> APIRouter:
             expires_at=expires_at,
         )
 
+        in_force = await bundles_in_force(context)
+        named = await _active(context, body.tenant, body.name)
+
         def decide(unit: UnitOfWork, at: DecisionContext) -> AgentView:
-            tenants.require_present(unit.get(TENANTS, body.tenant), body.tenant)
+            access = tenants.require_present(unit.get(TENANTS, body.tenant), body.tenant)
+            roles = _roles(in_force, access.agents.blueprint if access.agents is not None else None)
+            if in_force:
+                agents.require_role(body.role, roles)
+            agents.require_free_name(body.name, named, at.now)
             unit.record(AGENTS, id_, agents.register(unit.get(AGENTS, id_), fact))
             return AgentView.of(agents.existing(unit.get(AGENTS, id_), id_), at.now)
 
@@ -152,11 +163,12 @@ def router(context: ServiceContext) -> APIRouter:
         after: Annotated[
             AgentId | None, Query(description="Only ids after this one: `next` of the previous page.")
         ] = None,
+        name: Annotated[Key | None, Query(description="Only agents with this name.")] = None,
         limit: Limit = 50,
     ) -> AgentPage:
         """Lists agents, also expired and ended ones."""
         now = context.now()
-        page, next_ = await load_page(context, AGENTS, after, limit, tenant_id=tenant)
+        page, next_ = await load_page(context, AGENTS, after, limit, tenant_id=tenant, name=name)
         return AgentPage(agents=[AgentView.of(each, now) for each in page], next=next_)
 
     @routes.get("/{agent}")
@@ -191,3 +203,16 @@ def router(context: ServiceContext) -> APIRouter:
         return view
 
     return routes
+
+
+def _roles(in_force: Mapping[str, PublishedBundle], blueprint: str | None) -> set[str]:
+    """Returns the roles of the workflows in force for a blueprint; for all while the tenant has no login of agents."""
+    found = [bundle for name, bundle in in_force.items() if blueprint in {None, name}]
+    return {workflow.role for bundle in found for workflow in bundle.content.workflows}
+
+
+async def _active(context: ServiceContext, tenant_id: str, name: str) -> list[Agent]:
+    """Returns the agents of a tenant with this name that have not ended; their keys may have expired."""
+    columns = AGENTS.table.c
+    conditions = (columns.tenant_id == tenant_id, columns.name == name, columns.status == "active")
+    return [AGENTS.load(row.state) for row in await context.rows(select(state_column(AGENTS)).where(*conditions))]

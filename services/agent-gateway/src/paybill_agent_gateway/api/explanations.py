@@ -17,6 +17,7 @@ from paybill_contracts.agent_runs import (
 from paybill_contracts.agents import FREEZES, AgentId
 from paybill_contracts.errors import DomainError, NotFoundError
 from paybill_contracts.values import Digest, Key, TenantId
+from paybill_definitions.agent_condition_text import condition_text
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.listing import load_events, load_state
 from paybill_runtime.http.problems import Problem
@@ -71,6 +72,14 @@ class ExplanationBody(BaseModel):
         return self
 
 
+class NearestGrant(BaseModel):
+    """A permit of the role for the verb and resource that does not permit the call."""
+
+    id: str
+    columns: list[str]
+    condition: Annotated[str | None, Field(description="As Cedar text; null when every row is permitted.")]
+
+
 class ExplanationView(BaseModel):
     """The decision about a call."""
 
@@ -78,6 +87,9 @@ class ExplanationView(BaseModel):
     code: Annotated[str | None, Field(description="Of the refusal.")]
     rule: Annotated[str, Field(description="The rule that decided.")]
     grants: Annotated[list[str], Field(description="Ids of the permits that apply, or of the forbids that deny.")]
+    nearest: Annotated[
+        list[NearestGrant], Field(description="On a denial of a made-up call: permits of the role for it.")
+    ] = Field(default_factory=list)
     needs_approval: Annotated[bool, Field(description="A person has to approve it, or had to.")]
     tenant_id: TenantId
     run: RunId | None
@@ -98,8 +110,9 @@ def router(context: ServiceContext) -> APIRouter:
         """Explains a call: names the grant and the rule that decided about one that happened, or would decide.
 
         A made-up call is checked in the order of a real one as far as it needs no run: freeze, tenant's state and
-        entitlement, grants. It records nothing. Refused with `run_not_found`, `call_not_found`, `workflow_not_found`,
-        `agent_unknown`, `tenant_unknown` and `no_bundle`.
+        entitlement, schema of the slots, grants. A slot is the value of the column that it sets. It records nothing.
+        Refused with `invalid_input`, `run_not_found`, `call_not_found`, `workflow_not_found`, `agent_unknown`,
+        `tenant_unknown` and `no_bundle`.
         """
         if body.run is not None and body.seq is not None:
             return await _happened(context, body.run, body.seq)
@@ -174,6 +187,14 @@ async def _made_up(context: ServiceContext, body: ExplanationBody) -> Explanatio
         code=found.code,
         rule=found.rule,
         grants=list(found.grants),
+        nearest=[
+            NearestGrant(
+                id=each.id,
+                columns=list(each.columns.get(found.resource or "", ())),
+                condition=condition_text(each.condition) if each.condition is not None else None,
+            )
+            for each in found.nearest
+        ],
         needs_approval=found.needs_approval,
         tenant_id=tenant_id,
         run=None,

@@ -11,11 +11,13 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.router import Router
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
 
 from paybill_agent_gateway.api.callers import Operator, Viewer
+from paybill_agent_gateway.api.in_force import bundles_in_force
 from paybill_agent_gateway.domain import agents, freezes, tenants
 from paybill_agent_gateway.domain.freezes import Freezes
-from paybill_agent_gateway.tables import AGENTS, FREEZE_STATES, TENANTS
+from paybill_agent_gateway.tables import AGENTS, FREEZE_STATES, RUNS, TENANTS
 
 
 class FreezeBody(BaseModel):
@@ -79,9 +81,11 @@ def router(context: ServiceContext) -> APIRouter:
     async def freeze(body: FreezeBody, principal: Operator) -> FreezeView:
         """Freezes everything, or one tenant, agent or workflow: no intent is recorded from now on. Idempotent.
 
-        What was intended before is settled. Refused with `tenant_unknown` and `agent_unknown`.
+        What was intended before is settled. Refused with `tenant_unknown`, `agent_unknown`, and `workflow_not_found`
+        for a workflow that no bundle in force has, unless one of its runs is open.
         """
         kind, _, name = body.freeze.partition("/")
+        exists = kind != "workflow" or await _has_workflow(context, name)
         reads: list[Key] = []
         if kind == "tenant":
             reads = [TENANTS.key(name)]
@@ -95,6 +99,7 @@ def router(context: ServiceContext) -> APIRouter:
             if kind == "agent":
                 tenant_id = agents.existing(unit.get(AGENTS, name), name).tenant_id
             state = unit.get(FREEZE_STATES, FREEZES)
+            freezes.require_workflow(state, body.freeze, exists=exists)
             unit.record(
                 FREEZE_STATES,
                 FREEZES,
@@ -115,7 +120,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/thaw")
     async def thaw(body: ThawBody, principal: Operator) -> FreezeView:
-        """Ends a freeze: runs whose time is not over continue. Idempotent."""
+        """Ends a freeze: runs whose time is not over continue. Refused with `not_frozen`."""
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> FreezeView:
             state = unit.get(FREEZE_STATES, FREEZES)
@@ -133,3 +138,13 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     return routes
+
+
+async def _has_workflow(context: ServiceContext, name: str) -> bool:
+    """Returns whether a bundle in force has a workflow, or a run of one is open."""
+    columns = RUNS.table.c
+    is_open = select(columns.id).where(columns.workflow == name, columns.status != "ended").limit(1)
+    if await context.rows(is_open):
+        return True
+    found = (await bundles_in_force(context)).values()
+    return any(each.name == name for bundle in found for each in bundle.content.workflows)

@@ -14,7 +14,7 @@ from paybill_runtime.http.listing import Limit, load_events, load_page, load_sta
 from paybill_runtime.http.problems import Problem
 from paybill_runtime.http.router import Router
 from paybill_runtime.http.strict_json import JsonError, read_json
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlmodel import col
 
 from paybill_agent_gateway.act import Gate, act, bundle_of
@@ -34,6 +34,7 @@ from paybill_agent_gateway.tools import MAX_CALL_BYTES
 MAX_EVENTS = 2000
 
 Id = Annotated[RunId, Path(description="Id of the run.")]
+Position = Annotated[str, StringConstraints(max_length=100, pattern=r"^[0-9A-Za-z:.+_ -]*$")]
 Arguments = Annotated[dict[str, Any], Field(description="By name; each is a string, an integer or a boolean.")]
 
 
@@ -153,10 +154,10 @@ class RunDetails(RunSummary):
 
 
 class RunPage(BaseModel):
-    """Runs, in the order of their ids."""
+    """Runs, the newest first."""
 
     runs: list[RunView]
-    next: Annotated[RunId | None, Field(description="Send it as `after` for the next page; null on the last.")]
+    next: Annotated[str | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
 def router(context: ServiceContext, gate: Gate) -> APIRouter:
@@ -204,12 +205,10 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
         agent: Annotated[AgentId | None, Query(description="Only runs that this agent started.")] = None,
         workflow: Annotated[Key | None, Query(description="Only runs of this workflow.")] = None,
         status: Annotated[RunStatus | None, Query(description="Only runs with this status.")] = None,
-        after: Annotated[RunId | None, Query(description="Only ids after this one: `next` of the previous page.")] = (
-            None
-        ),
+        after: Annotated[Position | None, Query(description="`next` of the previous page.")] = None,
         limit: Limit = 50,
     ) -> RunPage:
-        """Lists runs, in pages."""
+        """Lists runs, in pages; the one that was started last is first."""
         conditions = [col(RunRow.status) != RunStatus.ENDED] if status is RunStatus.OPEN else []
         page, next_ = await load_page(
             context,
@@ -217,6 +216,7 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
             after,
             limit,
             *conditions,
+            order_by="-started",
             tenant_id=tenant,
             agent_id=agent,
             workflow=workflow,

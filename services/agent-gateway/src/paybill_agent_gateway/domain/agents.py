@@ -1,5 +1,6 @@
 """Agents: each acts for one tenant in one role, until it ends or its key expires."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import assert_never
@@ -30,6 +31,18 @@ class AgentIdTakenError(ConflictError):
     """An agent with this id exists."""
 
     code = "agent_exists"
+
+
+class AgentNameTakenError(ConflictError):
+    """The tenant has an active agent with this name."""
+
+    code = "agent_name_taken"
+
+
+class RoleUnknownError(NotFoundError):
+    """No workflow of the bundle in force is for this role."""
+
+    code = "role_unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,22 @@ def register(agent: Agent | None, fact: AgentRegistered) -> list[AgentEvent]:
     if fact.expires_at <= fact.registered_at:
         raise AgentExpiryError("the key of an agent has to expire in the future")
     return [fact]
+
+
+def require_role(role: str, roles: Collection[str]) -> None:
+    """Raises RoleUnknownError unless a workflow is for the role. roles: of the workflows in force."""
+    if role not in roles:
+        known = ", ".join(sorted(roles)) or "none"
+        raise RoleUnknownError(f"no workflow of the bundle in force is for the role {role}; its roles: {known}")
+
+
+def require_free_name(name: str, others: Iterable[Agent], now: datetime) -> None:
+    """Raises AgentNameTakenError when an active agent has the name. others: agents of the tenant with the name."""
+    taken = next((each for each in others if each.is_active(now)), None)
+    if taken is not None:
+        raise AgentNameTakenError(
+            f"the active agent {taken.id} of this tenant has the name {name}; end it, or use another name"
+        )
 
 
 def end(agent: Agent, ended_by: str, now: datetime, reason: EndReason = EndReason.REQUESTED) -> list[AgentEvent]:

@@ -8,6 +8,7 @@ from paybill_contracts.agent_bundles import (
     ComputeStep,
     CreateStep,
     DeleteStep,
+    Grant,
     Scalar,
     Step,
     UpdateStep,
@@ -16,7 +17,8 @@ from paybill_contracts.agent_bundles import (
 
 from paybill_agent_gateway.domain.refusals import InvalidInputError, NotPermittedError, WorkflowNotFoundError
 from paybill_agent_gateway.domain.steps import VERBS
-from paybill_agent_gateway.domain.values import checked
+from paybill_agent_gateway.domain.turns import CHOICE
+from paybill_agent_gateway.domain.values import checked, constant_slots, slots_of
 from paybill_agent_gateway.domain.workflows import CompiledBundle, CompiledWorkflow, named
 
 NO_GRANT_NEEDED = "no_grant_needed"
@@ -27,7 +29,8 @@ NO_GRANT_NEEDED = "no_grant_needed"
 class Explanation:
     """A decision about a step on one row. code: of the refusal; None when the grants permit it.
 
-    rule: of the grants. needs_approval: by the step's own rule; a value from a model may need one, too.
+    rule: of the grants. needs_approval: by the step's own rule; a value from a model may need one, too. nearest: on a
+    denial, the permits of the role for this verb and resource.
     """
 
     code: str | None
@@ -36,19 +39,28 @@ class Explanation:
     verb: Verb | None = None
     resource: str | None = None
     needs_approval: bool = False
+    nearest: tuple[Grant, ...] = ()
 
 
 def explain(bundle: CompiledBundle, role: str, workflow: str, step: str, given: Mapping[str, object]) -> Explanation:
     """Returns the decision of the grants about a step.
 
     given: columns of the row, as it will be after a create or an update, else as it is; the others are NULL. Raises
-    WorkflowNotFoundError, InvalidInputError.
+    WorkflowNotFoundError, and InvalidInputError as for a call: each slot needs a value of its type and its constant
+    bounds; a bound that a field of a run gives is not checked.
     """
     compiled = bundle.workflows.get(workflow)
     found = compiled.steps.get(step) if compiled is not None else None
     if compiled is None or found is None or compiled.workflow.role != role:
         raise WorkflowNotFoundError(f"the role {role} has no step {step} of a workflow {workflow} in this bundle")
-    if isinstance(found, ChooseStep | ComputeStep):
+    if isinstance(found, ChooseStep):
+        options = [each.name for each in found.options]
+        if set(given) != {CHOICE} or given[CHOICE] not in options:
+            raise InvalidInputError(f"{found.name} needs the argument {CHOICE}, one of: {', '.join(options)}")
+        return Explanation(None, NO_GRANT_NEEDED)
+    slots = {name: value for name, value in given.items() if name in slots_of(found)}
+    constant_slots(found, given if isinstance(found, ComputeStep) else slots)
+    if isinstance(found, ComputeStep):
         return Explanation(None, NO_GRANT_NEEDED)
     columns = bundle.columns[found.resource]
     unknown = sorted(given.keys() - columns.keys())
@@ -65,6 +77,7 @@ def explain(bundle: CompiledBundle, role: str, workflow: str, step: str, given: 
         verb=verb,
         resource=found.resource,
         needs_approval=_needs_approval(compiled, found, row),
+        nearest=() if decision.allowed else bundle.permits(role, verb, found.resource),
     )
 
 

@@ -5,12 +5,19 @@ from datetime import datetime
 from typing import assert_never
 
 from paybill_contracts.agents import FREEZES, FreezeId, Frozen, Thawed
+from paybill_contracts.errors import NotFoundError
 from paybill_contracts.values import TenantId, Timestamp
 
-from paybill_agent_gateway.domain.refusals import FrozenError
+from paybill_agent_gateway.domain.refusals import FrozenError, WorkflowNotFoundError
 
 FreezeEvent = Frozen | Thawed
 EVERYTHING = "everything"
+
+
+class NotFrozenError(NotFoundError):
+    """No such freeze holds now."""
+
+    code = "not_frozen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +50,21 @@ def freeze(
     return [frozen]
 
 
+def require_workflow(freezes: Freezes | None, freeze_id: str, *, exists: bool) -> None:
+    """Raises WorkflowNotFoundError for a freeze of a workflow that nobody can run. exists: in force, or in a run."""
+    is_known = freezes is not None and freeze_id in freezes.freezes
+    if not exists and not is_known:
+        name = freeze_id.partition("/")[2]
+        raise WorkflowNotFoundError(
+            f"no bundle in force has a workflow {name}, and no run of it is open; correct the name of the workflow"
+        )
+
+
 def thaw(freezes: Freezes | None, freeze_id: str, thawed_by: str, now: datetime) -> list[FreezeEvent]:
-    """Ends a freeze. What is not frozen stays as it is."""
+    """Ends a freeze. Raises NotFrozenError."""
     found = freezes.freezes.get(freeze_id) if freezes is not None else None
     if found is None:
-        return []
+        raise NotFrozenError(f"{freeze_id} is not frozen; `paybill agent freezes` lists what is")
     return [_thawed(freeze_id, found.tenant_id, thawed_by, now)]
 
 

@@ -96,6 +96,15 @@ def slot_values(step: Step, known: Known, given: Mapping[str, object]) -> PlainF
     return {name: _slot(name, slot, known, given[name]) for name, slot in slots.items()}
 
 
+def constant_slots(step: Step, given: Mapping[str, object]) -> None:
+    """Checks the slots of a step outside a run: by their types and constant bounds. Raises InvalidInputError."""
+    slots = slots_of(step)
+    _require_names(slots.keys(), given, f"the step {step.name}", "slot")
+    for name, slot in slots.items():
+        bounds = {key: None for key in ("minimum", "maximum") if isinstance(getattr(slot, key), FieldValue)}
+        _slot(name, slot.model_copy(update=bounds), Known("", {}, {}), given[name])
+
+
 def resolve(name: str, argument: Argument, known: Known, slots: Mapping[str, Scalar | None]) -> Scalar | None:
     """Returns the value of an argument. Raises InvalidFieldError for a field that does not exist in this run."""
     match argument:

@@ -12,8 +12,10 @@ from paybill_contracts.agent_bundles import (
     ComputeStep,
     CreateStep,
     DeleteStep,
+    Effect,
     FieldValue,
     FixedValue,
+    Grant,
     InputValue,
     ReadStep,
     ResourceColumn,
@@ -86,6 +88,17 @@ class CompiledBundle:
             resources={each.name: each for each in bundle.resources},
             columns=columns,
             workflows={each.name: _workflow(each, columns) for each in bundle.workflows},
+        )
+
+    def permits(self, role: str, verb: Verb, resource: str) -> tuple[Grant, ...]:
+        """Returns the permits of a role for a verb on a resource, whatever their columns and conditions are."""
+        return tuple(
+            each
+            for each in self.bundle.grants
+            if each.effect is Effect.PERMIT
+            and each.role in {None, role}
+            and verb in each.verbs
+            and resource in each.resources
         )
 
 
