@@ -16,7 +16,7 @@ AGENTS = {
             ),
             "diff": Leaf(
                 "paybill_cli.commands.agent_publications:diff",
-                "Show the changes of a publication; exit code 1 for a bundle with errors, 6 when it would be refused.",
+                "Show the changes of a publication; exit code 1 or 6 when it is refused.",
             ),
             "publish": Leaf(
                 "paybill_cli.commands.agent_publications:publish", "Publish a bundle: agents obey it from now on."
@@ -27,14 +27,14 @@ AGENTS = {
             ),
             "list": Leaf("paybill_cli.commands.agents:list_all", "List agents, also ended ones."),
             "end": Leaf("paybill_cli.commands.agents:end", "End an agent: its key is refused from now on."),
-            "runs": Leaf("paybill_cli.commands.agent_runs:runs", "List runs of agents' workflows."),
+            "runs": Leaf("paybill_cli.commands.agent_runs:runs", "List runs of agents' workflows, the newest first."),
             "show": Leaf(
                 "paybill_cli.commands.agent_runs:show",
                 "Show a run: its inputs, and each action, refusal and approval in order.",
             ),
             "explain": Leaf(
                 "paybill_cli.commands.agent_runs:explain",
-                "Name the grant and the rule that decided about a call.",
+                "Name the grant and the rule that decided; exit code 6 for a denied call.",
             ),
             "freeze": Leaf(
                 "paybill_cli.commands.agent_freezes:freeze",

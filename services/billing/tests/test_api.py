@@ -63,7 +63,7 @@ async def test_every_route_needs_a_key_with_the_read_scope(testbed, outside):
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("[]", "should be an object"),
+        ("[]", "write an object"),
         ('{"metering": {"tenants": ["acme"]}}', "tenants"),
         ('{"Metering": {"tenants": ["*"]}}', "Metering"),
         ('{"metering": {"tenant": ["*"]}}', "tenant"),

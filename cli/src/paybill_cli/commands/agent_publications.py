@@ -20,7 +20,7 @@ PATH = "/v1/bundles"
 
 
 def diff(out: Output, stack: Stack, folder: Folder = Path("agents")) -> None:
-    """Show the changes of a publication; exit code 1 for a bundle with errors, 6 when it would be refused.
+    """Show the changes of a publication; exit code 1 or 6 when it is refused.
 
     Example: paybill agent diff agents
     """

@@ -89,7 +89,7 @@ def explain(
         str | None, typer.Option("--values", help='JSON object with the row as it will be, such as {"amount": 1200}.')
     ] = None,
 ) -> None:
-    """Name the grant and the rule that decided about a call; exit code 6 when it is not allowed.
+    """Name the grant and the rule that decided; exit code 6 for a denied call.
 
     The call happened (--run and --seq), or is made up (--tenant, --role, --step and --values).
 
