@@ -276,6 +276,9 @@ class World:
         def recorded(facts: Sequence[Fact], jobs: Sequence[EffectJob]) -> None:
             for fact in facts:
                 self._publish(service, fact.event)
+            if service is self.agent_gateway:  # its effects end agents and runs, and histories have none
+                service.jobs.clear()
+                return
             for job in jobs:
                 self.at(self.random.uniform(0.05, 20), self._effect(service, job))
 
