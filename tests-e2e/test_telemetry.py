@@ -16,7 +16,8 @@ ID = re.compile(r"[0-9a-f]{12}|[0-9]{3}|\b(ten|sub|cus|evt|in|env|pi|ch|cs)_|(?=
 ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[a-z]{2,}")
 ADDRESSES = {"server.address", "server.port"}
 """Attributes of a metric that name a provider's server."""
-MAX_NAMES = 150
+MAX_NAMES = 200
+"""About 45 of each service."""
 MAX_SERIES = 100
 
 

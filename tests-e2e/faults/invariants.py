@@ -5,7 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from faults.snapshots import OutboxRow, ServiceSnapshot, StreamFact
 
-WITHOUT_OUTCOME = {"cancel", "destroy_replaced", "plan_by_policy", "plan_by_prices", "plan_environments"}
+WITHOUT_OUTCOME = {
+    "cancel",
+    "destroy_replaced",
+    "plan_by_policy",
+    "plan_by_prices",
+    "plan_environments",
+    "stop_agent",
+    "stop_tenant",
+}
 """Effects without an own outcome: the provider's messages follow, or there may be nothing to do."""
 
 
