@@ -20,7 +20,7 @@ FreezeId = Annotated[
     ),
     Field(examples=["everything", "workflow/refund"]),
 ]
-"""What is frozen: everything, or one tenant, agent or workflow."""
+"""Target of a freeze: everything, or one tenant, agent or workflow."""
 
 FREEZES = "freezes"
 """Id of the one aggregate of all freezes."""

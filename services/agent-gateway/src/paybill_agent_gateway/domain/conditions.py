@@ -221,24 +221,6 @@ def conjuncts(condition: Condition) -> list[Condition]:
     return [condition]
 
 
-def named_columns(condition: Condition) -> frozenset[str]:
-    """Returns the columns that the condition names."""
-    match condition:
-        case Constant():
-            return frozenset()
-        case ColumnValue() | HasValue():
-            return frozenset({condition.name})
-        case Comparison():
-            operands = (condition.left, condition.right)
-            return frozenset(each.name for each in operands if isinstance(each, ColumnValue))
-        case OneOf() | StartsWith():
-            return frozenset({condition.item.name}) if isinstance(condition.item, ColumnValue) else frozenset()
-        case And() | Or():
-            return named_columns(condition.left) | named_columns(condition.right)
-        case Not():
-            return named_columns(condition.operand)
-
-
 def moment(value: Any) -> datetime | None:
     """Returns a date (its midnight in UTC) or a time; None for NULL and times that Python cannot represent."""
     if isinstance(value, str):

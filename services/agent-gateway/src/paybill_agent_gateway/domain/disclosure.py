@@ -22,9 +22,9 @@ from paybill_contracts.agent_bundles import (
     UpdateStep,
 )
 from paybill_contracts.agent_runs import Fields
+from paybill_definitions.agent_conditions import names
 
 from paybill_agent_gateway.domain.answers import PlainFields
-from paybill_agent_gateway.domain.conditions import named_columns
 from paybill_agent_gateway.domain.runs import Done
 from paybill_agent_gateway.domain.turns import Progress, is_single
 from paybill_agent_gateway.domain.workflows import CompiledBundle, CompiledWorkflow, RowStep
@@ -79,7 +79,7 @@ class Disclosure:
                 return row
             case ComputeStep():
                 allowed = {name for name, argument in step.values.items() if self._is_known(argument)}
-                allowed |= {name for name, each in step.conditions.items() if named_columns(each) <= self._fields}
+                allowed |= {name for name, each in step.conditions.items() if names(each) <= self._fields}
             case ReadStep() if done.seq in self._fresh:
                 allowed = set(row)
             case _:

@@ -10,6 +10,7 @@ from typing import Self
 
 from paybill_contracts.agent_bundles import Bundle, Effect, Grant, Verb
 from paybill_contracts.agent_expressions import Condition
+from paybill_definitions.agent_conditions import names
 
 from paybill_agent_gateway.domain.closures import Predicate, Row
 from paybill_agent_gateway.domain.conditions import (
@@ -17,7 +18,6 @@ from paybill_agent_gateway.domain.conditions import (
     Parameters,
     Scope,
     conjuncts,
-    named_columns,
     predicate,
     sql,
 )
@@ -58,7 +58,7 @@ class RowCondition:
     @property
     def names(self) -> frozenset[str]:
         """Columns that the conditions name: the statement needs the right to read them."""
-        return frozenset[str]().union(*(named_columns(each) for each in (*self.permits, *self.forbids) if each))
+        return frozenset[str]().union(*(names(each) for each in (*self.permits, *self.forbids) if each))
 
     def sql(self, at: Callable[[str], str], parameters: Parameters) -> str:
         """Returns the condition as SQL that is TRUE for permitted rows alone, and FALSE or NULL for others.
@@ -183,7 +183,7 @@ class CompiledGrants:
         for forbid in rules.forbids:
             if forbid.predicate is None or forbid.condition is None:
                 return frozenset()
-            if named_columns(forbid.condition) <= row.keys():
+            if names(forbid.condition) <= row.keys():
                 if forbid.predicate(row) is not False:
                     return frozenset()
             elif all(each.condition != forbid.condition for each in before.forbids):
@@ -192,7 +192,7 @@ class CompiledGrants:
         for permit in rules.permits:
             if permit.predicate is None or permit.condition is None:
                 found |= permit.columns
-            elif named_columns(permit.condition) <= row.keys():
+            elif names(permit.condition) <= row.keys():
                 found |= permit.columns if permit.predicate(row) else set()
             else:
                 same = [each.columns for each in before.permits if each.condition == permit.condition]

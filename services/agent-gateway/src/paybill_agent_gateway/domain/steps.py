@@ -17,11 +17,11 @@ from paybill_contracts.agent_bundles import (
 )
 from paybill_contracts.agent_runs import RunEnd
 from paybill_contracts.errors import DomainError
+from paybill_definitions.agent_conditions import names
 
 from paybill_agent_gateway.domain import approvals, runs, trust, turns, values
 from paybill_agent_gateway.domain.answers import PlainFields
 from paybill_agent_gateway.domain.approvals import Image
-from paybill_agent_gateway.domain.conditions import named_columns
 from paybill_agent_gateway.domain.grants import RowCondition
 from paybill_agent_gateway.domain.records import Records
 from paybill_agent_gateway.domain.refusals import (
@@ -272,5 +272,5 @@ def _shown(turn: Turn, step: RowStep) -> tuple[str, ...]:
         if name in labels and not labels[name].hidden and labels[name].personal >= in_force[name].personal
     }
     if step.approval.when is not None:
-        found |= {name for name in named_columns(step.approval.when) if "." not in name}
+        found |= {name for name in names(step.approval.when) if "." not in name}
     return tuple(sorted(found))

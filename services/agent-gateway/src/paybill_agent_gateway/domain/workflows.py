@@ -29,8 +29,9 @@ from paybill_contracts.agent_bundles import (
     Workflow,
 )
 from paybill_contracts.agent_expressions import Condition
+from paybill_definitions.agent_conditions import names
 
-from paybill_agent_gateway.domain.conditions import Predicate, named_columns, predicate
+from paybill_agent_gateway.domain.conditions import Predicate, predicate
 from paybill_agent_gateway.domain.grants import CompiledGrants
 
 RowStep = ReadStep | CreateStep | UpdateStep | DeleteStep
@@ -193,7 +194,7 @@ def _type_of(
 
 def _condition(name: str, condition: Condition, fields: Mapping[str, ResourceColumn]) -> ResourceColumn:
     """Returns the type of a computed condition, which is personal when it names a personal field."""
-    is_personal = any(fields[each].personal for each in named_columns(condition) if each in fields)
+    is_personal = any(fields[each].personal for each in names(condition) if each in fields)
     return _column(name, "boolean", nullable=False, personal=is_personal)
 
 
