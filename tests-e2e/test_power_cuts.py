@@ -29,8 +29,8 @@ from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_s
 from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.telemetry import child
-from paybill_runtime.testing import cancel, until
-from power import Disk, stop_processes
+from paybill_runtime.testing import cancel, stop_processes, until
+from power import Disk
 
 CUTS = 10
 CUSTOMERS = 8

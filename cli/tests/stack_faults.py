@@ -13,6 +13,7 @@ import pytest
 from fault_injection import HTTP, Bed, Fault, Injected
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.databases import DRIVER_ROLE
+from paybill_runtime.testing import stop_processes
 
 SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 WEBHOOK_ENDPOINT = "we_commandline"
@@ -171,7 +172,7 @@ def bus_hung(bed: Bed) -> Iterator[Injected]:
     """NATS is stopped: its connections stay open, and it answers nothing; a fact waits, or the stack is idle."""
     tenant = bed.active()
     pid = int((bed.stack.data_dir / "nats.lock").read_text().split()[0])
-    os.kill(pid, signal.SIGSTOP)
+    stop_processes([pid])
     try:
         if bed.random.random() < 0.5:
             done = bed.run("tenant", "suspend", tenant["slug"], "--reason", "a fact to publish", "--yes")

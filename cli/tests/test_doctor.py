@@ -16,6 +16,7 @@ from paybill_cli.commands.doctor import _clock, _counts, _machine, _ready, _stre
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.messaging.streams import EVENTS, INTAKE, KEYS, configurations, connect
+from paybill_runtime.testing import stop_processes
 
 STACK = Stack(data_dir=Path("no-stack"))
 
@@ -110,7 +111,7 @@ def test_a_paused_bus_is_found_by_doctor_and_by_the_services(real_stack, on_stac
     slug = customers.sign_up()["slug"]
     lock = (real_stack.data_dir / "nats.lock").read_text().split()
     pid = int(lock[0])
-    os.kill(pid, signal.SIGSTOP)
+    stop_processes([pid])
     try:
         done = on_stack("doctor", "--json")
         why = on_stack("why", slug, "--json")

@@ -12,7 +12,7 @@ from paybill_contracts.tenant import TenantRequested
 from paybill_contracts.usage import Usage
 from paybill_runtime.messaging.broker import BatchSubscriber, Broker
 from paybill_runtime.messaging.subscriptions import Subscriptions
-from paybill_runtime.testing import until
+from paybill_runtime.testing import stop_processes, until
 
 
 def _message(body: bytes) -> Msg:
@@ -153,7 +153,7 @@ async def test_a_hung_nats_does_not_answer_although_it_is_connected(broker, nats
     await broker.run()
     await until(broker.answers)
 
-    os.kill(nats.pid, signal.SIGSTOP)
+    stop_processes([nats.pid])
     try:
         answers, connected = await broker.answers(), broker.connected.is_set()
     finally:

@@ -14,6 +14,7 @@ from paybill_runtime.testing.servers import (
     pytest_configure,
     shared_nats,
 )
+from paybill_runtime.testing.stopping import stop_processes
 from paybill_runtime.testing.waiting import cancel, until
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "pytest_runtest_protocol",
     "shared_nats",
     "start",
+    "stop_processes",
     "until",
 ]

@@ -1,12 +1,13 @@
-"""The power cut stops the given processes, and does not wait for others."""
+"""Stopping stops the given processes, and does not wait for others."""
 
 import subprocess
 import sys
 
-from power import stop_processes, with_children
+from paybill_runtime.testing import stop_processes
+from paybill_runtime.testing.stopping import with_children
 
 
-def test_a_zombie_child_does_not_delay_a_power_cut() -> None:
+def test_a_zombie_child_does_not_delay_the_stop() -> None:
     program = """if True:
         import os, subprocess, time
         child = subprocess.Popen(["true"])
