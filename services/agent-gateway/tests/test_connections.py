@@ -1,12 +1,16 @@
 """Connections with agents' logins: few for each tenant, none to an endpoint that is closed or replaced."""
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from paybill_agent_gateway.effects.connections import Connections, DatabaseUnavailableError, Endpoint
+from paybill_agent_gateway.effects.tenant_databases import Refused, TenantDatabases, Voided
 from paybill_contracts.agent_access import AgentConnection
 from paybill_contracts.environment_plans import Connection
 from paybill_contracts.placement import Preset
@@ -92,6 +96,41 @@ async def test_a_broken_connection_is_replaced(connections, pool) -> None:
         return await pid(connections, tenant) != before
 
     assert await until(replaced)
+
+
+def end_session(process: int) -> None:
+    """Ends a session while this process cannot notice it: the end is in the socket only after this call."""
+    os.kill(process, signal.SIGTERM)
+    for _ in range(1000):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the session did not end")
+
+
+async def test_a_session_that_ended_unnoticed_is_replaced_before_an_intent(pool) -> None:
+    tenant = await pool.tenant()
+    databases = TenantDatabases(pool.secrets, time.monotonic)
+
+    async def ended() -> None:
+        (process,) = [
+            each for (each,) in await pool.fetch("SELECT pid FROM pg_stat_activity WHERE usename = $1", tenant.username)
+        ]
+        end_session(process)
+
+    found: list[object] = [await databases.require(tenant)]
+    await ended()
+    found.append(await databases.require(tenant))
+    await ended()
+    found.append(await databases.claim(tenant, "run_1", 1))
+    await ended()
+    await pool.execute(f'ALTER ROLE "{tenant.username}" NOLOGIN')
+    found.append(await databases.require(tenant))
+    databases.close()
+
+    assert found == [None, None, Voided(), Refused("database_unavailable")]
 
 
 async def test_an_error_in_the_block_closes_the_connection(connections, pool) -> None:

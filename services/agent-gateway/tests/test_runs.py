@@ -162,6 +162,17 @@ def test_a_write_that_failed_or_is_void_uses_its_number_and_a_call() -> None:
     assert not voided.has_written
 
 
+def test_a_write_whose_database_was_away_uses_a_call_and_keeps_its_number() -> None:
+    away = ActionFailed(**OF, seq=1, step="pay", code="database_unavailable", failed_at=NOW)
+    failed = folded(started(), intended(1), away)
+    again = folded(started(), intended(1), away, intended(1))
+
+    assert (failed.seq, failed.used.calls, failed.failed, failed.intent) == (1, 1, (), None)
+    assert again.intent is not None
+    assert again.intent.seq == 1
+    assert runs.can_start_again(folded(started(), intended(1), away, *run_ends.ended(failed, RunEnd.EXPIRED, NOW)))
+
+
 def test_only_a_run_that_surely_wrote_nothing_can_start_again() -> None:
     (end,) = run_ends.ended(folded(started()), RunEnd.EXPIRED, NOW)
     done = ActionDone(

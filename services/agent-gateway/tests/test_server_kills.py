@@ -154,15 +154,69 @@ async def test_nothing_is_intended_while_the_tenants_database_is_away(
         return gateway.take(agent, "propose", run.run, run.seq, amount=1200, reason="broken")
 
     await asyncio.to_thread(tenants.kill)
-    read = await gateway.refused(gateway.start(agent, ticket="t-18"))  # from here on, no lost connection is left
     refused = [await gateway.refused(call()) for _ in range(2)]
     state = await gateway.run(run.run)
     await asyncio.to_thread(tenants.start)
     done = await until(lambda: _answer(call()))
     facts = await log.facts("agent-gateway.action_intended")
 
-    assert [each.code for each in (read, *refused)] == ["database_unavailable"] * 3
+    assert [each.code for each in refused] == ["database_unavailable"] * 2
     assert (state.intent, state.seq, state.has_written) == (None, run.seq, False)
     assert done.ended == RunEnd.FINISHED
     assert [each.event.seq for each in facts if isinstance(each.event, ActionIntended)] == [run.seq]
     assert await gateway.refunds() == [("o-1", 1200, "broken")]
+
+
+async def test_a_call_whose_database_goes_away_after_the_intent_is_repeated_under_its_number(
+    gateway: World, tenants: PostgresServer, log: EventLog
+) -> None:
+    agent = await gateway.tenant()
+    run = await gateway.start(agent, ticket="t-17")
+    write = gateway.gate.databases.write
+
+    def call() -> Any:
+        return gateway.take(agent, "propose", run.run, run.seq, amount=1200, reason="broken")
+
+    async def away(*arguments: Any) -> Any:
+        await asyncio.to_thread(tenants.kill)
+        gateway.gate.databases.close()  # no statement can be sent any more
+        return await write(*arguments)
+
+    gateway.gate.databases.write = away  # type: ignore[method-assign]  # the server is killed at this moment
+    refused = await gateway.refused(call())
+    gateway.gate.databases.write = write  # type: ignore[method-assign]  # as before
+    state = await gateway.run(run.run)
+    await asyncio.to_thread(tenants.start)
+    done = await until(lambda: _answer(call()))
+    repeated = await call()
+    facts = await log.facts("agent-gateway.action_intended", at_least=2)
+
+    assert (refused.code, refused.seq, state.intent, state.failed) == ("database_unavailable", run.seq, None, ())
+    assert done == repeated
+    assert done.ended == RunEnd.FINISHED
+    assert [each.event.seq for each in facts if isinstance(each.event, ActionIntended)] == [run.seq] * 2
+    assert await gateway.refunds() == [("o-1", 1200, "broken")]
+    assert await gateway.pool.fetch("SELECT seq, outcome FROM paybill_agent.actions") == [(run.seq, "done")]
+
+
+async def test_a_session_that_ended_between_two_calls_is_replaced_in_the_next_one(gateway: World) -> None:
+    agent = await gateway.tenant()
+    login = gateway.endpoints[agent.tenant_id].username
+    started = []
+    for ticket in ("t-17", "t-18"):
+        started.append(await gateway.start(agent, ticket=ticket))
+        assert await _ended_sessions(gateway, login)
+    done = []
+    for run in started:
+        done.append(await gateway.take(agent, "propose", run.run, run.seq, amount=1200, reason="broken"))
+        assert await _ended_sessions(gateway, login)
+
+    assert [each.ended for each in done] == [RunEnd.FINISHED] * 2
+    assert await gateway.refunds() == [("o-1", 1200, "broken"), ("o-2", 1200, "broken")]
+    assert [(await gateway.run(run.run)).used.calls for run in started] == [3, 3]
+
+
+async def _ended_sessions(gateway: World, login: str) -> list[Any]:
+    """Ends the sessions of a login, and returns which."""
+    statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1"
+    return await gateway.pool.fetch(statement, login)

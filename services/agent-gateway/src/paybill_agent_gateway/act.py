@@ -192,7 +192,7 @@ async def settle_unknown(gate: Gate, run_id: str, origin: Origin) -> bool:
     if tenant is None or tenant.agents is None or not tenant.is_open:
         return False
     found = await gate.databases.claim(Endpoint.of(tenant.tenant_id, tenant.agents), run_id, run.intent.seq)
-    if isinstance(found, Refused | Unknown):
+    if isinstance(found, Refused):
         return False
     seq, is_done = run.intent.seq, isinstance(found, Done)
 

@@ -122,7 +122,7 @@ class ViolationRow(Base, table=True):
 
 AGENTS = Stored("agent", AgentRow, Agent, agents.evolve, conflicts={"agents_pkey": agents.AgentIdTakenError}, kept=True)
 FREEZE_STATES = Stored("freezes", FreezesRow, Freezes, freezes.evolve, kept=True)
-RUNS = Stored("run", RunRow, Run, runs.evolve, kept=True)
+RUNS = Stored("run", RunRow, Run, runs.evolve, format=2, kept=True)
 DAYS = Stored("agent-day", DayRow, Day, budgets.evolve)
 TENANTS = Stored("agent-tenant", TenantRow, TenantAccess, tenants.evolve, kept=True)
 BLUEPRINTS = Stored("agent-blueprint", BlueprintRow, BlueprintInForce, bundles.evolve_blueprint)

@@ -180,7 +180,7 @@ class ResourceDriftedError(ConflictError):
 
 
 class DatabaseUnavailableError(RetryLaterError):
-    """The tenant's database cannot be used now; nothing was changed."""
+    """The tenant's database cannot be used now; nothing was changed. Repeat the call later, unchanged."""
 
     code = "database_unavailable"
 

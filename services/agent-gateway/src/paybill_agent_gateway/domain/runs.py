@@ -51,6 +51,8 @@ CLAIM_AFTER = timedelta(seconds=15)
 """Time after the intent from which an unknown outcome is claimed; statements end earlier by their timeout."""
 ENDED_CODES = frozenset({"approval_denied", "approval_expired", "rows_changed"})
 """Refusals that report the end of an approval: the next call may request a new one."""
+REPEATABLE = frozenset({"database_unavailable"})
+"""Failures that leave nothing under the number of their call: the same call is executed when it is repeated."""
 MAX_ATTEMPTS = 10
 """Runs of one business key that begin on a day (UTC), each after one that wrote nothing."""
 MAX_DENIALS = 2
@@ -338,15 +340,13 @@ def _intended(run: Run, event: ActionIntended) -> Run:
 
 
 def _failed(run: Run, code: str) -> Run:
-    """Returns the run after its intent changed nothing: the call has cost a call, and its number is used."""
+    """Returns the run after its intent changed nothing: the call has cost a call, and mostly its number is used."""
     intent = require_intent(run)
-    return replace(
-        run,
-        seq=intent.seq + 1,
-        used=plus(run.used, ONE_CALL),
-        failed=(*run.failed, Failed(intent.seq, intent.step, intent.digest, code)),
-        intent=None,
-    )
+    run = replace(run, used=plus(run.used, ONE_CALL), intent=None)
+    if code in REPEATABLE:
+        return run
+    failed = Failed(intent.seq, intent.step, intent.digest, code)
+    return replace(run, seq=intent.seq + 1, failed=(*run.failed, failed))
 
 
 def _requested(event: CallApprovalRequested) -> CallApproval:

@@ -113,7 +113,12 @@ class Connections:
 
     def close_tenant(self, tenant_id: str) -> None:
         """Closes the connections of a tenant whose access was closed; those in use are closed after their statement."""
-        tenant = self._tenants.pop(tenant_id, None)
+        self.close_free(tenant_id)
+        self._tenants.pop(tenant_id, None)
+
+    def close_free(self, tenant_id: str) -> None:
+        """Closes the connections of a tenant that are not in use: when one is lost, the others may be lost as well."""
+        tenant = self._tenants.get(tenant_id)
         while tenant and tenant.free:
             self._drop(tenant, tenant.free.pop())
 

@@ -40,6 +40,8 @@ VALUE_REFUSED = ValueRefusedError.code
 DATABASE_UNAVAILABLE = DatabaseUnavailableError.code
 RESOURCE_DRIFTED = "resource_drifted"
 SHAPES_TRUSTED_S: Final = 30.0
+PROBE: Final = "SELECT 1"
+PROBE_TIMEOUT_S: Final = 5.0
 
 _CODES: Final = {
     **REFUSALS,
@@ -145,20 +147,20 @@ class TenantDatabases:
         self._shapes: dict[Place, tuple[float, Shapes]] = {}
 
     async def require(self, endpoint: Endpoint) -> Refused | None:
-        """Returns why no statement can be sent now: call it before an intent is recorded."""
+        """Returns why no statement can be sent now: call it before an intent is recorded.
 
-        async def nothing(_: Connection) -> None:
-            """Needs no more than the connection."""
+        A round trip finds a connection that was lost unnoticed: with an intent, its outcome would be unknown.
+        """
 
-        found = await self._within(endpoint, nothing)
-        return found if isinstance(found, Refused) else None
+        async def probe(connection: Connection) -> None:
+            await connection.fetch(PROBE, timeout=PROBE_TIMEOUT_S)
+
+        return await self._idempotent(endpoint, probe)
 
     async def read(self, endpoint: Endpoint, statement: Statement, values: Values) -> Rows | Refused:
         """Reads rows, in canonical form."""
 
         async def run(connection: Connection) -> Rows | Refused:
-            if refused := await self._drifted(connection, endpoint, statement):
-                return refused
             arguments = _arguments(statement, values)
             convert = [(each.name, each.type) for each in statement.columns if needs_conversion(each.type)]
             try:
@@ -170,8 +172,9 @@ class TenantDatabases:
                     row[name] = canonical(type_, row[name])
             return Rows(tuple(rows))
 
-        found = await self._within(endpoint, run)
-        return Refused(DATABASE_UNAVAILABLE) if isinstance(found, Unknown) else found
+        if refused := await self._drifted(endpoint, statement):
+            return refused
+        return await self._idempotent(endpoint, run)
 
     async def write(
         self, endpoint: Endpoint, statement: Statement, key: ActionKey, values: Values, image: str | None = None
@@ -179,13 +182,13 @@ class TenantDatabases:
         """Changes rows and records the action, or neither. image: of the approved preview; None without an approval."""
 
         async def run(connection: Connection) -> Changed | Refused | Repeated:
-            if refused := await self._drifted(connection, endpoint, statement):
-                return refused
             arguments = _arguments(statement, values, key, image)
             if statement.resource.also_changes:
                 return await _in_transaction(connection, endpoint.schema, statement, arguments, key, commit=True)
             return await _changed(connection, statement, arguments, key)
 
+        if refused := await self._drifted(endpoint, statement):
+            return refused
         return await self._within(endpoint, run)
 
     async def preview(
@@ -194,18 +197,17 @@ class TenantDatabases:
         """Returns what `write` would change: the same statement, rolled back."""
 
         async def run(connection: Connection) -> Changed | Refused | Repeated:
-            if refused := await self._drifted(connection, endpoint, statement):
-                return refused
             arguments = _arguments(statement, values, key)
             return await _in_transaction(connection, endpoint.schema, statement, arguments, key, commit=False)
 
-        found = await self._within(endpoint, run)
-        return Refused(DATABASE_UNAVAILABLE) if isinstance(found, Unknown) else found
+        if refused := await self._drifted(endpoint, statement):
+            return refused
+        return await self._idempotent(endpoint, run)
 
-    async def claim(self, endpoint: Endpoint, run: str, seq: int) -> Voided | Done | Refused | Unknown:
+    async def claim(self, endpoint: Endpoint, run: str, seq: int) -> Voided | Done | Refused:
         """Settles an unknown outcome: inserts a tombstone under the key, or finds what was inserted first.
 
-        Refused and Unknown leave the outcome unknown: claim again.
+        Refused leaves the outcome unknown: claim again.
         """
 
         async def claim(connection: Connection) -> Voided | Done:
@@ -214,7 +216,7 @@ class TenantDatabases:
             repeated = await _answered(connection, run, seq)
             return Voided() if repeated.voided else Done(repeated.digest)
 
-        return await self._within(endpoint, claim)
+        return await self._idempotent(endpoint, claim)
 
     async def drift(
         self, endpoint: Endpoint, verbs: Iterable[tuple[AgentResource, frozenset[Verb]]]
@@ -229,8 +231,7 @@ class TenantDatabases:
             found = {resource.name: drift(resource, shapes, used) for resource, used in verbs}
             return {name: differences for name, differences in found.items() if differences}
 
-        found = await self._within(endpoint, run)
-        return Refused(DATABASE_UNAVAILABLE) if isinstance(found, Unknown) else found
+        return await self._idempotent(endpoint, run)
 
     def close_tenant(self, tenant_id: str) -> None:
         """Closes the connections of a tenant whose access was closed."""
@@ -239,6 +240,16 @@ class TenantDatabases:
     def close(self) -> None:
         """Closes all connections."""
         self._connections.close()
+
+    async def _idempotent(
+        self, endpoint: Endpoint, run: Callable[[Connection], Awaitable[_Result]]
+    ) -> _Result | Refused:
+        """Runs a block that may run twice: once more, with a new connection, when its connection was lost."""
+        found = await self._within(endpoint, run)
+        if isinstance(found, Unknown):
+            self._connections.close_free(endpoint.tenant_id)
+            found = await self._within(endpoint, run)
+        return Refused(DATABASE_UNAVAILABLE) if isinstance(found, Unknown) else found
 
     async def _within(
         self, endpoint: Endpoint, run: Callable[[Connection], Awaitable[_Result]]
@@ -267,12 +278,15 @@ class TenantDatabases:
         ):
             return Unknown()
 
-    async def _drifted(self, connection: Connection, endpoint: Endpoint, statement: Statement) -> Refused | None:
+    async def _drifted(self, endpoint: Endpoint, statement: Statement) -> Refused | None:
         """Refuses a statement on a table that differs from its resource. Tenants of a pool share the check."""
         now = self._monotonic()
         checked, shapes = self._shapes.get(endpoint.place, (now - SHAPES_TRUSTED_S, {}))
         if now - checked >= SHAPES_TRUSTED_S:
-            shapes = await self._read_shapes(connection, endpoint)
+            found = await self._idempotent(endpoint, lambda connection: self._read_shapes(connection, endpoint))
+            if isinstance(found, Refused):
+                return found
+            shapes = found
         return Refused(RESOURCE_DRIFTED) if drift(statement.resource, shapes, (statement.verb,)) else None
 
     async def _read_shapes(self, connection: Connection, endpoint: Endpoint) -> Shapes:
