@@ -23,6 +23,7 @@ from paybill_contracts.agent_bundles import (
 )
 from paybill_contracts.agent_expressions import Condition
 
+from paybill_definitions.agent_choices import errors as choice_errors
 from paybill_definitions.agent_conditions import errors as condition_errors
 from paybill_definitions.agent_fields import Fields
 from paybill_definitions.agent_flow import available, has_fields
@@ -70,8 +71,7 @@ class StepRules:
                 case ComputeStep():
                     yield from self._compute(step)
                 case ChooseStep():
-                    for option in step.options:
-                        yield from self._condition(option.when, {}, step, (*path, "choose", option.name, "when"))
+                    yield from self._choose(step)
                 case _:
                     resource = self._fields.resources.get(step.resource)
                     if resource is None:
@@ -97,6 +97,18 @@ class StepRules:
                 yield PartDiagnostic((*path, name), reason)
         for name, condition in step.conditions.items():
             yield from self._condition(condition, {}, step, (*path, name, "when"))
+
+    def _choose(self, step: ChooseStep) -> Iterator[PartDiagnostic]:
+        path = ("steps", step.name, "choose")
+        faults = [
+            each
+            for option in step.options
+            for each in self._condition(option.when, {}, step, (*path, option.name, "when"))
+        ]
+        yield from faults
+        if not faults:
+            for reason in choice_errors(step):
+                yield PartDiagnostic(path, reason)
 
     def _condition(
         self, condition: Condition | None, row: Mapping[str, ResourceColumn], step: Step, path: tuple[str, ...]

@@ -48,6 +48,8 @@ def settle(
     step = turns.next_step(records.workflow, records.run.done)
     if step is None:
         records.end(RunEnd.FINISHED)
+    elif turns.is_blocked(step, records.so_far):
+        records.end(RunEnd.FAILED)
     elif not turns.needs_model(step, records.so_far):
         return records.events, None
     return records.events, records.answer(found.bundle(need.identity[-1]), whole_run=run.digest == intent.digest)

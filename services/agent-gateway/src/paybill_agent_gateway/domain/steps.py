@@ -75,6 +75,7 @@ class Turn:
 def automatic(turn: Turn) -> Intended | None:
     """Executes the steps that need nothing from the model, until one needs it, or a write has its intent.
 
+    A run whose next step can never be taken fails: no option of a choice applies, or a cycle has come to its bound.
     A refusal of such a step is none of the call, unless the run has done nothing yet: the caller may take it itself.
     """
     records = turn.records
@@ -82,6 +83,9 @@ def automatic(turn: Turn) -> Intended | None:
         step = turns.next_step(records.workflow, records.run.done)
         if step is None:
             records.end(RunEnd.FINISHED)
+            return None
+        if turns.is_blocked(step, records.so_far):
+            records.end(RunEnd.FAILED)
             return None
         if turns.needs_model(step, records.so_far):
             return None

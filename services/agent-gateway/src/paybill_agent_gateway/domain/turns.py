@@ -125,6 +125,13 @@ def condition_row(so_far: Progress) -> dict[str, Scalar | None]:
     return row
 
 
+def is_blocked(step: Step, so_far: Progress) -> bool:
+    """Returns whether a step can never be taken: it is executed as often as it may, or no option of it applies."""
+    if not _has_executions(step, so_far.run.done):
+        return True
+    return isinstance(step, ChooseStep) and not options(step, so_far)
+
+
 def needs_model(step: Step, so_far: Progress) -> bool:
     """Returns whether a step has a slot, or is a choice between several options."""
     if isinstance(step, ChooseStep):
