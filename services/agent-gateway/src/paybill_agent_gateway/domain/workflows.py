@@ -6,30 +6,21 @@ from typing import Self, TypeAlias
 
 from paybill_contracts.agent_bundles import (
     AgentResource,
-    Argument,
     Bundle,
     ChooseStep,
     ComputeStep,
     CreateStep,
     DeleteStep,
     Effect,
-    FieldValue,
-    FixedValue,
     Grant,
-    InputValue,
     ReadStep,
     ResourceColumn,
-    RunValue,
-    Slot,
-    SlotType,
     Step,
-    TemplateValue,
     UpdateStep,
     Verb,
     Workflow,
 )
-from paybill_contracts.agent_expressions import Condition
-from paybill_definitions.agent_conditions import names
+from paybill_definitions.agent_fields import Fields
 
 from paybill_agent_gateway.domain.conditions import Predicate, predicate
 from paybill_agent_gateway.domain.grants import CompiledGrants
@@ -38,15 +29,6 @@ RowStep = ReadStep | CreateStep | UpdateStep | DeleteStep
 Tables: TypeAlias = Sequence[tuple[AgentResource, frozenset[Verb]]]
 """Resources of a bundle, with the verbs of the steps on each."""
 END = "end"
-
-_SLOTS = {
-    SlotType.TEXT: "text",
-    SlotType.INTEGER: "bigint",
-    SlotType.BOOLEAN: "boolean",
-    SlotType.CHOICE: "text",
-    SlotType.DATE: "date",
-    SlotType.TIME: "timestamptz",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +70,9 @@ class CompiledBundle:
             grants=CompiledGrants.of(bundle),
             resources={each.name: each for each in bundle.resources},
             columns=columns,
-            workflows={each.name: _workflow(each, columns) for each in bundle.workflows},
+            workflows={
+                each.name: _workflow(each, columns, Fields.of(each, bundle.resources)) for each in bundle.workflows
+            },
         )
 
     def permits(self, role: str, verb: Verb, resource: str) -> tuple[Grant, ...]:
@@ -125,11 +109,15 @@ def tables_of(bundle: Bundle) -> Tables:
     return tuple((each, frozenset(verbs.get(each.name, ()))) for each in bundle.resources)
 
 
-def _workflow(workflow: Workflow, columns: Mapping[str, Mapping[str, ResourceColumn]]) -> CompiledWorkflow:
+def _workflow(workflow: Workflow, columns: Mapping[str, Mapping[str, ResourceColumn]], of: Fields) -> CompiledWorkflow:
+    """Compiles a workflow. of: types of its computed values, in whatever order the file has their steps."""
     fields: dict[str, ResourceColumn] = {}
     for step in workflow.steps:
-        for name, column in _fields_of(step, workflow, fields, columns):
-            fields[f"{step.name}.{name}"] = column
+        if isinstance(step, ComputeStep):
+            found = of.fields(step.name)
+        else:
+            found = columns[step.resource] if isinstance(step, RowStep) else {}
+        fields |= {f"{step.name}.{name}": column for name, column in found.items()}
     whens: dict[str, Predicate] = {}
     for step in workflow.steps:
         match step:
@@ -146,57 +134,3 @@ def _workflow(workflow: Workflow, columns: Mapping[str, Mapping[str, ResourceCol
             case ReadStep():
                 pass
     return CompiledWorkflow(workflow, {step.name: step for step in workflow.steps}, fields, whens)
-
-
-def _fields_of(
-    step: Step,
-    workflow: Workflow,
-    fields: Mapping[str, ResourceColumn],
-    columns: Mapping[str, Mapping[str, ResourceColumn]],
-) -> list[tuple[str, ResourceColumn]]:
-    match step:
-        case ChooseStep():
-            return []
-        case ComputeStep():
-            found = [(name, _type_of(name, value, workflow, fields, columns)) for name, value in step.values.items()]
-            return found + [(name, _condition(name, condition, fields)) for name, condition in step.conditions.items()]
-        case ReadStep() | CreateStep() | UpdateStep() | DeleteStep():
-            return list(columns[step.resource].items())
-
-
-def _type_of(
-    name: str,
-    value: Argument,
-    workflow: Workflow,
-    fields: Mapping[str, ResourceColumn],
-    columns: Mapping[str, Mapping[str, ResourceColumn]],
-) -> ResourceColumn:
-    """Returns the type of a computed value. It is untrusted unless the run has trusted it, which `trust` decides."""
-    match value:
-        case FieldValue():
-            return fields[f"{value.step}.{value.field}"].model_copy(update={"name": name})
-        case InputValue():
-            of = next(each for each in workflow.inputs if each.name == value.name)
-            return columns[of.resource][of.column].model_copy(update={"name": name, "nullable": False})
-        case FixedValue(value=fixed):
-            kind = "boolean" if isinstance(fixed, bool) else "bigint" if isinstance(fixed, int) else "text"
-            return _column(name, kind, nullable=fixed is None)
-        case TemplateValue():
-            parts = [_type_of(name, part, workflow, fields, columns) for part in value.parts]
-            return _column(name, "text", nullable=False, personal=any(part.personal for part in parts))
-        case RunValue():
-            return _column(name, "text", nullable=False)
-        case Slot():
-            limits = [each for each in (value.minimum, value.maximum) if each is not None]
-            is_personal = any(_type_of(name, each, workflow, fields, columns).personal for each in limits)
-            return _column(name, _SLOTS[value.type], nullable=False, personal=is_personal)
-
-
-def _condition(name: str, condition: Condition, fields: Mapping[str, ResourceColumn]) -> ResourceColumn:
-    """Returns the type of a computed condition, which is personal when it names a personal field."""
-    is_personal = any(fields[each].personal for each in names(condition) if each in fields)
-    return _column(name, "boolean", nullable=False, personal=is_personal)
-
-
-def _column(name: str, type_: str, *, nullable: bool, personal: bool = False) -> ResourceColumn:
-    return ResourceColumn(name=name, type=type_, nullable=nullable, personal=personal)
