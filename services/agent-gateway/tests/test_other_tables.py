@@ -1,5 +1,6 @@
 """Rows that cascades and triggers change are counted, and their tables are declared."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from paybill_agent_gateway.effects.connections import Endpoint
 from paybill_agent_gateway.effects.tenant_databases import Changed, Refused, TenantDatabases
 from paybill_contracts.agent_bundles import Verb
+from paybill_runtime.testing import until
 from tenant_orders import ITEMS, ORDERS, actions, creating, deleting, key, orders_pool, tenant_with_orders, updating
 from tenant_pool import TenantPool
 
@@ -58,6 +60,68 @@ async def test_rows_of_other_tables_count_and_must_be_declared(databases, pool, 
     assert isinstance(done, Changed)
     assert done == shown
     assert await pool.fetch("SELECT count(*) FROM product.items") == [(0,)]
+
+
+EFFECTS = pytest.mark.parametrize("effect", [CASCADE, TRIGGER], ids=["cascade", "trigger"])
+SET_NULL = CASCADE.replace("CASCADE", "SET NULL (order_id)")
+RULE = "CREATE RULE r AS ON DELETE TO product.orders DO ALSO DELETE FROM product.items"
+
+
+async def items(pool: TenantPool, tenant: Endpoint) -> None:
+    """Gives the order `a` 500 items."""
+    async with pool.agent(tenant) as agent:
+        await agent.execute("INSERT INTO product.items (id, order_id) SELECT n, 'a' FROM generate_series(1, 500) AS n")
+
+
+@pytest.mark.parametrize("effect", [CASCADE, SET_NULL, TRIGGER, RULE], ids=["cascade", "set_null", "trigger", "rule"])
+async def test_an_effect_that_is_added_after_the_inspection_is_refused_by_the_write(
+    databases, pool, tenant, effect
+) -> None:
+    await items(pool, tenant)
+    before = await databases.write(tenant, deleting(), key(1), {"where.id": "b"})
+    await pool.execute(effect)
+    refused = await databases.write(tenant, deleting(), key(2), {"where.id": "a"})
+    shown = await databases.preview(tenant, deleting(), key(2), {"where.id": "a"})
+
+    assert isinstance(before, Changed)
+    assert (refused, shown) == (Refused("resource_drifted"), Refused("resource_drifted"))
+    assert await pool.fetch("SELECT count(*) FROM product.items WHERE order_id = 'a'") == [(500,)]
+    assert await pool.fetch("SELECT count(*) FROM product.orders WHERE id = 'a'") == [(1,)]
+    assert await actions(pool) == [("run_1", 1, "d", "done")]
+
+
+@EFFECTS
+async def test_an_effect_that_is_committed_while_the_write_waits_is_refused(databases, pool, tenant, effect) -> None:
+    await items(pool, tenant)
+    assert isinstance(await databases.write(tenant, deleting(), key(1), {"where.id": "b"}), Changed)
+    async with pool.superuser() as other, other.transaction():
+        await other.execute(effect)
+        waiting = asyncio.create_task(databases.write(tenant, deleting(), key(2), {"where.id": "a"}))
+        await until(
+            lambda: pool.fetch(
+                "SELECT FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'", tenant.username
+            )
+        )
+
+    assert await waiting == Refused("resource_drifted")
+    assert await pool.fetch("SELECT count(*) FROM product.items") == [(500,)]
+    assert await actions(pool) == [("run_1", 1, "d", "done")]
+
+
+async def test_foreign_keys_that_only_check_refuse_no_write(databases, pool, tenant) -> None:
+    async with pool.agent(tenant) as agent:
+        await agent.execute("INSERT INTO product.items (id, order_id) VALUES ('open', 'a')")
+    await pool.execute(CASCADE.replace("CASCADE", "RESTRICT"))
+    await pool.execute("ALTER TABLE product.orders ADD FOREIGN KEY (tenant_id, status) REFERENCES product.items")
+    await pool.execute("ALTER TABLE product.orders ADD UNIQUE (tenant_id, total) DEFERRABLE")
+    values = {"set.id": "x", "set.total": 5, "set.status": "open", "where.id": "c"}
+    created = await databases.write(tenant, creating("id", "total", "status"), key(1), values)
+    updated = await databases.write(tenant, updating("total"), key(2), values | {"set.total": 6})
+    deleted = await databases.write(tenant, deleting(), key(3), values)
+    refused = await databases.write(tenant, deleting(), key(4), {"where.id": "a"})
+
+    assert [type(each) for each in (created, updated, deleted)] == [Changed] * 3
+    assert refused == Refused("value_refused")
 
 
 AUDIT = """

@@ -28,15 +28,27 @@ ROW_DENIED = "row_denied"
 ROWS_CHANGED = "rows_changed"
 ROW_MISSING = "row_missing"
 TOO_MANY_ROWS = "too_many_rows"
+RESOURCE_DRIFTED = "resource_drifted"
 
 REFUSALS: Final = {
     "2201F": ROW_DENIED,  # a power or square root of a negative number
     "2201E": ROWS_CHANGED,  # a logarithm of zero
     "2201B": ROW_MISSING,  # a regular expression that is none
     "2201G": TOO_MANY_ROWS,  # a histogram without width
+    "22011": RESOURCE_DRIFTED,  # a part of a text with a negative length
 }
 """Codes by the SQLSTATE with which a check fails. No other part of our statements can raise them."""
 
+TRIGGER_BITS: Final = {Verb.CREATE: 4, Verb.DELETE: 8, Verb.UPDATE: 16}
+"""Of pg_trigger.tgtype, by the writes that have the trigger."""
+_CHECKS_ONLY: Final = ", ".join(
+    f"'pg_catalog.{name}'::pg_catalog.regproc"
+    for name in (
+        '"RI_FKey_check_ins"', '"RI_FKey_check_upd"', '"RI_FKey_noaction_del"', '"RI_FKey_noaction_upd"',
+        '"RI_FKey_restrict_del"', '"RI_FKey_restrict_upd"', "unique_key_recheck",
+    )
+)  # fmt: skip
+"""Functions of PostgreSQL's own triggers that change no row. Those of `ON DELETE CASCADE` and the like are others."""
 MAX_NAME_BYTES = 63
 MAX_CREATED: Final = 1000
 """Rows of all tables, where the creation of a row changes others: the highest limit of a step."""
@@ -130,7 +142,7 @@ def compile_write(
     sql = (
         f"{action}, {change} SELECT a.n = 1 AS acted, {before or 'NULL'} AS before,"  # noqa: S608  # quoted names
         f" {'NULL' if verb is Verb.DELETE else 'd.rows'} AS after, {_image(before)} AS image,"
-        f" {_checks(parameters, limit, verb, before)}"
+        f"{'' if resource.also_changes else _drift(table, verb)} {_checks(parameters, limit, verb, before)}"
         " FROM (SELECT count(*) AS n FROM act) AS a,"
         f" (SELECT count(*) AS n, {denied} AS denied, {rows} AS rows FROM done AS r) AS d{replaced}"
     )
@@ -204,6 +216,21 @@ def _checks(parameters: Parameters, limit: int, verb: Verb, before: str | None) 
         f" width_bucket(0.5, 0, CASE WHEN d.n > {maximum} THEN 0 ELSE 1 END::float8, 1),"
         " sqrt(CASE WHEN d.denied > 0 THEN -1 ELSE 0 END::float8)"
     )
+
+
+def _drift(table: str, verb: Verb) -> str:
+    """Raises when the table has a trigger that may change other rows.
+
+    A trigger or a foreign key with an action needs a lock of the table that conflicts with the one of this statement.
+    The snapshot in which this check reads is taken after that lock, so that no trigger is added in between.
+    """
+    name = table.replace("'", "''")
+    changes = (
+        f"SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = '{name}'::pg_catalog.regclass"
+        f" AND g.tgenabled <> 'D' AND g.tgtype & {TRIGGER_BITS[verb]} <> 0"
+        f" AND NOT (g.tgisinternal AND g.tgfoid IN ({_CHECKS_ONLY}))"
+    )
+    return f" substring('' FROM 1 FOR CASE WHEN a.n = 1 AND EXISTS ({changes}) THEN -1 ELSE 0 END),"
 
 
 def _image(before: str | None) -> str:

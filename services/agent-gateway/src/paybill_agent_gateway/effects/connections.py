@@ -30,6 +30,9 @@ _SETTINGS: Final = {
     "bytea_output": "hex",
     # No object that a tenant or a product created is ever resolved by an unqualified name of ours.
     "search_path": "pg_catalog",
+    # Statements see what was committed before they got their locks, such as a trigger.
+    "default_transaction_isolation": "read committed",
+    "standard_conforming_strings": "on",
 }
 
 

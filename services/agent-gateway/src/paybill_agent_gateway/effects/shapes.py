@@ -7,6 +7,8 @@ from typing import Any, Final, TypeAlias
 
 from paybill_contracts.agent_bundles import AgentResource, Verb
 
+from paybill_agent_gateway.statements import TRIGGER_BITS
+
 SHAPES: Final = """
 SELECT c.relname::text AS name, c.relkind::text AS kind,
   (SELECT jsonb_object_agg(a.attname, jsonb_build_array(format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -26,8 +28,6 @@ FROM pg_class AS c WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE ns
 
 _TYPES: Final = {"timestamptz": "timestamp with time zone"}
 _TABLE = "r"
-_BITS: Final = {Verb.CREATE: 4, Verb.DELETE: 8, Verb.UPDATE: 16}
-"""Of pg_trigger.tgtype."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def drift(resource: AgentResource, shapes: Shapes, verbs: Iterable[Verb]) -> lis
             found.append(f"{resource.name}.{column.name} accepts NULL")
         if not is_deterministic:
             found.append(f"the collation of {resource.name}.{column.name} is not deterministic")
-    bits = sum(_BITS.get(verb, 0) for verb in verbs)
+    bits = sum(TRIGGER_BITS.get(verb, 0) for verb in verbs)
     if not resource.also_changes:
         if shape.triggers & bits:
             found.append(f"{resource.name} has a trigger, and the bundle declares no `also_changes`")

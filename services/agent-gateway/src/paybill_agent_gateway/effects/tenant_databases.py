@@ -22,6 +22,7 @@ from paybill_agent_gateway.statements import (
     DIGEST,
     IMAGE,
     REFUSALS,
+    RESOURCE_DRIFTED,
     ROW_DENIED,
     RUN,
     SEQ,
@@ -38,7 +39,6 @@ Fields: TypeAlias = dict[str, Scalar | None]
 ROW_EXISTS = "row_exists"
 VALUE_REFUSED = ValueRefusedError.code
 DATABASE_UNAVAILABLE = DatabaseUnavailableError.code
-RESOURCE_DRIFTED = "resource_drifted"
 SHAPES_TRUSTED_S: Final = 30.0
 PROBE: Final = "SELECT 1"
 PROBE_TIMEOUT_S: Final = 5.0
@@ -47,6 +47,7 @@ _CODES: Final = {
     **REFUSALS,
     "23505": ROW_EXISTS,
     "42501": ROW_DENIED,  # a right of the login, or the row-level security policy
+    "0A000": RESOURCE_DRIFTED,  # a rule on the table
     "42P01": RESOURCE_DRIFTED,
     "42703": RESOURCE_DRIFTED,
     "42804": RESOURCE_DRIFTED,
