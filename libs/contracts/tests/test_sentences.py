@@ -179,5 +179,5 @@ def test_an_action_names_its_verb_or_its_choice_and_never_the_content_of_a_row()
     created = done.model_copy(update={"rows": ({"id": "secret"}, {"id": "secret"})})
     chosen = done.model_copy(update={"verb": None, "resource": None, "chosen": "refuse", "rows": ()})
 
-    assert sentence(created) == f"{done.run_id} seq 3: propose done, create of refunds, rows: 2"
-    assert sentence(chosen) == f"{done.run_id} seq 3: propose done, chosen refuse, rows: 0"
+    assert sentence(created) == f"{done.run_id} seq 3: {done.workflow}.propose done, create of refunds, rows: 2"
+    assert sentence(chosen) == f"{done.run_id} seq 3: {done.workflow}.propose done, chosen refuse, rows: 0"

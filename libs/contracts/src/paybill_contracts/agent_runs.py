@@ -58,6 +58,7 @@ class ActionFact(RunFact):
 
     seq: Count
     step: Key
+    workflow: Key | None = None
 
 
 class ActionIntended(ActionFact, type="agent-gateway.action_intended", version=1, aggregate="run", key="run_id"):
@@ -105,11 +106,25 @@ class ActionVoided(ActionFact, type="agent-gateway.action_voided", version=1, ag
 
 
 class ActionRefused(ActionFact, type="agent-gateway.action_refused", version=1, aggregate="run", key="run_id"):
-    """A call was refused before anything was intended. It costs a call."""
+    """A call was refused before anything was intended. It costs a call. step: that is next in the run.
+
+    agent_id: None when no agent called. called: the step that the call named, if it can be a name of one. digest: of
+    the call; None when its arguments have no canonical form. Of a call whose arguments fit the step: verb and resource,
+    the arguments, and the grants that decided, which are those of the bundle `grants_hash`. Arguments that the bundle
+    in force hides, or that are made of a hidden field, are left out.
+    """
 
     code: Key
     rule: Text
     refused_at: Timestamp
+    agent_id: AgentId | None = None
+    called: Key | None = None
+    digest: Digest | None = None
+    verb: Verb | None = None
+    resource: Key | None = None
+    arguments: Fields | None = None
+    grants: tuple[Text, ...] = ()
+    grants_hash: Digest | None = None
 
 
 class RowImage(Value):

@@ -3,18 +3,23 @@
 from typing import TypeVar
 
 from paybill_contracts.event import Event, UnknownEventError, known_events
-from paybill_contracts.values import Count, EventId, Text
+from paybill_contracts.values import Count, EventId, TenantId, Text
 
 E = TypeVar("E", bound=Event)
 
 
 class RequestRefused(Event):
-    """A rule of the domain refused an authenticated caller. `code` is the problem's stable code."""
+    """A rule of the domain refused an authenticated caller. `code` is the problem's stable code.
+
+    tenant_id: the tenant that the request was about, where the service names it; caller: who sent it.
+    """
 
     refusal_id: EventId
     verb: Text
     code: Text
     target: Text
+    tenant_id: TenantId | None = None
+    caller: Text | None = None
 
 
 class MessageDeadLettered(Event):

@@ -18,32 +18,40 @@ from paybill_contracts.tenant import Hold, OpenIncident
 _DAY_S = 86_400
 _BEFORE = (",", " ")
 """Beginnings of the formats that stand before a value."""
+_DOT = "."
 
 _SENTENCES = {
-    "agent-gateway.action_done": "{run_id} seq {seq}: {step} done{verb:, }{resource: of }{chosen:, chosen }, "
-    "rows: {rows:count}",
-    "agent-gateway.action_failed": "{run_id} seq {seq}: {step} failed and changed nothing: {code}",
-    "agent-gateway.action_intended": "{run_id} seq {seq}: {step} is executed next, {verb} of {resource}, "
+    "agent-gateway.action_done": "{run_id} seq {seq}: {workflow:.}{step} "
+    "done{verb:, }{resource: of }{chosen:, chosen }, rows: {rows:count}",
+    "agent-gateway.action_failed": "{run_id} seq {seq}: {workflow:.}{step} failed and changed nothing: {code}",
+    "agent-gateway.action_intended": "{run_id} seq {seq}: {workflow:.}{step} is executed next, {verb} of {resource}, "
     "reserving {reserved}",
-    "agent-gateway.action_refused": "{run_id} seq {seq}: {step} refused, {code}: {rule}",
-    "agent-gateway.action_voided": "{run_id} seq {seq}: {step} changed nothing; its unknown outcome is settled",
+    "agent-gateway.action_refused": "{run_id} seq {seq}: {workflow:.}{called}{agent_id: by } refused, {code}: {rule}",
+    "agent-gateway.action_voided": "{run_id} seq {seq}: {workflow:.}{step} "
+    "changed nothing; its unknown outcome is settled",
     "agent-gateway.agent_ended": "agent {agent_id} ended by {ended_by} ({reason})",
     "agent-gateway.agent_registered": "agent {name} registered as {agent_id} by {registered_by} in the role {role}"
     "{expires_at:, until }",
-    "agent-gateway.approval_denied": "{run_id} seq {seq}: {step} denied by {denied_by}, {approval_id}: {reason}",
-    "agent-gateway.approval_expired": "{run_id} seq {seq}: {approval_id} can no longer be used: {reason}",
-    "agent-gateway.approval_granted": "{run_id} seq {seq}: {step} approved by {approval.approver}, {approval_id}",
-    "agent-gateway.approval_requested": "{run_id} seq {seq}: {step} waits for the approval {approval_id} until "
-    "{expires_at}: {reason}",
+    "agent-gateway.approval_denied": "{run_id} seq {seq}: {workflow:.}{step} "
+    "denied by {denied_by}, {approval_id}: {reason}",
+    "agent-gateway.approval_expired": "{run_id} seq {seq}: {workflow:.}{step} can no longer use the approval "
+    "{approval_id}: {reason}",
+    "agent-gateway.approval_granted": "{run_id} seq {seq}: {workflow:.}{step} "
+    "approved by {approval.approver}, {approval_id}",
+    "agent-gateway.approval_requested": "{run_id} seq {seq}: {workflow:.}{step} "
+    "waits for the approval {approval_id} until {expires_at}, "
+    "{verb} of {resource}, rows: {rows:count}; {reason}",
     "agent-gateway.blueprint_noted": "bundles are checked against {blueprint}@{content.version}, {content_hash:.14}…",
     "agent-gateway.budget_reserved": "{run_id} of {workflow} reserves {reserved} of the day's budget",
     "agent-gateway.budget_settled": "{run_id} of {workflow} used {used} of the day's budget",
     "agent-gateway.bundle_activated": "bundle {bundle_hash:.14}… is in force for {blueprint}, by {activated_by}",
     "agent-gateway.bundle_published": "bundle {content_hash:.14}… of {content.blueprint.name} published by "
-    "{published_by}",
+    "{published_by}, workflows: {content.workflows:count}, grants: {content.grants:count}",
     "agent-gateway.frozen": "{freeze} frozen by {frozen_by}: {reason}",
     "agent-gateway.run_ended": "{run_id} of {workflow} ended ({reason}) after {actions} actions; used {used}",
-    "agent-gateway.run_started": "{run_id} of {workflow} started by {started_by}, until {expires_at}",
+    "agent-gateway.request_refused": "{verb} {target}{caller: by } refused: {code}",
+    "agent-gateway.run_started": "{run_id} of {workflow} started by {started_by}, reserving {reserved}, "
+    "until {expires_at}",
     "agent-gateway.tenant_changed": "agents: {slug} is {status}, {allows_access:entitled|not entitled}, "
     "agent-actions {feature}",
     "agent-gateway.thawed": "{freeze} thawed by {thawed_by}",
@@ -257,7 +265,7 @@ class _Readable:
 
     `{field:days}` is a number of seconds in days, `{field:this|that}` the text for true or for false, and
     `{field:text}` the text for an empty list, and `{field:count}` its length. `{field:, text}` and `{field: text}`
-    stand before a value, and are omitted without one.
+    stand before a value, and are omitted without one. `{field:.}` is a value and a full stop, or nothing.
     """
 
     def __init__(self, value: Any) -> None:
@@ -270,7 +278,7 @@ class _Readable:
     def __format__(self, spec: str) -> str:
         match self._value:
             case None:
-                return "" if spec.startswith(_BEFORE) else "-"
+                return "" if spec.startswith((*_BEFORE, _DOT)) else "-"
             case datetime():
                 return f"{spec}{self._value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
             case bool() if "|" in spec:
@@ -282,6 +290,8 @@ class _Readable:
             case tuple():
                 separator = "; " if self._value and isinstance(self._value[0], Hold) else ", "
                 return separator.join(map(_text, self._value)) or spec or "none"
+            case _ if spec == _DOT:
+                return _text(self._value) + _DOT
             case _ if spec.startswith(_BEFORE):
                 return spec + _text(self._value)
             case _:

@@ -29,7 +29,7 @@ from paybill_runtime.http.listing import load_state
 from paybill_agent_gateway.domain import runs
 from paybill_agent_gateway.domain.answers import Answer, RefusalError, refusal
 from paybill_agent_gateway.domain.approvals import Image
-from paybill_agent_gateway.domain.calls import Call, Start, Take
+from paybill_agent_gateway.domain.calls import Call, Take
 from paybill_agent_gateway.domain.decision import Verdict, decide
 from paybill_agent_gateway.domain.outcomes import claimed, settle
 from paybill_agent_gateway.domain.refusals import OutcomePendingError
@@ -251,10 +251,7 @@ async def _decided(gate: Gate, session: _Session) -> Verdict:
         _remember(gate, session, unit)
         return verdict
 
-    request = session.call.request
-    target = request.workflow if isinstance(request, Start) else f"{request.run} {request.step}"
-    target = target[:100].encode("ascii", "replace").decode()
-    return await _until_found(gate, session, decide_call, verb="act", target=target)
+    return await _until_found(gate, session, decide_call, verb="act", target=session.call.target)
 
 
 async def _write(gate: Gate, session: _Session, intended: Intended) -> Answer | RefusalError | None:
@@ -303,6 +300,7 @@ async def _until_found(
             seals=session.seals,
             verb=attempt.get("verb", ""),
             target=attempt.get("target", ""),
+            tenant_id=session.call.caller.tenant_id,
         )
         if not isinstance(outcome, MissingError):
             return outcome

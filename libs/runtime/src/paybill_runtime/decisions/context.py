@@ -137,10 +137,11 @@ class ServiceContext:
         response_type: type[BaseModel] | None = None,
         verb: str = "",
         target: str = "",
+        tenant_id: str | None = None,
     ) -> T:
         """Decides and commits, in a transaction that concurrent decisions share; returns the outcome.
 
-        verb, target: name the attempt, so that a refusal is recorded as a fact.
+        verb, target: name the attempt, so that a refusal is recorded as a fact. tenant_id: the tenant that it is about.
         idempotency, response_type: `decide` returns a `response_type`, which is stored and returned again for the same
         request. A dry run stores none. It raises DryRunEnded instead of committing or of returning a stored response,
         and the same refusals, which are not recorded.
@@ -168,7 +169,7 @@ class ServiceContext:
             if earlier is not None:
                 return earlier
             if verb and not isinstance(error, RetryLaterError) and not is_dry_run():
-                await self._record_refusal(origin, verb, error, target)
+                await self._record_refusal(origin, verb, error, target, tenant_id)
             raise
         self._data_keys.stored(seals)
         return outcome
@@ -194,7 +195,9 @@ class ServiceContext:
         except ValidationError as error:
             raise EarlierResponseError("this request was carried out before an upgrade; read its result") from error
 
-    async def _record_refusal(self, origin: Origin, verb: str, error: DomainError, target: str) -> None:
+    async def _record_refusal(
+        self, origin: Origin, verb: str, error: DomainError, target: str, tenant_id: str | None
+    ) -> None:
         since, count = self._refusals.get(origin.actor, (self.now(), 0))
         if (self.now() - since).total_seconds() > 60:  # noqa: PLR2004  # a minute
             since, count = self.now(), 0
@@ -202,7 +205,12 @@ class ServiceContext:
         if count >= REFUSALS_PER_MINUTE:
             return
         event = service_event(self.service, RequestRefused)(
-            refusal_id=clock.new_id(), verb=verb, code=error.code, target=single_line(target)
+            refusal_id=clock.new_id(),
+            verb=verb,
+            code=error.code,
+            target=single_line(target),
+            tenant_id=tenant_id,
+            caller=origin.actor,
         )
         await self._group_commit.decide(Decision(origin, lambda unit, _: unit.emit(event)))
 

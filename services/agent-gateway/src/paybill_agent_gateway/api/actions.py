@@ -34,12 +34,12 @@ class ActionView(BaseModel):
     seq: int
     step: str
     status: ActionStatus
-    verb: Annotated[Verb | None, Field(description="Null for a refusal, and a step that needs no database.")] = None
+    verb: Annotated[Verb | None, Field(description="Null without a statement, and for an early refusal.")] = None
     resource: str | None = None
     arguments: Annotated[Fields, Field(description="Personal values are sealed.")] = Field(default_factory=dict)
     rows: Annotated[int, Field(description="Rows read or changed.")] = 0
     chosen: Annotated[str | None, Field(description="The option of a choice.")] = None
-    grants: Annotated[list[str], Field(description="Ids of the grants that permit it.")] = Field(default_factory=list)
+    grants: Annotated[list[str], Field(description="Ids of the grants that decided.")] = Field(default_factory=list)
     approval_id: str | None = None
     code: Annotated[str | None, Field(description="Of the refusal.")] = None
     rule: Annotated[str | None, Field(description="The rule that refused it.")] = None
@@ -100,6 +100,10 @@ def actions_of(events: Iterable[RecordedEvent]) -> list[ActionView]:
                         seq=event.seq,
                         step=event.step,
                         status=ActionStatus.REFUSED,
+                        verb=event.verb,
+                        resource=event.resource,
+                        arguments=event.arguments or {},
+                        grants=list(event.grants),
                         code=event.code,
                         rule=event.rule,
                         at=event.refused_at,

@@ -146,7 +146,8 @@ def router(context: ServiceContext) -> APIRouter:
             reads=[TENANTS.key(body.tenant)],
             extra_statements=partial(add_copy, fact=fact),
             verb="register_agent",
-            target=body.tenant,
+            target=body.name,
+            tenant_id=body.tenant,
             idempotency=principal.idempotency,
             response_type=AgentView,
         )
@@ -188,18 +189,19 @@ def router(context: ServiceContext) -> APIRouter:
             unit.record(AGENTS, agent, agents.end(state, principal.subject, at.now))
             return AgentView.of(agents.existing(unit.get(AGENTS, agent), agent), at.now)
 
-        key_id = agents.existing(await load_state(context, AGENTS, agent), agent).key_id
+        known = agents.existing(await load_state(context, AGENTS, agent), agent)
         view = await context.decide(
             principal.origin,
             decide,
             writes=[AGENTS.key(agent)],
-            extra_statements=lambda statement: revoke_copy(statement, key_id),
+            extra_statements=lambda statement: revoke_copy(statement, known.key_id),
             verb="end_agent",
             target=agent,
+            tenant_id=known.tenant_id,
             idempotency=principal.idempotency,
             response_type=AgentView,
         )
-        context.key_ring.revoke(key_id)
+        context.key_ring.revoke(known.key_id)
         return view
 
     return routes

@@ -207,6 +207,7 @@ async def _decide(
         writes=[RUNS.key(run.id)],
         verb=verb,
         target=approval,
+        tenant_id=run.tenant_id,
         idempotency=principal.idempotency,
         response_type=CallApprovalView,
     )

@@ -253,7 +253,9 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
         def refuse(*_: object) -> Run:
             return runs.existing(None, run)
 
-        return await context.decide(principal.origin, refuse, verb="show_run", target=run)
+        return await context.decide(
+            principal.origin, refuse, verb="show_run", target=run, tenant_id=principal.tenant_id
+        )
 
     return routes
 

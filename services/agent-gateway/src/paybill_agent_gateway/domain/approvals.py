@@ -120,6 +120,7 @@ def grant(run: Run, named: str, subject: str, approver: str, now: datetime) -> l
             bundle_hash=run.bundle_hash,
             seq=approval.seq,
             step=approval.step,
+            workflow=run.workflow,
             approval_id=approval.id,
             approval=granted,
         )
@@ -139,6 +140,7 @@ def deny(run: Run, named: str, denied_by: str, reason: str, now: datetime) -> li
             bundle_hash=run.bundle_hash,
             seq=approval.seq,
             step=approval.step,
+            workflow=run.workflow,
             approval_id=approval.id,
             denied_by=denied_by,
             reason=reason,

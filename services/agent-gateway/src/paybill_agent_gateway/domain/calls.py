@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import digest
 
+MAX_NAME = 128
+"""Longest name of a workflow and a step, `workflow.step`."""
+MAX_TARGET = 200
+
 
 @dataclass(frozen=True, slots=True)
 class CallCaller:
@@ -52,9 +56,28 @@ class Call:
     request: Start | Take
     origin: Origin
 
+    @property
+    def target(self) -> str:
+        """The workflow that the call starts, or the step and its run, in ASCII: the caller has given the text."""
+        request = self.request
+        if isinstance(request, Start):
+            text = request.workflow
+        else:
+            step = request.step if request.workflow is None else f"{request.workflow}.{request.step}"
+            text = f"{step[:MAX_NAME]} of {request.run}"
+        return text[:MAX_TARGET].encode("ascii", "replace").decode()
+
 
 def digest_of(run: str, request: Start | Take) -> str:
     """Returns the digest of a call and all of its arguments."""
     if isinstance(request, Start):
         return digest([run, 0, request.workflow, dict(request.inputs)])
     return digest([run, request.seq, request.step, dict(request.values)])
+
+
+def digest_if_canonical(run: str, request: Start | Take) -> str | None:
+    """Returns the digest of a call that was not checked; None when its arguments have no canonical form."""
+    try:
+        return digest_of(run, request)
+    except TypeError:  # a number of more than 64 bits, half a surrogate pair, or 255 levels
+        return None

@@ -13,7 +13,7 @@ from paybill_contracts.errors import DomainError
 
 from paybill_agent_gateway.domain import agents, approvals, budgets, freezes, runs, steps, tenants, turns, values
 from paybill_agent_gateway.domain.answers import Answer, PlainFields, RefusalError, refusal
-from paybill_agent_gateway.domain.calls import Call, CallCaller, Start, Take, digest_of
+from paybill_agent_gateway.domain.calls import Call, CallCaller, Start, Take, digest_if_canonical, digest_of
 from paybill_agent_gateway.domain.records import Records
 from paybill_agent_gateway.domain.refusals import (
     ApprovalExpiredError,
@@ -130,6 +130,7 @@ def _take(scene: Scene, caller: CallCaller, request: Take, found: Found) -> Verd
         raise MissingError(RunNeed(request.run))
     run = _require_own(runs.existing(scene.run, request.run), caller)
     records = Records(scene.now, run, found.bundle(run.bundle_hash), found, "")
+    records.agent_id, records.called = caller.agent_id, request.step
     try:
         outcome = _ordered(scene, caller, request, records)
     except OutcomePendingError as error:
@@ -141,6 +142,7 @@ def _take(scene: Scene, caller: CallCaller, request: Take, found: Found) -> Verd
             return Verdict(_refused(records, error), tuple(records.events))
         if isinstance(error, ApprovalExpiredError):
             records.expire("the time for it is over")
+        records.digest = records.digest or digest_if_canonical(run.id, request) or ""
         records.refused(error, str(error))
         return Verdict(_refused(records, error), tuple(records.events))
     return Verdict(outcome, tuple(records.events))

@@ -59,7 +59,7 @@ class Disclosure:
         return {
             name: value
             for name, value in arguments.items()
-            if (argument := _argument(found, name)) is not None and self._is_known(argument)
+            if (argument := argument_of(found, name)) is not None and self._is_known(argument)
         }
 
     def inputs(self) -> Fields:
@@ -85,7 +85,7 @@ class Disclosure:
             case _:
                 allowed = set(self._readable(step, row))
                 if not isinstance(step, ReadStep):
-                    arguments = {name: argument for name in row if (argument := _argument(step, name)) is not None}
+                    arguments = {name: argument for name in row if (argument := argument_of(step, name)) is not None}
                     allowed |= {name for name, argument in arguments.items() if self._is_known(argument)}
         return {name: value for name, value in row.items() if name in allowed and self._has(step, name, value)}
 
@@ -148,7 +148,7 @@ class Disclosure:
         return isinstance(step, ChooseStep | ComputeStep) or step.resource == getattr(found, "resource", None)
 
 
-def _argument(step: Step, name: str) -> Argument | None:
+def argument_of(step: Step, name: str) -> Argument | None:
     """Returns the argument for a column; `where-<column>` for one that chooses rows of an update."""
     match step:
         case CreateStep():

@@ -69,6 +69,7 @@ def claimed(run: Run, now: datetime, *, is_done: bool) -> list[RunEvent]:
                 bundle_hash=run.bundle_hash,
                 seq=intent.seq,
                 step=intent.step,
+                workflow=run.workflow,
                 voided_at=now,
             )
         ]
@@ -79,6 +80,7 @@ def claimed(run: Run, now: datetime, *, is_done: bool) -> list[RunEvent]:
             bundle_hash=run.bundle_hash,
             seq=intent.seq,
             step=intent.step,
+            workflow=run.workflow,
             verb=intent.verb,
             resource=intent.resource,
             digest=intent.digest,

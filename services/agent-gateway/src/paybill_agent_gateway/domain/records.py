@@ -1,5 +1,6 @@
 """Facts of one call: each is folded into the run at once, so that the next step is decided on it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -17,11 +18,13 @@ from paybill_contracts.agent_runs import (
     RunStarted,
 )
 from paybill_contracts.errors import DomainError
+from paybill_contracts.event import canonical
 
 from paybill_agent_gateway.domain import approvals, run_ends, runs
 from paybill_agent_gateway.domain.amounts import exceeded, plus
 from paybill_agent_gateway.domain.answers import Answer, PlainFields
 from paybill_agent_gateway.domain.approvals import Image
+from paybill_agent_gateway.domain.attempts import Attempt
 from paybill_agent_gateway.domain.disclosure import Disclosure
 from paybill_agent_gateway.domain.refusals import BudgetExceededError, OutOfBudgetError
 from paybill_agent_gateway.domain.runs import MAX_DENIALS, ONE_CALL, Run, RunEvent
@@ -29,10 +32,18 @@ from paybill_agent_gateway.domain.scenes import Found
 from paybill_agent_gateway.domain.turns import CHOICE, Progress, allowed_next, is_single, next_step, progress
 from paybill_agent_gateway.domain.workflows import CompiledBundle, CompiledWorkflow, RowStep
 
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+MAX_REFUSED_BYTES = 16_384
+"""Largest canonical form of the arguments of a refused call in its fact."""
+
 
 @dataclass(slots=True)
 class Records:
-    """The run of a call, and the facts that the call adds to it. digest: of the call."""
+    """The run of a call, and the facts that the call adds to it. digest: of the call.
+
+    agent_id: of the caller; called: the step that the call names. Both are for its refusal, and so is `attempt`, which
+    is known once the arguments fit the step.
+    """
 
     now: datetime
     run: Run
@@ -40,6 +51,9 @@ class Records:
     found: Found
     digest: str
     events: list[RunEvent] = field(default_factory=list)
+    agent_id: str | None = None
+    called: str = ""
+    attempt: Attempt | None = None
     _so_far: Progress | None = None
 
     @property
@@ -89,6 +103,7 @@ class Records:
             bundle_hash=self.run.bundle_hash,
             seq=self.run.seq,
             step=step,
+            workflow=self.run.workflow,
             verb=verb,
             resource=None if of is None else of.resource,
             digest=self.digest,
@@ -117,6 +132,7 @@ class Records:
             bundle_hash=self.run.bundle_hash,
             seq=self.run.seq,
             step=step.name,
+            workflow=self.run.workflow,
             verb=verb,
             resource=step.resource,
             digest=self.digest,
@@ -137,15 +153,25 @@ class Records:
         if not self.has_calls:
             self.end(RunEnd.OUT_OF_BUDGET)
             return
+        attempt = self.attempt
         event = ActionRefused(
             tenant_id=run.tenant_id,
             run_id=run.id,
             bundle_hash=run.bundle_hash,
             seq=run.seq,
             step=rule_step(self.workflow, run),
+            workflow=run.workflow,
             code=error.code,
             rule=rule,
             refused_at=self.now,
+            agent_id=self.agent_id,
+            called=self.called if NAME.fullmatch(self.called) else None,
+            digest=self.digest or None,
+            verb=None if attempt is None else Verb(attempt.step.kind),
+            resource=None if attempt is None else attempt.step.resource,
+            arguments=None if attempt is None else self._attempted(attempt),
+            grants=() if attempt is None else attempt.grants,
+            grants_hash=None if attempt is None else attempt.in_force.hash,
         )
         self._record(event)
         if self.run.intent is not None:
@@ -175,6 +201,7 @@ class Records:
             bundle_hash=run.bundle_hash,
             seq=run.seq,
             step=step.name,
+            workflow=run.workflow,
             approval_id=approvals.approval_id(run, self.digest),
             subject_hash=subject,
             digest=self.digest,
@@ -204,7 +231,7 @@ class Records:
         """Records that the statement of the intent changed nothing."""
         run, intent = self.run, runs.require_intent(self.run)
         common = {"tenant_id": run.tenant_id, "run_id": run.id, "bundle_hash": run.bundle_hash}
-        key = {"seq": intent.seq, "step": intent.step}
+        key = {"seq": intent.seq, "step": intent.step, "workflow": run.workflow}
         if code == "action_voided":
             self._record(ActionVoided(**common, **key, voided_at=self.now))  # type: ignore[arg-type]  # by name
         else:
@@ -218,6 +245,14 @@ class Records:
     def _record(self, event: RunEvent | RunStarted) -> None:
         self.events.append(event)
         self.run = runs.evolve(self.run, event)
+
+    def _attempted(self, attempt: Attempt) -> Fields | None:
+        """Returns the arguments of a refused call as in facts; None for more than a fact of a refusal may have."""
+        shown = attempt.shown
+        if len(canonical(shown)) > MAX_REFUSED_BYTES:
+            return None
+        labels = attempt.labels(self.bundle.columns[attempt.step.resource])
+        return self.found.sealed(self.run.tenant_id, labels, shown)
 
     def _sealed(self, name: str, step: RowStep | None, fields: PlainFields) -> Fields:
         fields_of, prefix = self.workflow.fields, f"{name}."

@@ -64,6 +64,7 @@ def approval_expired(run: Run, approval: CallApproval, reason: str, now: datetim
         bundle_hash=run.bundle_hash,
         seq=approval.seq,
         step=approval.step,
+        workflow=run.workflow,
         approval_id=approval.id,
         reason=reason,
         expired_at=now,

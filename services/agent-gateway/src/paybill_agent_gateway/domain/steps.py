@@ -1,6 +1,6 @@
 """Execution of one step: grants, trust, budget and approval, in this order. Each may refuse, and an error refuses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paybill_contracts.agent_access import AgentConnection
 from paybill_contracts.agent_bundles import (
@@ -22,6 +22,7 @@ from paybill_definitions.agent_conditions import names
 from paybill_agent_gateway.domain import approvals, runs, trust, turns, values
 from paybill_agent_gateway.domain.answers import PlainFields
 from paybill_agent_gateway.domain.approvals import Image
+from paybill_agent_gateway.domain.attempts import Attempt
 from paybill_agent_gateway.domain.grants import RowCondition
 from paybill_agent_gateway.domain.records import Records
 from paybill_agent_gateway.domain.refusals import (
@@ -113,6 +114,7 @@ def execute(turn: Turn, step: Step, given: dict[str, object], *, is_automatic: b
         records.done(step.name, {}, (turns.computed(step, so_far, slots),), used=records.reserve(0, {}))
         return None
     arguments = _arguments(step, so_far, slots)
+    records.attempt = Attempt(records.workflow, step, fact_arguments(step, arguments), turn.bundle)
     need, grants = _permitted(turn, step, arguments)
     if isinstance(step, ReadStep):
         _read(turn, step, need, arguments, grants)
@@ -149,6 +151,8 @@ def _permitted(turn: Turn, step: RowStep, arguments: PlainFields) -> tuple[RowsN
         decision = grants.decide(role, verb, step.resource, columns, row)
     else:
         decision = grants.decide_any(role, verb, step.resource, columns)
+    if records.attempt is not None:
+        records.attempt = replace(records.attempt, grants=decision.grants)
     if not decision.allowed:
         by = f" ({', '.join(decision.grants)})" if decision.grants else ""
         raise NotPermittedError(f"the grants of the role {role} do not permit {step.name}: {decision.rule}{by}")
