@@ -56,8 +56,8 @@ NOT_ANSWERED = {
     "cannot_unseal, malformed_fact, invalid_event, unknown_event, fact_too_large": "events are handled, not requested",
     "action_voided, actions_not_entitled, agent_not_active, approval_denied, approval_expired, budget_exceeded, "
     "frozen, inputs_differ, invalid_field, invalid_input, not_permitted, out_of_budget, outcome_pending, "
-    "resource_drifted, row_denied, row_exists, row_missing, rows_changed, run_ended, seq_reused, step_exhausted, "
-    "step_not_allowed, "
+    "resource_drifted, row_denied, row_exists, row_missing, rows_changed, rows_too_large, run_ended, seq_reused, "
+    "step_exhausted, step_not_allowed, "
     "too_many_rows, untrusted_value, value_refused, wrong_seq, wrong_tenant": "refusals of calls of agents, which "
     "name the steps that are allowed next",
     "no_agent, not_acceptable, origin_refused, wrong_content_type": "no command calls the endpoint of agents",

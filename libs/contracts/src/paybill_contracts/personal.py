@@ -13,6 +13,8 @@ from paybill_contracts.errors import DomainError
 T = TypeVar("T")
 
 NONCE_BYTES = 12
+MAX_SEALED_BYTES = 5972
+"""Bytes of a value that is sealed: with nonce and tag they have 8,000 characters in base64."""
 _SEALED = re.compile(r"[A-Za-z0-9+/]{38,8000}={0,2}")
 
 

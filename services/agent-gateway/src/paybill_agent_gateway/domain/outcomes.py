@@ -1,6 +1,7 @@
 """Outcomes of writes: what a statement or a claim has found becomes a fact of the run."""
 
 from datetime import datetime
+from typing import Any
 
 from paybill_contracts.agent_bundles import Amounts, CreateStep, DeleteStep, Verb
 from paybill_contracts.agent_runs import ActionDone, ActionVoided, RunEnd
@@ -9,7 +10,7 @@ from paybill_agent_gateway.domain import turns
 from paybill_agent_gateway.domain.answers import Answer, PlainFields, RefusalError, refusal
 from paybill_agent_gateway.domain.approvals import Image
 from paybill_agent_gateway.domain.records import Records
-from paybill_agent_gateway.domain.refusals import by_database
+from paybill_agent_gateway.domain.refusals import RowsTooLargeError, by_database
 from paybill_agent_gateway.domain.runs import Intent, Run, RunEvent, require_intent
 from paybill_agent_gateway.domain.scenes import Found, RowsNeed
 from paybill_agent_gateway.domain.steps import fact_arguments
@@ -36,15 +37,7 @@ def settle(
         next_steps = turns.allowed_next(records.so_far)
         return records.events, refusal(by_database(result), next_steps, None, run.id, records.run.seq)
     rows = [row for image in result if (row := _row(need, image)) is not None]
-    records.done(
-        need.step.name,
-        fact_arguments(need.step, dict(need.values)),
-        rows,
-        of=need.step,
-        verb=intent.verb,
-        grants=intent.grants,
-        used=_used(intent, need, len(rows)),
-    )
+    _record_done(records, intent, need, rows)
     step = turns.next_step(records.workflow, records.run.done)
     if step is None:
         records.end(RunEnd.FINISHED)
@@ -92,6 +85,16 @@ def claimed(run: Run, now: datetime, *, is_done: bool) -> list[RunEvent]:
             done_at=now,
         )
     ]
+
+
+def _record_done(records: Records, intent: Intent, need: RowsNeed, rows: list[PlainFields]) -> None:
+    """Records a write that is done; without its rows when they do not fit into a fact, as after a claim."""
+    arguments, used = fact_arguments(need.step, dict(need.values)), _used(intent, need, len(rows))
+    common: dict[str, Any] = {"of": need.step, "verb": intent.verb, "grants": intent.grants, "used": used}
+    try:
+        records.done(need.step.name, arguments, rows, **common)
+    except RowsTooLargeError:
+        records.done(need.step.name, arguments, (), **common)
 
 
 def _row(need: RowsNeed, image: Image) -> PlainFields | None:

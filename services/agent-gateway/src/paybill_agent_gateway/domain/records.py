@@ -20,7 +20,7 @@ from paybill_contracts.agent_runs import (
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import canonical
 
-from paybill_agent_gateway.domain import approvals, run_ends, runs
+from paybill_agent_gateway.domain import approvals, run_ends, runs, sizes
 from paybill_agent_gateway.domain.amounts import exceeded, plus
 from paybill_agent_gateway.domain.answers import Answer, PlainFields
 from paybill_agent_gateway.domain.approvals import Image
@@ -96,7 +96,8 @@ class Records:
         used: Amounts = ONE_CALL,
         chosen: str | None = None,
     ) -> None:
-        """Records an action that is done. of: the step, when it is about rows of a table."""
+        """Records an action that is done. of: the step, when it is about rows of a table. Raises RowsTooLargeError."""
+        sizes.require_read_fits(step, arguments, rows)
         event = ActionDone(
             tenant_id=self.run.tenant_id,
             run_id=self.run.id,
@@ -114,6 +115,7 @@ class Records:
             chosen=chosen,
             done_at=self.now,
         )
+        sizes.require_read_fits(step, arguments, rows, event)
         self._record(event)
 
     def intended(
@@ -125,7 +127,7 @@ class Records:
         reserved: Amounts,
         approval_id: str | None,
     ) -> None:
-        """Records a write before it is executed."""
+        """Records a write before it is executed. Raises RowsTooLargeError."""
         event = ActionIntended(
             tenant_id=self.run.tenant_id,
             run_id=self.run.id,
@@ -142,6 +144,7 @@ class Records:
             approval_id=approval_id,
             intended_at=self.now,
         )
+        sizes.require_outcome_fits(event, arguments)
         self._record(event)
 
     def refused(self, error: DomainError, rule: str) -> None:
@@ -191,10 +194,11 @@ class Records:
         reason: str,
         requester: str,
     ) -> None:
-        """Records that the call waits for an approval. requester: who calls."""
+        """Records that the call waits for an approval. requester: who calls. Raises RowsTooLargeError."""
         if not isinstance(step, WriteStep) or step.approval is None:
             raise TypeError(f"the step {step.name} has no rule about approvals")
         run = self.run
+        sizes.require_request_fits(step.name, arguments, rows)
         event = CallApprovalRequested(
             tenant_id=run.tenant_id,
             run_id=run.id,
@@ -214,6 +218,7 @@ class Records:
             requested_at=self.now,
             expires_at=self.now + timedelta(minutes=step.approval.within_minutes),
         )
+        sizes.require_request_fits(step.name, arguments, rows, event)
         self._record(event)
 
     def expire(self, reason: str) -> None:

@@ -161,6 +161,12 @@ class TooManyRowsError(ConflictError):
     code = "too_many_rows"
 
 
+class RowsTooLargeError(ConflictError):
+    """The rows of the call do not fit into one fact: they are too many or too wide, or a personal value is too long."""
+
+    code = "rows_too_large"
+
+
 class RowDeniedError(ForbiddenError):
     """The grants do not permit a row as it is or as it would be."""
 

@@ -14,7 +14,7 @@ from paybill_contracts.agent_access import AgentConnection
 from paybill_contracts.agent_bundles import AgentResource, ResourceColumn, Scalar, UpdateStep
 from paybill_contracts.agent_runs import Fields
 from paybill_contracts.event import canonical
-from paybill_contracts.personal import Personal
+from paybill_contracts.personal import MAX_SEALED_BYTES, Personal
 
 from paybill_agent_gateway.domain.agents import Agent
 from paybill_agent_gateway.domain.answers import PlainFields
@@ -23,7 +23,7 @@ from paybill_agent_gateway.domain.budgets import Day
 from paybill_agent_gateway.domain.bundles import BundleInForce
 from paybill_agent_gateway.domain.freezes import Freezes
 from paybill_agent_gateway.domain.grants import RowCondition
-from paybill_agent_gateway.domain.refusals import by_database
+from paybill_agent_gateway.domain.refusals import RowsTooLargeError, by_database
 from paybill_agent_gateway.domain.runs import Run
 from paybill_agent_gateway.domain.tenants import TenantAccess
 from paybill_agent_gateway.domain.workflows import CompiledBundle, RowStep, named
@@ -182,13 +182,22 @@ class Found:
             raise by_database(code)
 
     def sealed(self, tenant_id: str, columns: Mapping[str, ResourceColumn], fields: PlainFields) -> Fields:
-        """Returns fields as they are in facts. Raises MissingError."""
+        """Returns fields as they are in facts. Raises MissingError, and RowsTooLargeError for a long personal value."""
         return {
-            name: self._of(SealNeed(tenant_id, canonical(value).decode()))
+            name: self._sealed(tenant_id, name, value)
             if value is not None and (column := columns.get(name.removeprefix("where-"))) and column.personal
             else value
             for name, value in fields.items()
         }
+
+    def _sealed(self, tenant_id: str, name: str, value: Scalar) -> Personal[str]:
+        text = canonical(value)
+        if len(text) > MAX_SEALED_BYTES:
+            raise RowsTooLargeError(
+                f"the personal value of {name} has {len(text)} bytes; {MAX_SEALED_BYTES} can be sealed in a fact"
+            )
+        found: Personal[str] = self._of(SealNeed(tenant_id, text.decode()))
+        return found
 
     def opened(self, fields: Fields) -> PlainFields:
         """Returns fields of a fact in plain text. Raises MissingError."""
