@@ -114,9 +114,10 @@ def _resume(scene: Scene, caller: CallCaller, run: Run, inputs: PlainFields, fou
     _require_own(run, caller)
     if found.opened(run.inputs) != inputs:
         raise InputsDifferError(f"the run {run.id} has this key and other inputs; start it with the same inputs")
-    records = Records(scene.now, run, found.bundle(run.bundle_hash), found, run.digest)
-    intended = None
     bundle, endpoint = _in_force(scene, found)
+    own = found.bundle(run.bundle_hash).labelled(bundle, run.workflow)
+    records = Records(scene.now, run, own, found, run.digest)
+    intended = None
     if run.ended is None and run.intent is None and run.approval is None:
         intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint, caller.subject))
     return Verdict(intended or records.answer(bundle, whole_run=True), tuple(records.events))
@@ -153,6 +154,7 @@ def _ordered(scene: Scene, caller: CallCaller, request: Take, records: Records) 
     freezes.require_none(scene.freezes, run.tenant_id, caller.agent_id, run.workflow)
     tenants.require_active(scene.tenant, run.tenant_id)
     bundle, endpoint = _in_force(scene, found)
+    records.bundle = records.bundle.labelled(bundle, run.workflow)
     turn = steps.Turn(scene, found, records, bundle, endpoint, caller.subject)
     values.require_plain(request.values)
     if request.workflow not in {None, run.workflow}:

@@ -29,7 +29,9 @@ def settle(
         return [], None  # a claim was first, and has recorded the outcome
     if result is None:
         return claimed(run, now, is_done=True), None
-    records = Records(now, run, found.bundle(run.bundle_hash), found, intent.digest)
+    in_force = found.bundle(need.identity[-1])
+    own = found.bundle(run.bundle_hash).labelled(in_force, run.workflow)
+    records = Records(now, run, own, found, intent.digest)
     if isinstance(result, str):
         records.failed(result)
         if records.run.used.calls >= records.run.limit.calls:
@@ -45,7 +47,7 @@ def settle(
         records.end(RunEnd.FAILED)
     elif not turns.needs_model(step, records.so_far):
         return records.events, None
-    return records.events, records.answer(found.bundle(need.identity[-1]), whole_run=run.digest == intent.digest)
+    return records.events, records.answer(in_force, whole_run=run.digest == intent.digest)
 
 
 def claimed(run: Run, now: datetime, *, is_done: bool) -> list[RunEvent]:

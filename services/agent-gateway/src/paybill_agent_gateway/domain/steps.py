@@ -114,7 +114,11 @@ def execute(turn: Turn, step: Step, given: dict[str, object], *, is_automatic: b
         records.done(step.name, {}, (turns.computed(step, so_far, slots),), used=records.reserve(0, {}))
         return None
     arguments = _arguments(step, so_far, slots)
-    records.attempt = Attempt(records.workflow, step, fact_arguments(step, arguments), turn.bundle)
+    attempt = Attempt(records.workflow, step, fact_arguments(step, arguments), turn.bundle)
+    records.attempt = attempt
+    if turn.bundle.hash != records.run.bundle_hash and attempt.shown.keys() != attempt.arguments.keys():
+        hidden = ", ".join(sorted(attempt.arguments.keys() - attempt.shown.keys()))
+        raise NotPermittedError(f"{hidden} of {step.name} come from columns that the bundle in force hides")
     need, grants = _permitted(turn, step, arguments)
     if isinstance(step, ReadStep):
         _read(turn, step, need, arguments, grants)
@@ -268,16 +272,16 @@ def _sums(turn: Turn, step: Write, arguments: PlainFields) -> dict[str, int]:
 def _shown(turn: Turn, step: RowStep) -> tuple[str, ...]:
     """Returns the columns of a write that an approver sees in addition to those that the step names.
 
-    They are all that the role may read and those of the approval rule. A column that the run's own bundle hides, or
-    would leave in clear in facts, is none of them.
+    They are all that the role may read and those of the approval rule. A column that the run's own bundle hides is
+    none of them.
     """
     if isinstance(step, ReadStep) or step.approval is None:
         return ()
-    labels, in_force = turn.records.bundle.columns[step.resource], turn.bundle.columns[step.resource]
+    labels = turn.records.bundle.columns[step.resource]
     found = {
         name
         for name in turn.bundle.grants.readable(turn.records.run.role, step.resource)
-        if name in labels and not labels[name].hidden and labels[name].personal >= in_force[name].personal
+        if name in labels and not labels[name].hidden
     }
     if step.approval.when is not None:
         found |= {name for name in names(step.approval.when) if "." not in name}

@@ -115,7 +115,7 @@ def untrusted_arguments(
 
     values: by `set.<column>` and `where.<column>`.
     """
-    columns = origins.bundle.columns[step.resource]
+    is_open = origins.bundle.open_columns[step.resource]
     found: list[str] = []
     if not isinstance(step, CreateStep):
         found += [name for name, each in step.where.items() if not origins.is_trusted(each, values[f"where.{name}"])]
@@ -123,6 +123,6 @@ def untrusted_arguments(
         found += [
             name
             for name, each in step.set.items()
-            if not columns[name].untrusted and not origins.is_trusted(each, values[f"set.{name}"])
+            if name not in is_open and not origins.is_trusted(each, values[f"set.{name}"])
         ]
     return tuple(found)

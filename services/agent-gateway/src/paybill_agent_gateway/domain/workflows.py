@@ -1,7 +1,7 @@
 """Bundles, compiled once: resources, workflows and their conditions by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, TypeAlias
 
 from paybill_contracts.agent_bundles import (
@@ -51,7 +51,10 @@ class CompiledWorkflow:
 
 @dataclass(frozen=True, slots=True)
 class CompiledBundle:
-    """A bundle with its compiled grants. columns: of each resource, by name."""
+    """A bundle with its compiled grants. columns: of each resource, by name.
+
+    open_columns: of each resource, those that may have untrusted values without an approval.
+    """
 
     hash: str
     bundle: Bundle
@@ -59,6 +62,7 @@ class CompiledBundle:
     resources: Mapping[str, AgentResource]
     columns: Mapping[str, Mapping[str, ResourceColumn]]
     workflows: Mapping[str, CompiledWorkflow]
+    open_columns: Mapping[str, frozenset[str]]
 
     @classmethod
     def of(cls, content_hash: str, bundle: Bundle) -> Self:
@@ -72,6 +76,37 @@ class CompiledBundle:
             columns=columns,
             workflows={
                 each.name: _workflow(each, columns, Fields.of(each, bundle.resources)) for each in bundle.workflows
+            },
+            open_columns={
+                each.name: frozenset(column.name for column in each.columns if column.untrusted)
+                for each in bundle.resources
+            },
+        )
+
+    def labelled(self, in_force: Self, workflow: str) -> Self:
+        """Returns the bundle of a run with the labels of the bundle in force added, for the run's workflow.
+
+        The stricter label counts: a column is open when both bundles label it as untrusted, and a column that the
+        bundle in force does not have is untrusted as a source.
+        """
+        if in_force.hash == self.hash:
+            return self
+        columns = {
+            name: {each.name: _labelled(each, in_force.columns.get(name, {}).get(each.name)) for each in of.values()}
+            for name, of in self.columns.items()
+        }
+        resources = {
+            name: each.model_copy(update={"columns": tuple(columns[name].values())})
+            for name, each in self.resources.items()
+        }
+        known = self.workflows[workflow].workflow
+        return replace(
+            self,
+            resources=resources,
+            columns=columns,
+            workflows={**self.workflows, workflow: _workflow(known, columns, Fields.of(known, resources.values()))},
+            open_columns={
+                name: names & in_force.open_columns.get(name, frozenset()) for name, names in self.open_columns.items()
             },
         )
 
@@ -107,6 +142,15 @@ def tables_of(bundle: Bundle) -> Tables:
         if isinstance(step, RowStep):
             verbs.setdefault(step.resource, set()).add(Verb(step.kind))
     return tuple((each, frozenset(verbs.get(each.name, ()))) for each in bundle.resources)
+
+
+def _labelled(column: ResourceColumn, newer: ResourceColumn | None) -> ResourceColumn:
+    labels = {
+        "hidden": column.hidden or (newer is not None and newer.hidden),
+        "untrusted": column.untrusted or newer is None or newer.untrusted,
+        "personal": column.personal or (newer is not None and newer.personal),
+    }
+    return column.model_copy(update=labels)
 
 
 def _workflow(workflow: Workflow, columns: Mapping[str, Mapping[str, ResourceColumn]], of: Fields) -> CompiledWorkflow:
