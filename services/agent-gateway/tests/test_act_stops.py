@@ -9,7 +9,7 @@ from paybill_agent_gateway.act import settle_unknown
 from paybill_agent_gateway.domain import agents
 from paybill_agent_gateway.domain.runs import ApprovalStatus
 from paybill_agent_gateway.effects.tenant_databases import Unknown
-from paybill_agent_gateway.tables import AGENTS, CLAIMS_DUE
+from paybill_agent_gateway.tables import AGENTS, CLAIM_DATABASES, CLAIMS_DUE
 from paybill_contracts.agent_runs import RunEnd
 from paybill_contracts.agent_tenants import AgentTenantStatus
 from paybill_runtime.clock import now
@@ -58,7 +58,9 @@ async def test_closed_tenants_hold_up_no_claims_of_others(gateway: World) -> Non
     due = [(await gateway.run(run.run)).claim_due for run in started]
 
     async def claims(*without: str) -> list[str]:
-        values = {"now": column_time(max(each or now() for each in due)), "limit": 9, "closed": list(without)}
+        at = column_time(max(each or now() for each in due))
+        (found,) = await gateway.gate.context.rows(CLAIM_DATABASES, {"now": at})
+        values = {"now": at, "limit": 9, "closed": list(without), "database": found.database}
         return [row.id for row in await gateway.gate.context.rows(CLAIMS_DUE, values)]
 
     assert await claims() == [started[1].run]

@@ -1,5 +1,6 @@
 """Background jobs: unknown outcomes are claimed, and what belongs to tenants that do not run is ended."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
@@ -8,6 +9,7 @@ from functools import partial
 from paybill_contracts.agent_tenants import AgentTenantChanged, AgentTenantStatus
 from paybill_contracts.agents import AgentEnded, EndReason
 from paybill_contracts.envelope import Origin
+from paybill_contracts.errors import RetryLaterError
 from paybill_runtime.decisions.aggregates import column_time
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import DueJob, Job, JobRegistry, Outcome, Timer
@@ -18,7 +20,7 @@ from paybill_agent_gateway.act import Gate, settle_unknown
 from paybill_agent_gateway.domain import agents, run_ends
 from paybill_agent_gateway.domain.outcomes import claimed
 from paybill_agent_gateway.domain.runs import Run, RunEvent
-from paybill_agent_gateway.tables import AGENTS, CLAIMS_DUE, CLAIMS_LEFT, RUNS
+from paybill_agent_gateway.tables import AGENTS, CLAIM_DATABASES, CLAIMS_DUE, CLAIMS_LEFT, RUNS
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,11 @@ SERVICE = "service:agent-gateway"
 PAGE = 100
 RETRY_S = 5.0
 """Pause before an unknown outcome is claimed again whose database cannot be asked."""
+DATABASES_AT_ONCE = 8
+CLAIMS_AT_ONCE = 3
+"""Claims at once in one database. With all databases at once, most connections are left to calls."""
+DATABASE_S = 10.0
+"""Time after which a database is left until the next try: one that is away delays no later claim of the others."""
 
 JOBS = JobRegistry()
 
@@ -40,15 +47,41 @@ def kinds(gate: Gate) -> Sequence[Kind]:
 async def claim_due(gate: Gate, job: ClaimedJob) -> float | None:
     """Settles the writes whose outcomes are unknown; returns the pause while some cannot be settled."""
     origin = Origin(f"job:{job.id}", f"job:{job.id}", SERVICE, child(None))
-    now, closed = column_time(gate.context.now()), set[str]()
-    while rows := await gate.context.rows(CLAIMS_DUE, {"now": now, "limit": PAGE, "closed": sorted(closed)}):
-        for row in rows:
-            if row.tenant_id not in closed and not await settle_unknown(gate, row.id, origin):
-                closed.add(row.tenant_id)
+    now, places = column_time(gate.context.now()), asyncio.Semaphore(DATABASES_AT_ONCE)
+
+    async def settle(database: str) -> None:
+        async with places:
+            await _settle_database(gate, database, now, origin)
+
+    async with asyncio.TaskGroup() as group:
+        for row in await gate.context.rows(CLAIM_DATABASES, {"now": now}):
+            group.create_task(settle(row.database))
     if not await gate.context.rows(CLAIMS_LEFT, {"now": now}):
         return None
-    log.warning("writes have an unknown outcome, and their databases cannot be asked; %s of them are open", len(closed))
     return RETRY_S
+
+
+async def _settle_database(gate: Gate, database: str, now: str, origin: Origin) -> None:
+    """Settles the writes in one database, as far as it answers in time."""
+    clock, closed = asyncio.get_running_loop().time, set[str]()
+    end, values = clock() + DATABASE_S, {"now": now, "limit": PAGE, "database": database}
+    while rows := await gate.context.rows(CLAIMS_DUE, {**values, "closed": sorted(closed)}):
+        for first in range(0, len(rows), CLAIMS_AT_ONCE):
+            some = [row for row in rows[first : first + CLAIMS_AT_ONCE] if row.tenant_id not in closed]
+            settled = await asyncio.gather(*(_is_settled(gate, row.id, origin) for row in some))
+            closed |= {row.tenant_id for row, is_settled in zip(some, settled, strict=True) if not is_settled}
+            if clock() >= end:
+                log.warning("claims of unknown outcomes in %s take too long; they are continued later", database)
+                return
+    if closed:
+        log.warning("unknown outcomes of %s tenants in %s cannot be claimed now", len(closed), database)
+
+
+async def _is_settled(gate: Gate, run_id: str, origin: Origin) -> bool:
+    try:
+        return await settle_unknown(gate, run_id, origin)
+    except RetryLaterError:
+        return False  # the login of the tenant's agents has no password yet
 
 
 @JOBS.effect(AgentTenantChanged)

@@ -130,15 +130,24 @@ BUNDLES = Stored("bundle", BundleRow, PublishedBundle, bundles.evolve)
 IN_FORCE = Stored("bundle-in-force", BundleInForceRow, BundleInForce, bundles.evolve_in_force, kept=True)
 INCIDENTS = Incidents("agent-gateway", IncidentRow)
 VIOLATIONS = Violations("agent-gateway", ViolationRow)
+_CLAIMED = (
+    "FROM runs JOIN tenants ON tenants.id = runs.tenant_id "
+    "WHERE runs.claim_due <= :now AND (tenants.state->>'is_open')::boolean"
+)
+_DATABASE = (
+    "concat_ws(' ', tenants.state#>>'{agents,connection,host}', tenants.state#>>'{agents,connection,port}', "
+    "tenants.state#>>'{agents,connection,database}')"
+)
 CLAIMS_DUE = text(
-    "SELECT runs.id, runs.tenant_id FROM runs JOIN tenants ON tenants.id = runs.tenant_id "
-    "WHERE runs.claim_due <= :now AND (tenants.state->>'is_open')::boolean AND runs.tenant_id <> ALL(:closed) "
+    f"SELECT runs.id, runs.tenant_id {_CLAIMED} AND {_DATABASE} = :database AND runs.tenant_id <> ALL(:closed) "
     "ORDER BY runs.claim_due LIMIT :limit"
 )
-"""Runs with a write whose unknown outcome has to be claimed: those of tenants whose databases can be asked.
+"""Runs with a write whose unknown outcome has to be claimed: those of tenants of a database with an open login.
 
-closed: ids of tenants whose databases could not be asked just now.
+closed: ids of tenants whose logins could not be used just now.
 """
+CLAIM_DATABASES = text(f"SELECT {_DATABASE} AS database {_CLAIMED} GROUP BY 1 ORDER BY min(runs.claim_due)")
+"""Databases in which an unknown outcome has to be claimed."""
 CLAIMS_LEFT = text("SELECT id FROM runs WHERE claim_due <= :now LIMIT 1")
 """A run whose outcome has to be claimed, also of a tenant whose database cannot be asked."""
 STATES = (TENANTS, AGENTS, FREEZE_STATES, BLUEPRINTS, BUNDLES, IN_FORCE, RUNS, DAYS, INCIDENTS, VIOLATIONS)
