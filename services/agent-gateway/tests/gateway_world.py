@@ -21,7 +21,8 @@ from paybill_agent_gateway.domain.runs import Run, existing
 from paybill_agent_gateway.effects.connections import Endpoint
 from paybill_agent_gateway.tables import AGENTS, BUNDLES, DAYS, FREEZE_STATES, IN_FORCE, RUNS, TENANTS
 from paybill_contracts.agent_access import AgentConnection
-from paybill_contracts.agent_bundles import Bundle, BundleActivated, BundlePublished
+from paybill_contracts.agent_bundles import Amounts, Bundle, BundleActivated, BundlePublished, Verb
+from paybill_contracts.agent_runs import ActionIntended, RunStarted
 from paybill_contracts.agent_tenants import AgentTenantChanged, AgentTenantStatus
 from paybill_contracts.agents import FREEZES, AgentRegistered
 from paybill_contracts.envelope import Origin
@@ -159,6 +160,23 @@ class World:
     async def run(self, run_id: str) -> Run:
         """Returns the state of a run."""
         return existing(await load_state(self.gate.context, RUNS, run_id), run_id)
+
+    async def in_doubt(self, tenant_id: str, agent_id: str | None = None) -> str:
+        """Records a run with an intent of a minute ago whose outcome is unknown, and returns its id."""
+        id_, at = f"run_{next(_numbers):032x}", now() - timedelta(minutes=1)
+        of = {"tenant_id": tenant_id, "run_id": id_, "bundle_hash": digest(bundle_of()), "workflow": "refund"}
+        begun = RunStarted(
+            **of, agent_id=agent_id, role="support", blueprint="support-agent", inputs={}, has_trusted_inputs=True,
+            first_seq=1, digest="1" * 64, reserved=Amounts(calls=9), started_by="user:ann", started_at=at,
+            expires_at=at + timedelta(hours=1),
+        )  # fmt: skip
+        intended = ActionIntended(
+            **of, seq=1, step="propose", verb=Verb.CREATE, resource="refunds", digest="2" * 64, arguments={},
+            grants=(), reserved=Amounts(calls=1), approval_id=None, intended_at=at,
+        )  # fmt: skip
+        events = [begun, intended]
+        await self.gate.context.decide(origin(), lambda unit, _: unit.record(RUNS, id_, events), writes=[RUNS.key(id_)])
+        return id_
 
     async def has_ended(self, run_id: str) -> bool:
         """Returns whether a run has ended."""

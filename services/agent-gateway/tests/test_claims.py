@@ -2,49 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
-from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from gateway_world import World, origin, world
+from gateway_world import World, world
 from paybill_agent_gateway.domain.runs import Run
 from paybill_agent_gateway.jobs import PAGE, claim_due
 from paybill_agent_gateway.tables import RUNS, TENANTS
-from paybill_contracts.agent_bundles import Amounts, Verb
-from paybill_contracts.agent_runs import ActionIntended, RunStarted
-from paybill_runtime.clock import now
 from paybill_runtime.http.listing import load_page, load_state
 from paybill_runtime.testing import cancel, until
 
 JOB: Any = SimpleNamespace(id="claims")
-_numbers = count(1)
 
 
 @pytest.fixture
 async def gateway(start: Any, postgres: Any) -> AsyncIterator[World]:
     async with world(start, postgres) as found:
         yield found
-
-
-async def in_doubt(gateway: World, tenant_id: str) -> str:
-    """Records a run with an old intent whose outcome is unknown, and returns its id."""
-    id_, at = f"run_{next(_numbers):032x}", now() - timedelta(minutes=1)
-    of = {"tenant_id": tenant_id, "run_id": id_, "bundle_hash": "0" * 64, "workflow": "refund"}
-    begun = RunStarted(
-        **of, agent_id=None, role="support", blueprint="support-agent", inputs={}, has_trusted_inputs=True,
-        first_seq=1, digest="1" * 64, reserved=Amounts(calls=9), started_by="user:ann", started_at=at,
-        expires_at=at + timedelta(hours=1),
-    )  # fmt: skip
-    intended = ActionIntended(
-        **of, seq=1, step="propose", verb=Verb.CREATE, resource="refunds", digest="2" * 64, arguments={}, grants=(),
-        reserved=Amounts(calls=1), approval_id=None, intended_at=at,
-    )  # fmt: skip
-    await gateway.gate.context.decide(
-        origin(), lambda unit, _: unit.record(RUNS, id_, [begun, intended]), writes=[RUNS.key(id_)]
-    )
-    return id_
 
 
 async def closed_tenant(gateway: World, name: str) -> str:
@@ -61,7 +36,7 @@ async def pending(gateway: World) -> list[Run]:
 
 async def test_more_unknown_outcomes_than_a_page_are_all_settled(gateway: World) -> None:
     tenants = [await closed_tenant(gateway, name) for name in ("acme", "bolt")]
-    ids = [await in_doubt(gateway, tenants[number % 2]) for number in range(PAGE + 20)]
+    ids = [await gateway.in_doubt(tenants[number % 2]) for number in range(PAGE + 20)]
     for each in tenants:
         await gateway.change_tenant(each)
 
@@ -77,9 +52,9 @@ async def test_a_database_that_is_away_delays_no_claim_in_another(gateway: World
     silent = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     away = [await closed_tenant(gateway, f"away-{number}") for number in range(4)]
-    lost = [await in_doubt(gateway, each) for each in away]
+    lost = [await gateway.in_doubt(each) for each in away]
     healthy = await closed_tenant(gateway, "acme")
-    run = await in_doubt(gateway, healthy)
+    run = await gateway.in_doubt(healthy)
     for each in away:
         access = await load_state(gateway.gate.context, TENANTS, each)
         assert access is not None

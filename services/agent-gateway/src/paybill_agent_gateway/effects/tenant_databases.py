@@ -234,10 +234,6 @@ class TenantDatabases:
 
         return await self._idempotent(endpoint, run)
 
-    def close_tenant(self, tenant_id: str) -> None:
-        """Closes the connections of a tenant whose access was closed."""
-        self._connections.close_tenant(tenant_id)
-
     def close(self) -> None:
         """Closes all connections."""
         self._connections.close()
