@@ -140,9 +140,13 @@ def test_a_bundle_is_compared_published_and_rolled_back(paybill, product_stack, 
     grants.write_text(grants.read_text().replace("5000", "4000"))
     compared = run("diff", folder)
     second = run("publish", folder, "--yes")
-    back = run("publish", "--again", first.data["content_hash"], "--yes")
+    listed = run("bundles", "--json").data
+    table = run("bundles", "--limit", "1")
+    back = run("publish", "--again", first.data["content_hash"][:10] + "…", "--yes")
     unchanged = run("publish", "--again", first.data["content_hash"], "--yes")
     unknown = run("publish", "--again", "0" * 64, "--yes")
+    no_hash = run("publish", "--again", "../agents", "--yes")
+    ambiguous = _ambiguous(run, product)
 
     assert checked.data["drift"] == []
     assert "nothing was published" in previewed.err
@@ -152,7 +156,33 @@ def test_a_bundle_is_compared_published_and_rolled_back(paybill, product_stack, 
     assert second.code == ExitCode.OK, second.err
     assert f"published: {first.data['content_hash']}" in back.err
     assert "in force already" in unchanged.err
-    assert unknown.code == ExitCode.NOT_FOUND
+    assert [(each["content_hash"], each["in_force"]) for each in listed[-1:]] == [(first.data["content_hash"], False)]
+    assert [each["in_force"] for each in listed] == [True, False]
+    assert listed[0]["content_hash"][:14] in table.out
+    assert listed[1]["content_hash"][:14] not in table.out
+    assert "support-agent@1" in table.out
+    assert (unknown.code, no_hash.code) == (ExitCode.NOT_FOUND, ExitCode.USAGE)
+    assert "paybill agent bundles" in unknown.err
+    assert "paybill agent bundles" in no_hash.err
+    assert ambiguous.code == ExitCode.USAGE
+    hashes = [each["content_hash"] for each in run("bundles", "--json").data]
+    same = [each for each in hashes if [one[0] for one in hashes].count(each[0]) > 1]
+    assert any(f"{one}, {other}" in ambiguous.err for one in same for other in same if one != other)
+
+
+def _ambiguous(run, product: Path) -> Any:
+    """Publishes bundles until two hashes begin with the same character, and names both by it."""
+    grants = product / "agents" / "grants.cedar"
+    text = grants.read_text()
+    for limit in range(4001, 4020):
+        hashes = [each["content_hash"] for each in run("bundles", "--json").data]
+        beginnings = [each[0] for each in hashes]
+        shared = next((each for each in beginnings if beginnings.count(each) > 1), None)
+        if shared is not None:
+            return run("publish", "--again", shared, "--yes")
+        grants.write_text(text.replace("4000", str(limit)))
+        assert run("publish", product / "agents", "--yes").code == ExitCode.OK
+    raise AssertionError("17 hashes have 16 beginnings")
 
 
 @pytest.mark.e2e

@@ -18,6 +18,7 @@ from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.postgres import SUPERUSER
 from paybill_runtime.http.auth import Role
 from paybill_stack.operator_key import temporary_key
+from polling import until
 
 pytestmark = pytest.mark.e2e
 
@@ -198,23 +199,55 @@ def test_an_agent_is_registered_listed_and_ended(run, call) -> None:
     made = run("agent", "new", "night", "--tenant", "acme", "--role", "support", "--expires", "1h", "--json").data
     listed = run("agent", "list", "--tenant", "acme", "--json").data
     started = call("refund", {"ticket": "t-19"}, key=made["key"])
-    ended = run("agent", "end", made["id"], "--yes", "--json").data
+    ended = run("agent", "end", "night", "--yes", "--json").data
+    again = run("agent", "end", "night", "--yes")
+    runs = run("agent", "runs", "--agent", "night", "--json").data
 
     assert "would record: agent night registered" in preview.out
     assert made["address"].endswith("/mcp")
     assert [each["status"] for each in listed if each["id"] == made["id"]] == ["active"]
     assert "key" not in listed[0]
     assert started.refused is None, started.text
-    assert ended["status"] == "ended"
+    assert (ended["id"], ended["status"]) == (made["id"], "ended")
+    assert again.code == ExitCode.NOT_FOUND
+    assert "1 with this name have ended" in again.err
+    assert [each["id"] for each in runs] == [started.content["run"]]
+
+
+def test_the_name_of_several_agents_is_refused_with_their_ids(run) -> None:
+    region = run("tenant", "show", "acme", "--json").data["region"]
+    options = ("--plan", "starter", "--region", region, "--email", "ops@bolt.example")
+    assert run("tenant", "create", "bolt", *options).code == ExitCode.OK
+    tenants = ("acme", "bolt")
+    new = ("agent", "new", "shared", "--role", "support", "--json", "--tenant")
+    until(lambda: run(*new, "bolt", "--dry-run").code == ExitCode.OK)
+    made = [run(*new, tenant).data["id"] for tenant in tenants]
+    taken = run(*new, "acme")
+    refused = [
+        run("agent", *command)
+        for command in (
+            ("end", "shared", "--yes"),
+            ("runs", "--agent", "shared"),
+            ("freeze", "--agent", "shared", "--reason", "x", "--yes"),
+        )
+    ]
+    unknown = run("agent", "end", "nobody", "--yes")
+    ended = [run("agent", "end", "shared", "--tenant", tenants[0], "--yes", "--json").data["id"]]
+    ended.append(run("agent", "end", "shared", "--yes", "--json").data["id"])
+
+    assert (taken.code, "agent_name_taken" in taken.err) == (ExitCode.CONFLICT, True)
+    assert [each.code for each in refused] == [ExitCode.USAGE] * 3
+    assert all(f"{id_} of {tenant}" in each.err for each in refused for id_, tenant in zip(made, tenants, strict=True))
+    assert unknown.code == ExitCode.NOT_FOUND
+    assert ended == made
 
 
 @pytest.mark.parametrize("scope", ["everything", "tenant", "agent", "workflow"])
 def test_a_freeze_stops_calls_until_it_is_thawed(run, call, ticket, scope: str) -> None:
-    (agent,) = [each for each in run("agent", "list", "--json").data if each["name"] == "helpdesk"]
     target = {
         "everything": ("--everything",),
         "tenant": ("--tenant", "acme"),
-        "agent": ("--agent", agent["id"]),
+        "agent": ("--agent", "helpdesk"),
         "workflow": ("--workflow", "refund"),
     }[scope]
     call_ = proposal(call("refund", {"ticket": ticket()}), 100)
@@ -275,8 +308,11 @@ def test_one_thing_is_frozen_at_once(run) -> None:
 def test_agents_facts_are_sentences_in_the_log(run, call) -> None:
     call("refund__propose", {"run": "run_" + "0" * 32, "seq": 1, "amount": 1, "reason": "x"})
 
-    lines = run("events", "tail", "--no-follow", "--type", "agent-gateway.").out
+    lines = run("events", "tail", "--no-follow", "--tenant", "acme", "--type", "agent-gateway.").out
+    bundles = run("events", "tail", "--no-follow", "--type", "agent-gateway.bundle").out
 
     assert "of refund started by agent:" in lines
-    assert "bundle " in lines
+    assert f"act refund.propose of run_{'0' * 32} by agent:agt_" in lines
+    assert " refused: run_not_found" in lines
+    assert "bundle " in bundles
     assert "agent helpdesk registered" in lines

@@ -21,6 +21,10 @@ AGENTS = {
             "publish": Leaf(
                 "paybill_cli.commands.agent_publications:publish", "Publish a bundle: agents obey it from now on."
             ),
+            "bundles": Leaf(
+                "paybill_cli.commands.agent_publications:bundles",
+                "List published bundles, the newest first, and which is in force.",
+            ),
             "new": Leaf(
                 "paybill_cli.commands.agents:new",
                 "Register an agent of one tenant; its key is shown only now.",

@@ -119,10 +119,11 @@ class World:
 
     async def agent(self, tenant_id: str, role: str = "support", valid: timedelta = timedelta(days=1)) -> CallCaller:
         """Registers an agent of a tenant."""
-        id_ = f"agt_{next(_numbers):032x}"
+        number = next(_numbers)
+        id_ = f"agt_{number:032x}"
         registered = AgentRegistered(
-            tenant_id=tenant_id, agent_id=id_, name="helper", role=role, key_id=f"key-{id_[-8:]}", sha256="0" * 64,
-            registered_by="user:ann", registered_at=now(), expires_at=now() + valid,
+            tenant_id=tenant_id, agent_id=id_, name=f"worker-{number}", role=role, key_id=f"key-{id_[-8:]}",
+            sha256="0" * 64, registered_by="user:ann", registered_at=now(), expires_at=now() + valid,
         )  # fmt: skip
         await self.record(AGENTS, registered)
         return CallCaller(tenant_id, f"agent:{id_}", id_, role)

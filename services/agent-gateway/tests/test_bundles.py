@@ -57,7 +57,16 @@ async def test_an_older_bundle_is_put_in_force_again(gateway, log) -> None:
     done = (await gateway.client.post(f"/v1/bundles/{old}/activate")).json()
     facts = await log.facts(ACTIVATED, at_least=3)
     unknown = await gateway.client.post(f"/v1/bundles/{'0' * 64}/activate")
+    listed = (await gateway.client.get("/v1/bundles")).json()["bundles"]
+    first = (await gateway.client.get("/v1/bundles", params={"limit": 1})).json()
+    named = (await gateway.client.get("/v1/bundles", params={"hash": old[:8]})).json()["bundles"]
+    strange = await gateway.client.get("/v1/bundles", params={"hash": "%"})
 
+    assert [(each["content_hash"], each["in_force"]) for each in listed] == [(new, False), (old, True)]
+    assert [each["content_hash"] for each in first["bundles"]] == [new]
+    assert first["next"]
+    assert [each["content_hash"] for each in named] == [old]
+    assert strange.status_code == 422
     (change,) = changed["differences"]
     text = (
         "permit role support to create: refunds (amount, id, order_id, reason) "

@@ -1,5 +1,7 @@
 """The REST API of runs, approvals, agents, freezes and explanations, on a real gateway."""
 
+import asyncio
+
 import pytest
 from endpoint_world import Endpoints, endpoints
 from gateway_world import FILES, bundle_of
@@ -34,12 +36,15 @@ async def test_an_agent_runs_a_workflow_and_sees_its_own_runs_alone(gateway: End
             for path in ("/v1/runs", "/v1/approvals", "/v1/agents", "/v1/freezes")
         ]
         elsewhere = await agent.post(RUNS, json={"tenant": other.tenant_id, "inputs": {"ticket": "t-17"}})
-    refused = await log.facts("agent-gateway.request_refused", at_least=2)
+    refused = await log.facts("agent-gateway.request_refused", at_least=3)
 
     assert [(each.status_code, each.json()["code"]) for each in (stolen, shown_to_stranger)] == [
         (404, "run_not_found")
     ] * 2
-    assert {(fact.event.code, fact.origin.actor) for fact in refused} == {("run_not_found", f"{AGENT}{foreign['id']}")}
+    assert {(fact.event.code, fact.origin.actor) for fact in refused} == {
+        ("run_not_found", f"{AGENT}{foreign['id']}"),
+        ("wrong_tenant", f"{AGENT}{mine['id']}"),
+    }
     assert done.json()["ended"] == "finished"
     assert done.json() == again.json()
     assert [(each["step"], each["status"], each["verb"]) for each in shown["actions"]] == [
@@ -280,3 +285,68 @@ async def test_an_agent_whose_time_is_over_is_refused(gateway: Endpoints) -> Non
             assert response.json()["code"] == "run_not_found"
 
     assert (await gateway.operator.get(f"/v1/agents/{expired['id']}")).json()["status"] == "expired"
+
+
+async def test_of_concurrent_registrations_with_one_name_one_succeeds(gateway: Endpoints, log) -> None:
+    tenant, other = await gateway.world.tenant(), await gateway.world.tenant("bolt")
+    body = {"tenant": tenant.tenant_id, "name": "desk", "role": "support", "lifetime_s": 60}
+
+    made = await asyncio.gather(*(gateway.operator.post("/v1/agents", json=body) for _ in range(8)))
+    elsewhere = await gateway.operator.post("/v1/agents", json=body | {"tenant": other.tenant_id})
+    named = (await gateway.operator.get("/v1/agents", params={"name": "desk"})).json()["agents"]
+    refused = await log.facts("agent-gateway.request_refused", at_least=7)
+
+    assert sorted(each.status_code for each in made) == [201] + [409] * 7
+    assert {each.json()["code"] for each in made if each.status_code == 409} == {"agent_name_taken"}
+    assert elsewhere.status_code == 201
+    assert sorted(each["tenant_id"] for each in named) == sorted([tenant.tenant_id, other.tenant_id])
+    assert {(fact.event.code, fact.event.tenant) for fact in refused} == {("agent_name_taken", tenant.tenant_id)}
+
+
+async def test_an_expired_agent_ends_by_itself_and_its_name_is_free_again(gateway: Endpoints, log) -> None:
+    tenant = await gateway.world.tenant()
+    body = {"tenant": tenant.tenant_id, "name": "desk", "role": "support", "lifetime_s": 1}
+
+    first = (await gateway.operator.post("/v1/agents", json=body)).json()
+    (ended,) = await log.facts("agent-gateway.agent_ended")
+    again = await gateway.operator.post("/v1/agents", json=body)
+    shown = (await gateway.operator.get(f"/v1/agents/{first['id']}")).json()
+
+    assert (ended.event.agent_id, ended.event.reason) == (first["id"], "expired")
+    assert again.status_code == 201
+    assert (shown["status"], shown["end_reason"]) == ("expired", "expired")
+
+
+async def test_a_run_is_started_for_a_tenant_by_its_slug(gateway: Endpoints) -> None:
+    tenant, other = await gateway.world.tenant("acme"), await gateway.world.tenant("bolt")
+    key = (await gateway.agent(tenant.tenant_id))["key"]
+    purged = await gateway.world.tenant("gone")
+    await gateway.world.change_tenant(purged.tenant_id, slug="acme", status=AgentTenantStatus.PURGED)
+    body = {"inputs": {"ticket": "t-17"}}
+
+    by_slug = await gateway.operator.post(RUNS, json=body | {"tenant": "acme"})
+    by_id = await gateway.operator.post(RUNS, json=body | {"tenant": tenant.tenant_id})
+    unknown = await gateway.operator.post(RUNS, json=body | {"tenant": "nobody"})
+    invalid = await gateway.operator.post(RUNS, json=body | {"tenant": "No Slug"})
+    async with gateway.rest(key) as agent:
+        own = await agent.post(RUNS, json=body | {"tenant": "acme"})
+        foreign = [await agent.post(RUNS, json=body | {"tenant": name}) for name in ("bolt", "nobody")]
+
+    assert by_slug.json()["run"] == by_id.json()["run"] == own.json()["run"]
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "tenant_unknown")
+    assert invalid.status_code == 422
+    assert {(each.status_code, each.json()["code"]) for each in foreign} == {(403, "wrong_tenant")}
+    assert foreign[0].json()["detail"].replace("bolt", "nobody") == foreign[1].json()["detail"]
+    assert other.tenant_id not in foreign[0].text
+
+
+async def test_a_start_for_another_tenant_is_a_fact_of_the_agents_own(gateway: Endpoints, log) -> None:
+    tenant, other = await gateway.world.tenant(), await gateway.world.tenant("bolt")
+    made = await gateway.agent(tenant.tenant_id)
+
+    async with gateway.rest(made["key"]) as agent:
+        await agent.post(RUNS, json={"tenant": other.tenant_id, "inputs": {"ticket": "t-17"}})
+    (refused,) = await log.facts("agent-gateway.request_refused")
+
+    assert (refused.event.code, refused.event.tenant) == ("wrong_tenant", tenant.tenant_id)
+    assert refused.event.caller == f"{AGENT}{made['id']}"

@@ -43,7 +43,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "blueprint_version_conflict": ("paybill blueprint diff {file}", "paybill blueprint list"),
     "broken_graph": ("paybill blueprint list",),
     "bundle_drifted": ("paybill agent check {folder}", "paybill agent check"),
-    "bundle_unknown": ("paybill agent diff {folder}", "paybill agent diff"),
+    "bundle_unknown": ("paybill agent bundles",),
     "call_not_found": ("paybill agent runs",),
     "catalogue_refused": ("paybill plans diff {file}", "paybill plans list"),
     "cell_unknown": ("paybill cell list",),

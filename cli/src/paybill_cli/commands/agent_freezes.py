@@ -42,7 +42,7 @@ class Target(OptionGroup):
         if self.tenant is not None:
             return f"tenant/{tenant_id(stack, self.tenant)}"
         if self.agent is not None:
-            return f"agent/{agent_named(stack, self.agent)}"
+            return f"agent/{agent_named(stack, self.agent, has_ended=True)}"
         if self.workflow is not None:
             if not _WORKFLOW.fullmatch(self.workflow):
                 raise usage(f"{self.workflow!r} is not the name of a workflow")

@@ -1,5 +1,6 @@
-"""`paybill agent diff | publish`: the bundle that agents obey."""
+"""`paybill agent diff | publish | bundles`: the bundle that agents obey."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +14,15 @@ from paybill_cli.commands.agent_bundles import Folder, blueprint_of, checked, fi
 from paybill_cli.commands.agent_drift import of_tables
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import ConfirmedOptions
+from paybill_cli.options import ConfirmedOptions, Limit
 from paybill_cli.output import Output
 
 PATH = "/v1/bundles"
+COLUMNS = ("hash", "blueprint", "in_force", "workflows", "published_by", "published_at")
+MAX_CANDIDATES = 5
+_BEGINNING = re.compile(r"[0-9a-f]{1,64}")
+_SHORT = 14
+"""Characters of a hash in lists and in sentences of the log."""
 
 
 def diff(out: Output, stack: Stack, folder: Folder = Path("agents")) -> None:
@@ -37,7 +43,8 @@ def publish(
     options: ConfirmedOptions,
     folder: Folder = Path("agents"),
     again: Annotated[
-        str | None, typer.Option("--again", help="Hash of a published bundle: put it in force again, not a folder.")
+        str | None,
+        typer.Option("--again", help="Hash of a published bundle, or its beginning: put it in force again."),
     ] = None,
 ) -> None:
     """Publish a bundle: agents obey it from now on.
@@ -49,7 +56,8 @@ def publish(
     """
     with Service(stack, "agent-gateway") as gateway:
         if again is not None:
-            path, body = f"{PATH}/{_hash(again)}/activate", None
+            again = _hash(gateway, again)
+            path, body = f"{PATH}/{again}/activate", None
             publication = gateway.post(f"{path}?dry_run=true")
             content = gateway.get(f"{PATH}/{again}")["content"]
         else:
@@ -70,6 +78,34 @@ def publish(
     out.info(f"published: {publication['content_hash']}")
 
 
+def bundles(
+    out: Output,
+    stack: Stack,
+    blueprint: Annotated[str | None, typer.Option("--blueprint", help="Only bundles of this blueprint.")] = None,
+    limit: Limit = 100,
+) -> None:
+    """List published bundles, the newest first, and which is in force.
+
+    A hash, or its beginning, is an argument of: paybill agent publish --again
+
+    Example: paybill agent bundles
+    """
+    with Service(stack, "agent-gateway") as gateway:
+        found, more = gateway.list_rows(PATH, "bundles", {"blueprint": blueprint}, limit)
+    out.rows("agent.bundles", found if out.json else [_row(each) for each in found], COLUMNS)
+    if more:
+        out.more(limit)
+
+
+def _row(bundle: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **bundle,
+        "hash": bundle["content_hash"][:_SHORT],
+        "blueprint": f"{bundle['blueprint']}@{bundle['blueprint_version']}",
+        "workflows": ", ".join(bundle["workflows"]),
+    }
+
+
 def _body(out: Output, stack: Stack, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the body of a publication of a folder, and the canonical form of its bundle.
 
@@ -85,10 +121,26 @@ def _publication(gateway: Service, body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _hash(text: str) -> str:
-    if not text.isalnum():
-        raise usage(f"{text!r} is no hash of a bundle", next="paybill agent publish --help")
-    return text
+def _hash(gateway: Service, text: str) -> str:
+    """Returns the hash of the only published bundle whose hash begins with a text. Raises CliError for another text."""
+    beginning = text.rstrip("…")
+    if not _BEGINNING.fullmatch(beginning):
+        raise usage(f"{text!r} is no hash of a bundle, and no beginning of one", next="paybill agent bundles")
+    found, more = gateway.list_rows(PATH, "bundles", {"hash": beginning}, MAX_CANDIDATES)
+    if not found:
+        raise CliError(
+            "bundle_unknown",
+            f"no published bundle has a hash that begins with {beginning}",
+            next="paybill agent bundles",
+            exit_code=ExitCode.NOT_FOUND,
+        )
+    if len(found) > 1:
+        hashes = ", ".join(each["content_hash"] for each in found) + (" and more" if more else "")
+        raise usage(
+            f"several bundles have a hash that begins with {beginning}: {hashes}",
+            next=f"paybill agent publish --again {found[0]['content_hash']}",
+        )
+    return str(found[0]["content_hash"])
 
 
 def _show(out: Output, publication: Mapping[str, Any]) -> None:

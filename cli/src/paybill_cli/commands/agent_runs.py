@@ -44,7 +44,7 @@ def runs(
     """
     query = {
         "tenant": tenant and tenant_id(stack, tenant),
-        "agent": agent and agent_named(stack, agent),
+        "agent": agent and agent_named(stack, agent, tenant, has_ended=True),
         "workflow": workflow,
         "status": status,
     }

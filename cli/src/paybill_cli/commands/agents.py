@@ -10,7 +10,7 @@ from paybill_cli import completion
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id, with_tenant, with_tenants
+from paybill_cli.client.tenants import Slugs, tenant_id, with_tenant, with_tenants
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, Limit, OnlyTenant, RequestOptions
@@ -19,10 +19,12 @@ from paybill_cli.output import Output
 PATH = "/v1/agents"
 COLUMNS = ("id", "name", "tenant", "role", "status", "registered_by", "expires_at")
 _ID = re.compile(r"agt_[0-9a-f]{32}")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+MAX_CANDIDATES = 5
 _LIFETIME = re.compile(r"([1-9][0-9]{0,3})([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
-Agent = Annotated[str, typer.Argument(help="Id of the agent, agt_….", metavar="AGENT")]
+Agent = Annotated[str, typer.Argument(help="Id of the agent, agt_…, or its name.", metavar="AGENT")]
 
 
 def new(
@@ -84,42 +86,59 @@ def list_all(out: Output, stack: Stack, tenant: OnlyTenant = None, limit: Limit 
         out.more(limit)
 
 
-def end(out: Output, stack: Stack, options: ConfirmedOptions, agent: Agent) -> None:
+def end(
+    out: Output,
+    stack: Stack,
+    options: ConfirmedOptions,
+    agent: Agent,
+    tenant: OnlyTenant = None,
+) -> None:
     """End an agent: its key is refused from now on.
 
     This cannot be undone; register another agent instead.
 
     Example: paybill agent end agt_0123456789abcdef0123456789abcdef --yes
     """
-    path = f"{PATH}/{agent_id(agent)}"
+    path = f"{PATH}/{agent_named(stack, agent, tenant)}"
     with Service(stack, "agent-gateway") as gateway:
         if options.dry_run:
             preview(out, gateway, f"{path}/end", None, options.idempotency_key)
             return
         found: Mapping[str, Any] = with_tenant(out, stack, gateway.get(path))
-        out.confirm(f"End the agent {found['name']} ({agent})?", yes=options.yes)
+        out.confirm(f"End the agent {found['name']} ({found['id']})?", yes=options.yes)
         done = post(out, gateway, f"{path}/end", None, options.idempotency_key)
     out.record("agent.ended", with_tenant(out, stack, done), COLUMNS)
 
 
-def agent_id(text: str) -> str:
-    """Returns the id of an agent. Raises a usage error for another text."""
-    if not _ID.fullmatch(text):
-        raise usage(f"{text!r} is not an id of an agent", next="paybill agent list")
-    return text
+def agent_named(stack: Stack, text: str, tenant: str | None = None, *, has_ended: bool = False) -> str:
+    """Returns the id of the agent with this id or name. Raises CliError unless exactly one has it.
 
-
-def agent_named(stack: Stack, text: str) -> str:
-    """Returns the id of an agent by its id or name. Raises CliError unless exactly one that has not ended has it."""
+    tenant: of the agent, when agents of several tenants have the name. has_ended: finds one that has ended, too, if no
+    other one has the name.
+    """
     if _ID.fullmatch(text):
         return text
+    if not _NAME.fullmatch(text):
+        raise usage(f"{text!r} is neither an id nor a name of an agent", next="paybill agent list")
+    query = {"name": text, "tenant": tenant and tenant_id(stack, tenant)}
     with Service(stack, "agent-gateway") as gateway:
-        found, _ = gateway.list_rows(PATH, "agents", {"name": text}, 100)
-    active = [each["id"] for each in found if each["status"] != "ended"]
-    if len(active) == 1:
-        return str(active[0])
-    if active:
-        raise usage(f"{len(active)} agents have the name {text}: {', '.join(active[:3])}", next="paybill agent list")
-    raise CliError(
-        "agent_unknown", f"no agent has the id or name {text}", next="paybill agent list", exit_code=ExitCode.NOT_FOUND
-    )
+        named, _ = gateway.list_rows(PATH, "agents", query)
+    found = [each for each in named if each["ended_at"] is None]
+    if has_ended and not found:
+        found = named
+    if not found:
+        others = f"; {len(named)} with this name have ended" if named else ""
+        raise CliError(
+            "agent_unknown",
+            f"no agent has the id or name {text}{others}",
+            next="paybill agent list",
+            exit_code=ExitCode.NOT_FOUND,
+        )
+    if len(found) > 1:
+        candidates = Slugs(stack).within([f"{each['id']} of {each['tenant_id']}" for each in found[:MAX_CANDIDATES]])
+        more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
+        raise usage(
+            f"{len(found)} agents have the name {text}; repeat the command with an id: {', '.join(candidates)}{more}",
+            next="paybill agent list",
+        )
+    return str(found[0]["id"])

@@ -49,6 +49,7 @@ class EndReason(StrEnum):
     """Reason of the end of an agent."""
 
     REQUESTED = "requested"
+    EXPIRED = "expired"
     TENANT_LEFT = "tenant_left"
 
 

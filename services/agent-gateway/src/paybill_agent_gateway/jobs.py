@@ -18,6 +18,7 @@ from paybill_runtime.telemetry import child
 
 from paybill_agent_gateway.act import Gate, settle_unknown
 from paybill_agent_gateway.domain import agents, run_ends
+from paybill_agent_gateway.domain.agents import SERVICE
 from paybill_agent_gateway.domain.outcomes import claimed
 from paybill_agent_gateway.domain.runs import Run, RunEvent
 from paybill_agent_gateway.tables import AGENTS, CLAIM_DATABASES, CLAIMS_DUE, CLAIMS_LEFT, RUNS
@@ -25,8 +26,11 @@ from paybill_agent_gateway.tables import AGENTS, CLAIM_DATABASES, CLAIMS_DUE, CL
 log = logging.getLogger(__name__)
 
 CLAIM = "claim"
-TIMERS: tuple[Timer | DueJob, ...] = (Timer(RUNS, "due", run_ends.on_time), DueJob(RUNS, "claim_due", CLAIM))
-SERVICE = "service:agent-gateway"
+TIMERS: tuple[Timer | DueJob, ...] = (
+    Timer(RUNS, "due", run_ends.on_time),
+    Timer(AGENTS, "due", agents.on_time),
+    DueJob(RUNS, "claim_due", CLAIM),
+)
 PAGE = 100
 RETRY_S = 5.0
 """Pause before an unknown outcome is claimed again whose database cannot be asked."""

@@ -27,19 +27,33 @@ class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMIN
 
 
 class TenantRow(Base, table=True):
-    """A tenant, and what its agents are entitled to."""
+    """A tenant, and what its agents are entitled to. slug: a purged tenant's may be that of another one, too."""
 
     __tablename__ = "tenants"
 
+    slug: str = generated("state->>'slug'", index=True)
+
+
+AGENT_NAME = (
+    "(state->>'tenant_id') || '/' || (state->>'name') || "
+    "CASE WHEN state->>'ended_at' IS NULL THEN '' ELSE '~' || (state->>'id') END"
+)
+AGENT_DUE = "CASE WHEN state->>'ended_at' IS NULL THEN rtrim(state->>'expires_at', 'Z') END"
+
 
 class AgentRow(Base, table=True):
-    """An agent."""
+    """An agent. due: the time at which it ends by itself.
+
+    held_name: its name among the agents of its tenant; that of an ended one is free and has the id behind it.
+    """
 
     __tablename__ = "agents"
     __table_args__ = (Index(None, "tenant_id", "id"),)
 
     tenant_id: str = generated("state->>'tenant_id'")
     name: str = generated("state->>'name'", index=True)
+    held_name: str = generated(AGENT_NAME, unique=True)
+    due: str | None = generated(AGENT_DUE, index=True)
     role: str = generated("state->>'role'")
     status: str = generated("CASE WHEN state->>'ended_at' IS NULL THEN 'active' ELSE 'ended' END")
 
@@ -120,7 +134,14 @@ class ViolationRow(Base, table=True):
     tenant_id: str = generated("state->>'tenant_id'", index=True)
 
 
-AGENTS = Stored("agent", AgentRow, Agent, agents.evolve, conflicts={"agents_pkey": agents.AgentIdTakenError}, kept=True)
+AGENTS = Stored(
+    "agent",
+    AgentRow,
+    Agent,
+    agents.evolve,
+    conflicts={"agents_pkey": agents.AgentIdTakenError, "agents_held_name_key": agents.AgentNameTakenError},
+    kept=True,
+)
 FREEZE_STATES = Stored("freezes", FreezesRow, Freezes, freezes.evolve, kept=True)
 RUNS = Stored("run", RunRow, Run, runs.evolve, format=2, kept=True)
 DAYS = Stored("agent-day", DayRow, Day, budgets.evolve)

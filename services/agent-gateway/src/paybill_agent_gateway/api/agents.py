@@ -71,13 +71,14 @@ class AgentView(BaseModel):
     @classmethod
     def of(cls, agent: Agent, now: Timestamp) -> Self:
         """Builds the view of `agent`."""
-        status = AgentStatus.ACTIVE if now < agent.expires_at else AgentStatus.EXPIRED
+        has_expired = agent.end_reason is EndReason.EXPIRED or (agent.ended_at is None and now >= agent.expires_at)
+        status = AgentStatus.ACTIVE if agent.ended_at is None else AgentStatus.ENDED
         return cls(
             id=agent.id,
             tenant_id=agent.tenant_id,
             name=agent.name,
             role=agent.role,
-            status=status if agent.ended_at is None else AgentStatus.ENDED,
+            status=AgentStatus.EXPIRED if has_expired else status,
             key_id=agent.key_id,
             registered_by=agent.registered_by,
             registered_at=agent.registered_at,

@@ -22,14 +22,16 @@ from paybill_runtime.http.problems import Problem
 from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from sqlalchemy import select
+from sqlmodel import col
 
 from paybill_agent_gateway.api.callers import Operator, Viewer
 from paybill_agent_gateway.domain import bundles
 from paybill_agent_gateway.domain.bundles import BundleInForce, PublishedBundle
-from paybill_agent_gateway.tables import BLUEPRINTS, BUNDLES, IN_FORCE
+from paybill_agent_gateway.tables import BLUEPRINTS, BUNDLES, IN_FORCE, BundleRow
 
 BundleHash = Annotated[Digest, Path(description="Hash of the bundle.")]
 DryRun = Annotated[bool, Query(description="Report the changes and the reasons for a refusal; change nothing.")]
+HashBeginning = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
 Position = Annotated[str, StringConstraints(max_length=200, pattern=r"^[0-9A-Za-z:.+/-]*$")]
 
 
@@ -86,7 +88,7 @@ class BundleSummary(BaseModel):
 
 
 class BundlePage(BaseModel):
-    """Published bundles, the oldest first."""
+    """Published bundles, the newest first."""
 
     bundles: list[BundleSummary]
     next: Annotated[str | None, Field(description="Send it as `after` for the next page; null on the last.")]
@@ -206,10 +208,19 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("")
     async def show_all(
-        _: Viewer, blueprint: Key | None = None, after: Position | None = None, limit: Limit = 50
+        _: Viewer,
+        blueprint: Key | None = None,
+        beginning: Annotated[
+            HashBeginning | None, Query(alias="hash", description="Only hashes with this beginning.")
+        ] = None,
+        after: Position | None = None,
+        limit: Limit = 50,
     ) -> BundlePage:
-        """Lists the published bundles, the oldest first, and whether each is in force."""
-        page, next_ = await load_page(context, BUNDLES, after, limit, order_by="published", blueprint=blueprint)
+        """Lists the published bundles, the newest first, and whether each is in force."""
+        conditions = [] if beginning is None else [col(BundleRow.id).startswith(beginning)]
+        page, next_ = await load_page(
+            context, BUNDLES, after, limit, *conditions, order_by="-published", blueprint=blueprint
+        )
         active = await _in_force(context)
         return BundlePage(bundles=[BundleSummary.of(each, active) for each in page], next=next_)
 

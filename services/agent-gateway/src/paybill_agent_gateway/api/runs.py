@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from paybill_contracts.agent_bundles import Amounts
 from paybill_contracts.agent_runs import Fields, RunEnd, RunId
 from paybill_contracts.agents import AgentId
-from paybill_contracts.values import Digest, Key, TenantId, Timestamp
+from paybill_contracts.values import Digest, Key, Slug, TenantId, Timestamp
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import Limit, load_events, load_page, load_state
@@ -22,6 +22,7 @@ from paybill_agent_gateway.api.actions import ActionView, actions_of
 from paybill_agent_gateway.api.answers import AnswerView
 from paybill_agent_gateway.api.approval_views import CallApprovalView
 from paybill_agent_gateway.api.callers import Actor, RunViewer, Viewer, call_caller
+from paybill_agent_gateway.api.tenants import tenant_named
 from paybill_agent_gateway.domain import runs
 from paybill_agent_gateway.domain.calls import Call, Start, Take
 from paybill_agent_gateway.domain.disclosure import Disclosure, without_personal
@@ -81,7 +82,8 @@ class StartBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tenant: Annotated[
-        TenantId | None, Field(description="The tenant; required unless the key belongs to one, as an agent's does.")
+        TenantId | Slug | None,
+        Field(description="The tenant, by id or slug; required unless the key belongs to one, as an agent's does."),
     ] = None
     inputs: Arguments = Field(default_factory=dict)
 
@@ -173,9 +175,12 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
         The steps that need nothing from the caller are executed. Inputs from a person or a program are trusted, those
         from an agent are not. Refusals name the steps that are allowed `next` (docs/agents.md lists all codes).
         """
-        tenant_id = body.tenant or principal.tenant_id
+        tenant_id = principal.tenant_id
+        if body.tenant is not None:
+            tenant_id = await tenant_named(context, body.tenant, principal)
         if tenant_id is None:
             raise Problem(422, "invalid_request", "tenant: name the tenant; this API key belongs to none")
+        await _require_tenant(principal, tenant_id, name)
         request_id = principal.idempotency.key if principal.idempotency is not None else principal.origin.correlation
         call = Call(call_caller(principal, tenant_id), Start(name, body.inputs, request_id), principal.origin)
         return AnswerView.model_validate((await act(gate, call)).document())
@@ -256,6 +261,16 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
         return await context.decide(
             principal.origin, refuse, verb="show_run", target=run, tenant_id=principal.tenant_id
         )
+
+    async def _require_tenant(principal: Caller, tenant_id: str, workflow: str) -> None:
+        """Raises WrongTenantError for an agent of another tenant, and records it."""
+
+        def require(*_: object) -> None:
+            principal.require_tenant(tenant_id)
+
+        if principal.tenant_id not in {None, tenant_id}:
+            own = principal.tenant_id
+            await context.decide(principal.origin, require, verb="act", target=workflow, tenant_id=own)
 
     return routes
 

@@ -1,4 +1,8 @@
-"""Agents: each acts for one tenant in one role, until it ends or its key expires."""
+"""Agents: each acts for one tenant in one role, until it ends or its key expires.
+
+A name belongs to one agent of a tenant until the end of that agent is recorded; the end of an expired one is recorded
+by itself.
+"""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +17,9 @@ from paybill_contracts.values import Key, TenantId, Timestamp
 from paybill_agent_gateway.domain.refusals import AgentNotActiveError
 
 AgentEvent = AgentRegistered | AgentEnded
+
+SERVICE = "service:agent-gateway"
+"""Subject of the service itself, which ends what nobody else does."""
 
 
 class AgentUnknownError(NotFoundError):
@@ -34,7 +41,7 @@ class AgentIdTakenError(ConflictError):
 
 
 class AgentNameTakenError(ConflictError):
-    """The tenant has an active agent with this name."""
+    """The tenant has an agent with this name that has not ended."""
 
     code = "agent_name_taken"
 
@@ -89,12 +96,18 @@ def require_role(role: str, roles: Collection[str]) -> None:
 
 
 def require_free_name(name: str, others: Iterable[Agent], now: datetime) -> None:
-    """Raises AgentNameTakenError when an active agent has the name. others: agents of the tenant with the name."""
-    taken = next((each for each in others if each.is_active(now)), None)
-    if taken is not None:
+    """Raises AgentNameTakenError when an agent has the name and has not ended. others: of the tenant, with the name."""
+    taken = next((each for each in others if each.ended_at is None), None)
+    if taken is None:
+        return
+    if taken.is_active(now):
         raise AgentNameTakenError(
             f"the active agent {taken.id} of this tenant has the name {name}; end it, or use another name"
         )
+    raise AgentNameTakenError(
+        f"the agent {taken.id} of this tenant has the name {name} and has just expired; repeat the request in a "
+        "minute, end it, or use another name"
+    )
 
 
 def end(agent: Agent, ended_by: str, now: datetime, reason: EndReason = EndReason.REQUESTED) -> list[AgentEvent]:
@@ -111,6 +124,11 @@ def end(agent: Agent, ended_by: str, now: datetime, reason: EndReason = EndReaso
             ended_at=now,
         )
     ]
+
+
+def on_time(agent: Agent, now: datetime) -> list[AgentEvent]:
+    """Ends an agent whose key has expired, which frees its name."""
+    return end(agent, SERVICE, now, EndReason.EXPIRED) if now >= agent.expires_at else []
 
 
 def require_active(agent: Agent | None, tenant_id: str, role: str, now: datetime) -> None:
