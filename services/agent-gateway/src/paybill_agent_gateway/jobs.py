@@ -51,10 +51,10 @@ def kinds(gate: Gate) -> Sequence[Kind]:
 async def claim_due(gate: Gate, job: ClaimedJob) -> float | None:
     """Settles the writes whose outcomes are unknown; returns the pause while some cannot be settled."""
     origin = Origin(f"job:{job.id}", f"job:{job.id}", SERVICE, child(None))
-    now, places = column_time(gate.context.now()), asyncio.Semaphore(DATABASES_AT_ONCE)
+    now, limit = column_time(gate.context.now()), asyncio.Semaphore(DATABASES_AT_ONCE)
 
     async def settle(database: str) -> None:
-        async with places:
+        async with limit:
             await _settle_database(gate, database, now, origin)
 
     async with asyncio.TaskGroup() as group:
