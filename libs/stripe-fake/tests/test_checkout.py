@@ -5,12 +5,23 @@ from datetime import timedelta
 import httpx
 import pytest
 import stripe
+from paybill_stripe_fake.client import FakeControlError
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
 
 
 def types(events):
     return [event.type for event in events]
+
+
+def test_a_paid_session_is_complete_and_is_not_paid_again(fake):
+    session = fake.checkout(customer=fake.customer(card=None).id)
+    before = fake.control.checkout(session.id)["status"]
+    fake.control.pay_checkout(session.id)
+
+    assert (before, fake.control.checkout(session.id)["status"]) == ("open", "complete")
+    with pytest.raises(FakeControlError, match="this one is complete"):
+        fake.control.pay_checkout(session.id)
 
 
 def test_paying_starts_a_subscription_and_emits_events_in_stripes_order(fake):

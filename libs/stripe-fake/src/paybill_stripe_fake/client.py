@@ -60,6 +60,10 @@ class FakeControl:
             else:
                 return
 
+    def checkout(self, session_id: str) -> dict[str, Any]:
+        """Returns a Checkout Session of Stripe's API."""
+        return self._get(f"/v1/checkout/sessions/{session_id}", {})
+
     def pay_checkout(
         self, session_id: str, outcome: Outcome | Literal["no_card"] = "succeed", *, promotion_code: str | None = None
     ) -> dict[str, Any]:
