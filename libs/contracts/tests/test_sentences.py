@@ -6,7 +6,8 @@ import orjson
 import pytest
 from paybill_contracts.accounts import CheckoutExpired, DebtChanged, LeftoverFound
 from paybill_contracts.agent_bundles import Amounts, Verb
-from paybill_contracts.agent_runs import ActionDone, BudgetReserved, RunEnded
+from paybill_contracts.agent_gateway import AgentGatewayRequestRefused
+from paybill_contracts.agent_runs import ActionDone, ActionFact, ActionRefused, BudgetReserved, RunEnded, RunFact
 from paybill_contracts.billing import EntitlementsSet, SubscriptionChanged, SubscriptionGraceStarted
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.entitlements import EntitlementOverridden
@@ -181,3 +182,34 @@ def test_an_action_names_its_verb_or_its_choice_and_never_the_content_of_a_row()
 
     assert sentence(created) == f"{done.run_id} seq 3: {done.workflow}.propose done, create of refunds, rows: 2"
     assert sentence(chosen) == f"{done.run_id} seq 3: {done.workflow}.propose done, chosen refuse, rows: 0"
+
+
+@pytest.mark.parametrize(
+    "event", [each for each in published_events() if issubclass(each, RunFact)], ids=lambda event: event.TYPE
+)
+def test_a_fact_of_a_run_names_its_run_its_workflow_and_its_step(event):
+    fact = sample(event).model_copy(update={"workflow": "refund"})
+    place = f"{fact.run_id} of refund "
+    if isinstance(fact, ActionFact):
+        fact = fact.model_copy(
+            update={"step": "propose", "seq": 3} | ({"called": "propose"} if "called" in event.model_fields else {})
+        )
+        place = f"{fact.run_id} seq 3: refund.propose "
+
+    assert sentence(fact).startswith(place)
+    assert fact.tenant is not None
+
+
+def test_a_refusal_names_who_tried_what_and_its_code():
+    by = {"agent_id": "agt_" + "1" * 32, "workflow": "refund", "step": "order", "called": "propose"}
+    of_run = sample(ActionRefused).model_copy(update=by | {"seq": 3, "code": "step_not_allowed", "rule": "it is order"})
+    without_name = of_run.model_copy(update={"called": None, "agent_id": None})
+    request = sample(AgentGatewayRequestRefused).model_copy(
+        update={"verb": "act", "target": "refund", "caller": "agent:agt_1", "code": "no_bundle"}
+    )
+    of_earlier_version = request.model_copy(update={"caller": None})
+
+    assert sentence(of_run).endswith(f" seq 3: refund.propose by agt_{'1' * 32} refused, step_not_allowed: it is order")
+    assert sentence(without_name).endswith(" seq 3: refund.- refused, step_not_allowed: it is order")
+    assert sentence(request) == "act refund by agent:agt_1 refused: no_bundle"
+    assert sentence(of_earlier_version) == "act refund refused: no_bundle"
