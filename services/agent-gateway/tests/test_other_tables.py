@@ -108,6 +108,23 @@ async def test_an_effect_that_is_committed_while_the_write_waits_is_refused(data
     assert await actions(pool) == [("run_1", 1, "d", "done")]
 
 
+async def test_rows_of_a_table_that_inherits_are_not_changed(databases, pool, tenant) -> None:
+    await items(pool, tenant)
+    await pool.execute("CREATE TABLE product.old () INHERITS (product.orders)")
+    await pool.execute(TRIGGER.replace("ON product.orders", "ON product.old"))
+    await pool.execute(
+        "INSERT INTO product.old (tenant_id, id, total) SELECT tenant_id, 'x', 1 FROM product.orders LIMIT 1"
+    )
+    values = {"where.id": "x", "set.total": 2}
+    found = [
+        await databases.write(tenant, statement, key(number), values)
+        for number, statement in enumerate((updating("total"), deleting()))
+    ]
+
+    assert found == [Refused("row_missing")] * 2
+    assert await pool.fetch("SELECT count(*) FROM product.items") == [(500,)]
+
+
 async def test_foreign_keys_that_only_check_refuse_no_write(databases, pool, tenant) -> None:
     async with pool.agent(tenant) as agent:
         await agent.execute("INSERT INTO product.items (id, order_id) VALUES ('open', 'a')")

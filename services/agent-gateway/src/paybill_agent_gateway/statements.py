@@ -186,8 +186,8 @@ def _update(
     where = " AND ".join([*_where(step.where, columns, parameters), "EXISTS (SELECT FROM act)"])
     changes = ", ".join(f"{quoted(name)} = {parameters.named(columns[name].type, f'set.{name}')}" for name in step.set)
     return (
-        f"old AS MATERIALIZED (SELECT {_names('t', shape)} FROM {table} AS t WHERE {where} FOR UPDATE),"  # noqa: S608  # quoted
-        f" done AS (UPDATE {table} AS t SET {changes} FROM old WHERE t.{quoted(key)} = old.{quoted(key)}"
+        f"old AS MATERIALIZED (SELECT {_names('t', shape)} FROM ONLY {table} AS t WHERE {where} FOR UPDATE),"  # noqa: S608  # quoted
+        f" done AS (UPDATE ONLY {table} AS t SET {changes} FROM old WHERE t.{quoted(key)} = old.{quoted(key)}"
         f" RETURNING {_names('t', shape)})"
     )
 
@@ -201,7 +201,7 @@ def _delete(
 ) -> str:
     """Returns the rows as they were deleted: to lock them first would need the right to update."""
     where = " AND ".join([*_where(step.where, columns, parameters), "EXISTS (SELECT FROM act)"])
-    return f"done AS (DELETE FROM {table} AS t WHERE {where} RETURNING {_names('t', shape)})"  # noqa: S608  # quoted
+    return f"done AS (DELETE FROM ONLY {table} AS t WHERE {where} RETURNING {_names('t', shape)})"  # noqa: S608  # quoted
 
 
 def _checks(parameters: Parameters, limit: int, verb: Verb, before: str | None) -> str:
@@ -222,7 +222,8 @@ def _drift(table: str, verb: Verb) -> str:
     """Raises when the table has a trigger that may change other rows.
 
     A trigger or a foreign key with an action needs a lock of the table that conflicts with the one of this statement.
-    The snapshot in which this check reads is taken after that lock, so that no trigger is added in between.
+    The snapshot in which this check reads is taken after that lock, so that no trigger is added in between. Tables that
+    inherit from this one are not changed (`ONLY`): their triggers are others.
     """
     name = table.replace("'", "''")
     changes = (
