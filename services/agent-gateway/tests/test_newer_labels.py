@@ -88,6 +88,22 @@ async def test_a_field_that_is_hidden_now_is_copied_nowhere(gateway: World, work
     assert await gateway.refunds() == []
 
 
+async def test_a_slot_whose_bound_is_hidden_now_is_refused(gateway: World) -> None:
+    agent = await gateway.tenant()
+    run = await gateway.start(agent, ticket="t-17")
+    reads_less = FILES["refund.yaml"].replace("{id: ticket.order_id}, one", "{id: ticket.order_id}, columns: [id], one")
+    hidden = FILES["resources.yaml"] + "orders: {hidden: [total]}\n"
+    await gateway.publish(bundle_of(resources=hidden, refund=reads_less.replace("max: order.total", "max: 100")))
+
+    refused = [
+        await gateway.refused(gateway.take(agent, "propose", run.run, run.seq, amount=amount, reason="x"))
+        for amount in (4500, 5)
+    ]
+
+    assert [each.code for each in refused] == ["not_permitted"] * 2
+    assert await gateway.refunds() == []
+
+
 async def test_a_column_that_is_trusted_now_takes_no_value_of_a_model(gateway: World) -> None:
     agent = await gateway.tenant()
     run = await gateway.start(agent, ticket="t-17")

@@ -199,6 +199,25 @@ async def test_a_call_whose_database_goes_away_after_the_intent_is_repeated_unde
     assert await gateway.pool.fetch("SELECT seq, outcome FROM paybill_agent.actions") == [(run.seq, "done")]
 
 
+async def test_an_approval_is_kept_while_the_database_is_away(gateway: World, tenants: PostgresServer) -> None:
+    agent = await gateway.tenant()
+    run = await gateway.start(agent, ticket="t-17")
+
+    def call() -> Any:
+        return gateway.take(agent, "propose", run.run, run.seq, amount=3000, reason="broken")
+
+    waits = await gateway.refused(call())
+    assert waits.approval is not None
+    await gateway.approve(waits.approval.id, run.run)
+    await asyncio.to_thread(tenants.kill)
+    refused = await gateway.refused(call())
+    await asyncio.to_thread(tenants.start)
+    done = await until(lambda: _answer(call()))
+
+    assert (refused.code, done.ended) == ("database_unavailable", RunEnd.FINISHED)
+    assert await gateway.refunds() == [("o-1", 3000, "broken")]
+
+
 async def test_a_session_that_ended_between_two_calls_is_replaced_in_the_next_one(gateway: World) -> None:
     agent = await gateway.tenant()
     login = gateway.endpoints[agent.tenant_id].username

@@ -9,6 +9,7 @@ from paybill_contracts.agent_bundles import (
     FieldValue,
     InputValue,
     ResourceColumn,
+    Slot,
     TemplateValue,
 )
 from paybill_definitions.agent_conditions import names
@@ -42,6 +43,11 @@ class Attempt:
         """
         return {name: value for name, value in self.arguments.items() if not self._is_hidden(name)}
 
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Names of the arguments that are made of a hidden column, or that have a bound from one."""
+        return tuple(sorted(name for name in self.arguments if self._is_hidden(name) or self._has_hidden_bound(name)))
+
     def labels(self, columns: Mapping[str, ResourceColumn]) -> dict[str, ResourceColumn]:
         """Returns the run's columns of the table, or those in force where they are personal now."""
         now = self.in_force.columns.get(self.step.resource, {})
@@ -51,6 +57,11 @@ class Attempt:
         argument = argument_of(self.step, name)
         is_column_hidden = self._hides(self.step.resource, name.removeprefix(WHERE))
         return is_column_hidden or argument is None or self._is_made_of_hidden(argument)
+
+    def _has_hidden_bound(self, name: str) -> bool:
+        argument = argument_of(self.step, name)
+        bounds = (argument.minimum, argument.maximum) if isinstance(argument, Slot) else ()
+        return any(each is not None and self._is_made_of_hidden(each) for each in bounds)
 
     def _is_made_of_hidden(self, argument: Argument) -> bool:
         match argument:

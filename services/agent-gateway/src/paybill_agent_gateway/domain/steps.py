@@ -116,8 +116,8 @@ def execute(turn: Turn, step: Step, given: dict[str, object], *, is_automatic: b
     arguments = _arguments(step, so_far, slots)
     attempt = Attempt(records.workflow, step, fact_arguments(step, arguments), turn.bundle)
     records.attempt = attempt
-    if turn.bundle.hash != records.run.bundle_hash and attempt.shown.keys() != attempt.arguments.keys():
-        hidden = ", ".join(sorted(attempt.arguments.keys() - attempt.shown.keys()))
+    if turn.bundle.hash != records.run.bundle_hash and attempt.hidden:
+        hidden = ", ".join(attempt.hidden)
         raise NotPermittedError(f"{hidden} of {step.name} come from columns that the bundle in force hides")
     need, grants = _permitted(turn, step, arguments)
     if isinstance(step, ReadStep):
