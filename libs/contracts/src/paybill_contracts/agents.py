@@ -34,7 +34,11 @@ class AgentFact(Event):
 
 
 class AgentRegistered(AgentFact, type="agent-gateway.agent_registered", version=1, aggregate="agent", key="agent_id"):
-    """An agent may act for one tenant in one role until its key expires. sha256: of the secret part of the key."""
+    """An agent may act for one tenant in one role until its key expires. sha256: of the secret part of the key.
+
+    claims_name: no other agent of the tenant gets the name before this one has ended; False in facts of earlier
+    versions, in which an expired agent could share its name with a newer one.
+    """
 
     name: Key
     role: Key
@@ -43,6 +47,7 @@ class AgentRegistered(AgentFact, type="agent-gateway.agent_registered", version=
     registered_by: Subject
     registered_at: Timestamp
     expires_at: Timestamp
+    claims_name: bool = False
 
 
 class EndReason(StrEnum):

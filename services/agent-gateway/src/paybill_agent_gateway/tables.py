@@ -35,8 +35,8 @@ class TenantRow(Base, table=True):
 
 
 AGENT_NAME = (
-    "(state->>'tenant_id') || '/' || (state->>'name') || "
-    "CASE WHEN state->>'ended_at' IS NULL THEN '' ELSE '~' || (state->>'id') END"
+    "(state->>'tenant_id') || '/' || (state->>'name') || CASE WHEN state->>'ended_at' IS NULL "
+    "AND state->>'claims_name' = 'true' THEN '' ELSE '~' || (state->>'id') END"
 )
 AGENT_DUE = "CASE WHEN state->>'ended_at' IS NULL THEN rtrim(state->>'expires_at', 'Z') END"
 
@@ -44,7 +44,8 @@ AGENT_DUE = "CASE WHEN state->>'ended_at' IS NULL THEN rtrim(state->>'expires_at
 class AgentRow(Base, table=True):
     """An agent. due: the time at which it ends by itself.
 
-    held_name: its name among the agents of its tenant; that of an ended one is free and has the id behind it.
+    held_name: its name among the agents of its tenant. The id follows the name of an agent that has ended, or that was
+    registered by an earlier version, which let two agents share a name.
     """
 
     __tablename__ = "agents"

@@ -126,6 +126,7 @@ def router(context: ServiceContext) -> APIRouter:
             registered_by=principal.subject,
             registered_at=now,
             expires_at=expires_at,
+            claims_name=True,
         )
 
         in_force = await bundles_in_force(context)

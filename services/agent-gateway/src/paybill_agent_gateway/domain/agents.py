@@ -54,7 +54,10 @@ class RoleUnknownError(NotFoundError):
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent. registered_by: the subject of the person who registered it."""
+    """An agent. registered_by: the subject of the person who registered it.
+
+    claims_name: the name belongs to it alone until it ends. Two agents of an earlier version may share one.
+    """
 
     id: AgentId
     tenant_id: TenantId
@@ -66,6 +69,7 @@ class Agent:
     expires_at: Timestamp
     ended_at: Timestamp | None = None
     end_reason: EndReason | None = None
+    claims_name: bool = False
 
     def is_active(self, now: datetime) -> bool:
         """Returns True while its key is accepted."""
@@ -152,6 +156,7 @@ def evolve(agent: Agent | None, event: AgentEvent) -> Agent:
                 registered_by=event.registered_by,
                 registered_at=event.registered_at,
                 expires_at=event.expires_at,
+                claims_name=event.claims_name,
             )
         case AgentEnded():
             return replace(existing(agent, event.agent_id), ended_at=event.ended_at, end_reason=event.reason)

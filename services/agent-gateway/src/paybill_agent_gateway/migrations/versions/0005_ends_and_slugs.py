@@ -1,4 +1,4 @@
-"""Names of agents that have not ended, the times of their ends, and tenants by slug."""
+"""Times of the ends of agents, and tenants by slug."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,8 +9,6 @@ branch_labels = None
 depends_on = None
 
 COLUMNS = {
-    ("agents", "held_name"): "(state->>'tenant_id') || '/' || (state->>'name') || "
-    "CASE WHEN state->>'ended_at' IS NULL THEN '' ELSE '~' || (state->>'id') END",
     ("agents", "due"): "CASE WHEN state->>'ended_at' IS NULL THEN rtrim(state->>'expires_at', 'Z') END",
     ("tenants", "slug"): "state->>'slug'",
 }
@@ -20,7 +18,6 @@ def upgrade() -> None:
     """Migrates to this revision."""
     for (table, name), expression in COLUMNS.items():
         op.add_column(table, sa.Column(name, sa.Text(), sa.Computed(expression, persisted=True)))
-    op.create_unique_constraint("agents_held_name_key", "agents", ["held_name"])
     op.create_index("agents_due_idx", "agents", ["due"])
     op.create_index("tenants_slug_idx", "tenants", ["slug"])
 
