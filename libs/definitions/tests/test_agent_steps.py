@@ -228,6 +228,7 @@ def test_a_step_that_breaks_a_rule_is_refused_with_its_line(steps: str, reason: 
     ("steps", "is_refused"),
     [
         (f"{TASK}\n{CHANGE}{{owner: {{slot: text, max: 5}}}}}}", True),
+        (f"{TASK}\na: {{compute: {{x: open}}}}\n{CHANGE}{{owner: {{slot: text, max: 5}}}}}}", True),
         (f"{TASK}\n{CHANGE}{{title: {{slot: text, max: 5}}}}}}", False),
         (f"{TASK}\n{CHANGE}{{owner: {{slot: choice, of: [a]}}}}}}", False),
         (f"{TASK}\n{CHANGE}{{is_open: {{slot: boolean}}}}}}", False),

@@ -34,7 +34,7 @@ def registered(number: int, **changed: Any) -> Agent:
 def insert(agent: Agent, *, without: str = "") -> str:
     """Returns the statement that stores an agent. without: a field that an earlier version did not have."""
     return (
-        f"INSERT INTO agents (id, revision, state) VALUES ('{agent.id}', 1, "  # noqa: S608  # values of this test
+        f"INSERT INTO agents (id, revision, state) VALUES ('{agent.id}', 1, "
         f"'{AGENTS.document(agent)}'::jsonb - '{without}')"
     )
 

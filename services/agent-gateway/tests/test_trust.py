@@ -1,7 +1,8 @@
 """The rule of trust against a second form of it, over random workflows, labels, callers and values.
 
-A value from the model, or of an untrusted origin, is accepted when it equals a trusted value of this very run, is
-bounded, or goes into an untrusted column. Everything else needs an approval, which names exactly these arguments.
+A value from the model, or of an untrusted origin, is accepted when it equals a trusted value of this very run or a
+constant of its workflow, is bounded, or goes into an untrusted column. Everything else needs an approval, which names
+exactly these arguments.
 """
 
 import random
@@ -151,6 +152,9 @@ class Known:
             for name, value in self.rows[step].items():
                 if name not in sample.untrusted and not isinstance(value, bool):
                     self.trusted.add((type(value), value))
+        for source in (*sample.computed.values(), *sample.where.values(), *sample.set.values()):
+            if not isinstance(source, dict | bool) and not (isinstance(source, str) and "." in source):
+                self.trusted.add((type(source), source))
 
     def accepts(self, source: Any, value: Any) -> bool:
         """Returns whether a value with this source is as good as a trusted one."""
@@ -260,9 +264,12 @@ ROW = {
 }  # fmt: skip
 
 
-def reason_of(given: dict[str, Any], caller: CallCaller = HELPER, row: dict[str, Any] = ROW) -> str | None:
+def reason_of(
+    given: dict[str, Any], caller: CallCaller = HELPER, row: dict[str, Any] = ROW, workflow: str = CHANGE
+) -> str | None:
     """Returns the reason of the approval that the write needs; None when it needs none."""
-    files = {"resources.yaml": "tasks: {untrusted: [title]}\n", "grants.cedar": GRANTS, "w.yaml": CHANGE}
+    files = {"resources.yaml": "tasks: {untrusted: [title]}\n", "grants.cedar": GRANTS, "w.yaml": workflow}
+    files["other.yaml"] = CHANGE.replace("workflow: w", "workflow: other").replace("first.id}", "constant}")
     bundle = read_bundle(files, BLUEPRINT)
     walk = Walk(CompiledBundle.of(digest(bundle), bundle), lambda column: row[column.name])
     walk.call(caller, Start("w", {"task": "a", "day": "2026-07-07"}, "r"))
@@ -307,3 +314,28 @@ def test_inputs_of_a_person_are_trusted_and_those_of_an_agent_are_not() -> None:
 def test_a_trusted_value_of_another_run_does_not_count() -> None:
     assert reason_of({"owner": "Ann", "cost": 8}, row=ROW | {"owner": "Ann", "cost": 8}) is None
     assert reason_of({"owner": "Ann", "cost": 8}) == "untrusted values: owner, cost"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"owner": "Ann", "cost": 900}, None),
+        ({"owner": "closed", "cost": 7}, None),
+        ({"owner": "ann", "cost": 7}, "untrusted values: owner"),
+        ({"owner": "900", "cost": 7}, "untrusted values: owner"),
+        ({"owner": "of Ann", "cost": 7}, "untrusted values: owner"),
+        ({"owner": "constant", "cost": 7}, "untrusted values: owner"),
+        ({"owner": "a", "cost": 1_000_000}, "untrusted values: cost"),
+        ({"owner": "a", "cost": 40}, "untrusted values: cost"),
+        ({"owner": "a", "cost": 1}, "untrusted values: cost"),
+    ],
+)
+def test_a_constant_of_this_workflow_is_trusted_and_parts_limits_and_other_workflows_are_not(
+    given: dict[str, Any], reason: str | None
+) -> None:
+    constants = "calc: {compute: {name: Ann, most: 900, is_sure: true, text: {text: 'of ${first.owner}'}}}"
+    workflow = CHANGE.replace("  write:", f"  {constants}\n  write:").replace(
+        "cost: {slot: integer}", "cost: {slot: integer}, title: closed, points: {slot: integer, min: 40, max: 40}"
+    )
+
+    assert reason_of(given | {"points": 40}, workflow=workflow) == reason

@@ -165,7 +165,8 @@ class Fields:
     def is_trusted(self, argument: Argument, bound: frozenset[str], within: frozenset[str] = frozenset()) -> bool:
         """Returns whether a value comes from the author, or from a field without the label `untrusted`.
 
-        A slot is trusted when it is bounded: a boolean, a choice, or within limits that are trusted. bound: inputs that
+        A slot is trusted when it is bounded: a boolean, a choice, or within limits that are trusted. A slot that equals
+        a constant or a trusted field is accepted in a run alone: any other value of it is possible. bound: inputs that
         equal a trusted field. within: fields that are computed from this argument.
         """
         match argument:

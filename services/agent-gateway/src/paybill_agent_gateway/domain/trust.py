@@ -1,7 +1,7 @@
 """Trust: one static rule about the origin of values. Everything that a model sends is untrusted.
 
-Trusted are constants, the run's id, fields without the label `untrusted` that the run has read, and inputs that a
-person or a program gave. A slot is accepted like them when it equals one of them, or when its bounds come from them.
+Trusted are constants of the run's workflow, the run's id, fields without the label `untrusted` that the run has read,
+and inputs that a person or a program gave. A slot is accepted like them when it equals one of them, or when its bounds come from them.
 """
 
 from collections.abc import Callable, Mapping
@@ -100,7 +100,8 @@ class Origins:
         """Returns whether a value equals a trusted one of this run. A boolean or NULL would always do."""
         if value is None or isinstance(value, bool):
             return False
-        found = [*self.inputs.values()] if self.has_trusted_inputs else []
+        found: list[Scalar | None] = [*self.workflow.constants]
+        found += self.inputs.values() if self.has_trusted_inputs else ()
         for name, step in self.workflow.steps.items():
             if isinstance(step, ReadStep):
                 rows = self.rows_of(name)

@@ -1,6 +1,6 @@
 """Bundles, compiled once: resources, workflows and their conditions by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, TypeAlias
 
@@ -12,9 +12,11 @@ from paybill_contracts.agent_bundles import (
     CreateStep,
     DeleteStep,
     Effect,
+    FixedValue,
     Grant,
     ReadStep,
     ResourceColumn,
+    Scalar,
     Step,
     UpdateStep,
     Verb,
@@ -35,13 +37,15 @@ END = "end"
 class CompiledWorkflow:
     """A workflow. fields: columns and types by `step.field`; whens: conditions of approvals, options and values.
 
-    Conditions are named `step`, `step/option` and `step/value`.
+    Conditions are named `step`, `step/option` and `step/value`. constants: arguments that the author has fixed; a
+    part of a template and a limit of a slot are none.
     """
 
     workflow: Workflow
     steps: Mapping[str, Step]
     fields: Mapping[str, ResourceColumn]
     whens: Mapping[str, Predicate]
+    constants: tuple[Scalar, ...]
 
     @property
     def first(self) -> Step:
@@ -177,4 +181,20 @@ def _workflow(workflow: Workflow, columns: Mapping[str, Mapping[str, ResourceCol
                         whens[f"{step.name}/{option.name}"] = predicate(option.when, fields)
             case ReadStep():
                 pass
-    return CompiledWorkflow(workflow, {step.name: step for step in workflow.steps}, fields, whens)
+    constants = tuple(each for step in workflow.steps for each in _constants(step))
+    return CompiledWorkflow(workflow, {step.name: step for step in workflow.steps}, fields, whens, constants)
+
+
+def _constants(step: Step) -> Iterator[Scalar]:
+    match step:
+        case ReadStep() | DeleteStep():
+            arguments = [*step.where.values()]
+        case CreateStep():
+            arguments = [*step.set.values()]
+        case UpdateStep():
+            arguments = [*step.where.values(), *step.set.values()]
+        case ComputeStep():
+            arguments = [*step.values.values()]
+        case ChooseStep():
+            arguments = []
+    yield from (each.value for each in arguments if isinstance(each, FixedValue) and each.value is not None)
