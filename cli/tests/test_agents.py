@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from paybill_cli.commands.agent_runs import action_lines
 from paybill_cli.example.agent_client import AgentClient, Reply
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.postgres import SUPERUSER
@@ -131,6 +132,20 @@ def test_a_run_is_listed_shown_and_explained(run, call) -> None:
     assert 'reason "broken"' in shown.out
     assert "@example.com" not in shown.out
     assert explained["grants"] == ["refunds up to 50.00"]
+
+
+def test_the_bundle_of_the_grants_is_shown_when_it_is_not_that_of_the_run() -> None:
+    action = {
+        "seq": 1, "step": "propose", "status": "done", "verb": "create", "resource": "refunds", "chosen": None,
+        "code": None, "rule": None, "grants": ["refunds"], "arguments": {}, "at": "2026-11-30T12:00:00Z",
+    }  # fmt: skip
+    hashes = ("a" * 64, "b" * 64, None)
+    lines = list(
+        action_lines({"bundle_hash": "a" * 64, "actions": [{**action, "grants_hash": each} for each in hashes]})
+    )
+
+    assert ["under bundle" in text for _, text in lines] == [False, True, False]
+    assert f"by refunds  under bundle {'b' * 14}  " in lines[1][1]
 
 
 def test_a_call_that_is_made_up_is_explained_by_its_rule(run) -> None:

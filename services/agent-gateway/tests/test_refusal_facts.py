@@ -122,6 +122,20 @@ async def test_a_refused_call_names_the_step_that_was_tried(gateway: World, log,
     assert len(encode(event)) < 2000
 
 
+async def test_done_actions_name_the_bundle_whose_grants_permitted_them(gateway: World, log) -> None:
+    agent, run = await started(gateway)
+    own = await in_force(gateway)
+    newer = await gateway.publish(bundle_of(grants=FORBIDS))
+
+    await gateway.take(agent, "propose", run.run, run.seq, amount=900, reason="broken")
+    (intended,) = await log.facts("agent-gateway.action_intended")
+    *reads, written = await log.facts("agent-gateway.action_done", at_least=3)
+
+    assert own != newer
+    assert {(fact.event.bundle_hash, fact.event.grants_hash) for fact in reads} == {(own, own)}
+    assert {(fact.event.bundle_hash, fact.event.grants_hash) for fact in (intended, written)} == {(own, newer)}
+
+
 async def test_a_frozen_call_is_a_fact_with_its_digest_alone(gateway: World, log) -> None:
     agent, run = await started(gateway)
     await gateway.freeze("workflow/refund")

@@ -21,7 +21,7 @@ PATH = "/v1/bundles"
 COLUMNS = ("hash", "blueprint", "in_force", "workflows", "published_by", "published_at")
 MAX_CANDIDATES = 5
 _BEGINNING = re.compile(r"[0-9a-f]{1,64}")
-_SHORT = 14
+SHORT_HASH = 14
 """Characters of a hash in lists and in sentences of the log."""
 
 
@@ -100,7 +100,7 @@ def bundles(
 def _row(bundle: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **bundle,
-        "hash": bundle["content_hash"][:_SHORT],
+        "hash": bundle["content_hash"][:SHORT_HASH],
         "blueprint": f"{bundle['blueprint']}@{bundle['blueprint_version']}",
         "workflows": ", ".join(bundle["workflows"]),
     }

@@ -12,6 +12,7 @@ from paybill_cli.call_view import Line, fields_text
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import for_reading, tenant_id, with_tenant, with_tenants
+from paybill_cli.commands.agent_publications import SHORT_HASH
 from paybill_cli.commands.agents import agent_named
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -71,7 +72,7 @@ def show(
         return
     shown = with_tenant(out, stack, found)
     out.record("agent.run", shown | {"inputs": fields_text(shown["inputs"]), "budget": _budget(shown)}, FIELDS)
-    out.styled("agent.actions", found, list(_action_lines(found["actions"])))
+    out.styled("agent.actions", found, list(action_lines(found)))
     waiting = [each for each in found["approvals"] if each["status"] == "requested" and not each["expired"]]
     if waiting:
         out.info(f"next: paybill approval show {waiting[-1]['id']}")
@@ -146,12 +147,15 @@ def _budget(run: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _action_lines(actions: list[Mapping[str, Any]]) -> Iterator[Line]:
+def action_lines(run: Mapping[str, Any]) -> Iterator[Line]:
+    """Yields a line for each action; it names the bundle of the grants when it is not that of the run."""
     styles = {"done": "green", "refused": "red", "failed": "red"}
-    for each in actions:
+    for each in run["actions"]:
         about = f"{each['verb']} of {each['resource']}" if each["verb"] else each["chosen"] or ""
         code = f"  {each['code']}: {each['rule']}" if each["rule"] else f"  {each['code']}" if each["code"] else ""
         grants = f"  by {', '.join(each['grants'])}" if each["grants"] else ""
+        if each["grants_hash"] not in {None, run["bundle_hash"]}:
+            grants += f"  under bundle {each['grants_hash'][:SHORT_HASH]}"
         text = f"  {each['seq']:>3}  {each['step']}  {each['status']}  {about}{code}{grants}"
         yield styles.get(each["status"], ""), f"{text}  {formatting.time(each['at'])}"
         if each["arguments"]:

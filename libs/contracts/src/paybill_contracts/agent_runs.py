@@ -62,7 +62,10 @@ class ActionFact(RunFact):
 
 
 class ActionIntended(ActionFact, type="agent-gateway.action_intended", version=1, aggregate="run", key="run_id"):
-    """A write is executed next. digest: of the call and the rows that it is about; grants: that permit it."""
+    """A write is executed next. digest: of the call and the rows that it is about; grants: that permit it.
+
+    grants_hash: the bundle of the grants, in force at the decision; None in facts of earlier versions.
+    """
 
     verb: Verb
     resource: Key
@@ -72,13 +75,15 @@ class ActionIntended(ActionFact, type="agent-gateway.action_intended", version=1
     reserved: Amounts
     approval_id: ApprovalId | None
     intended_at: Timestamp
+    grants_hash: Digest | None = None
 
 
 class ActionDone(ActionFact, type="agent-gateway.action_done", version=1, aggregate="run", key="run_id"):
     """An action is done: rows were read or changed, or a value was computed or an option chosen.
 
     verb, resource: None for a step that needs no database. digest: of the call. rows: as they were read, or as they are
-    after a write; used: settles what was reserved. chosen: name of the option.
+    after a write; used: settles what was reserved. chosen: name of the option. grants_hash: the bundle of the grants,
+    in force at the decision; None without a statement, and in facts of earlier versions.
     """
 
     verb: Verb | None
@@ -90,6 +95,7 @@ class ActionDone(ActionFact, type="agent-gateway.action_done", version=1, aggreg
     used: Amounts
     chosen: Key | None
     done_at: Timestamp
+    grants_hash: Digest | None = None
 
 
 class ActionFailed(ActionFact, type="agent-gateway.action_failed", version=1, aggregate="run", key="run_id"):

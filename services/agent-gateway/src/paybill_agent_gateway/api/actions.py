@@ -13,7 +13,7 @@ from paybill_contracts.agent_runs import (
     ActionVoided,
     Fields,
 )
-from paybill_contracts.values import Timestamp
+from paybill_contracts.values import Digest, Timestamp
 from paybill_runtime.http.listing import RecordedEvent
 from pydantic import BaseModel, Field
 
@@ -40,6 +40,7 @@ class ActionView(BaseModel):
     rows: Annotated[int, Field(description="Rows read or changed.")] = 0
     chosen: Annotated[str | None, Field(description="The option of a choice.")] = None
     grants: Annotated[list[str], Field(description="Ids of the grants that decided.")] = Field(default_factory=list)
+    grants_hash: Annotated[Digest | None, Field(description="The bundle of these grants; null when unknown.")] = None
     approval_id: str | None = None
     code: Annotated[str | None, Field(description="Of the refusal.")] = None
     rule: Annotated[str | None, Field(description="The rule that refused it.")] = None
@@ -63,6 +64,7 @@ def actions_of(events: Iterable[RecordedEvent]) -> list[ActionView]:
                         resource=event.resource,
                         arguments=event.arguments,
                         grants=list(event.grants),
+                        grants_hash=event.grants_hash,
                         approval_id=event.approval_id,
                         at=event.intended_at,
                     )
@@ -83,6 +85,7 @@ def actions_of(events: Iterable[RecordedEvent]) -> list[ActionView]:
                         rows=len(event.rows),
                         chosen=event.chosen,
                         grants=list(event.grants),
+                        grants_hash=event.grants_hash,
                         at=event.done_at,
                     )
                 )
@@ -104,6 +107,7 @@ def actions_of(events: Iterable[RecordedEvent]) -> list[ActionView]:
                         resource=event.resource,
                         arguments=event.arguments or {},
                         grants=list(event.grants),
+                        grants_hash=event.grants_hash,
                         code=event.code,
                         rule=event.rule,
                         at=event.refused_at,

@@ -104,7 +104,7 @@ def _start(scene: Scene, caller: CallCaller, request: Start, found: Found) -> Ve
         started_at=scene.now,
         expires_at=scene.now + timedelta(minutes=workflow.limits.minutes),
     )
-    records = Records(scene.now, runs.evolve(run, started), bundle, found, started.digest, [started])
+    records = Records(scene.now, runs.evolve(run, started), bundle, found, started.digest, bundle.hash, [started])
     intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint, caller.subject))
     return Verdict(intended or records.answer(bundle, whole_run=True), tuple(records.events), reserved)
 
@@ -116,7 +116,7 @@ def _resume(scene: Scene, caller: CallCaller, run: Run, inputs: PlainFields, fou
         raise InputsDifferError(f"the run {run.id} has this key and other inputs; start it with the same inputs")
     bundle, endpoint = _in_force(scene, found)
     own = found.bundle(run.bundle_hash).labelled(bundle, run.workflow)
-    records = Records(scene.now, run, own, found, run.digest)
+    records = Records(scene.now, run, own, found, run.digest, bundle.hash)
     intended = None
     if run.ended is None and run.intent is None and run.approval is None:
         intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint, caller.subject))
@@ -130,7 +130,7 @@ def _take(scene: Scene, caller: CallCaller, request: Take, found: Found) -> Verd
     if scene.run_id != request.run:
         raise MissingError(RunNeed(request.run))
     run = _require_own(runs.existing(scene.run, request.run), caller)
-    records = Records(scene.now, run, found.bundle(run.bundle_hash), found, "")
+    records = Records(scene.now, run, found.bundle(run.bundle_hash), found, "", None)
     records.agent_id, records.called = caller.agent_id, request.step
     try:
         outcome = _ordered(scene, caller, request, records)
@@ -154,7 +154,7 @@ def _ordered(scene: Scene, caller: CallCaller, request: Take, records: Records) 
     freezes.require_none(scene.freezes, run.tenant_id, caller.agent_id, run.workflow)
     tenants.require_active(scene.tenant, run.tenant_id)
     bundle, endpoint = _in_force(scene, found)
-    records.bundle = records.bundle.labelled(bundle, run.workflow)
+    records.bundle, records.grants_hash = records.bundle.labelled(bundle, run.workflow), bundle.hash
     turn = steps.Turn(scene, found, records, bundle, endpoint, caller.subject)
     values.require_plain(request.values)
     if request.workflow not in {None, run.workflow}:

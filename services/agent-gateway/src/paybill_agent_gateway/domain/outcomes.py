@@ -31,7 +31,7 @@ def settle(
         return claimed(run, now, is_done=True), None
     in_force = found.bundle(need.identity[-1])
     own = found.bundle(run.bundle_hash).labelled(in_force, run.workflow)
-    records = Records(now, run, own, found, intent.digest)
+    records = Records(now, run, own, found, intent.digest, intent.grants_hash)
     if isinstance(result, str):
         records.failed(result)
         if records.run.used.calls >= records.run.limit.calls:
@@ -85,6 +85,7 @@ def claimed(run: Run, now: datetime, *, is_done: bool) -> list[RunEvent]:
             used=intent.reserved,
             chosen=None,
             done_at=now,
+            grants_hash=intent.grants_hash,
         )
     ]
 

@@ -41,6 +41,8 @@ MAX_REFUSED_BYTES = 16_384
 class Records:
     """The run of a call, and the facts that the call adds to it. digest: of the call.
 
+    grants_hash: the bundle whose grants decide; None before it is known.
+
     agent_id: of the caller; called: the step that the call names. Both are for its refusal, and so is `attempt`, which
     is known once the arguments fit the step.
     """
@@ -50,6 +52,7 @@ class Records:
     bundle: CompiledBundle
     found: Found
     digest: str
+    grants_hash: str | None
     events: list[RunEvent] = field(default_factory=list)
     agent_id: str | None = None
     called: str = ""
@@ -114,6 +117,7 @@ class Records:
             used=used,
             chosen=chosen,
             done_at=self.now,
+            grants_hash=None if verb is None else self.grants_hash,
         )
         sizes.require_read_fits(step, arguments, rows, event)
         self._record(event)
@@ -143,6 +147,7 @@ class Records:
             reserved=reserved,
             approval_id=approval_id,
             intended_at=self.now,
+            grants_hash=self.grants_hash,
         )
         sizes.require_outcome_fits(event, arguments)
         self._record(event)

@@ -118,7 +118,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A write whose outcome is not recorded yet."""
+    """A write whose outcome is not recorded yet. grants_hash: the bundle of its grants."""
 
     seq: int
     step: Key
@@ -129,6 +129,7 @@ class Intent:
     grants: tuple[str, ...]
     reserved: Amounts
     intended_at: Timestamp
+    grants_hash: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +334,7 @@ def _intended(run: Run, event: ActionIntended) -> Run:
         grants=event.grants,
         reserved=event.reserved,
         intended_at=event.intended_at,
+        grants_hash=event.grants_hash,
     )
     if event.approval_id is not None:
         run = _without_approval(_approval_changed(run, event.approval_id, ApprovalStatus.USED))

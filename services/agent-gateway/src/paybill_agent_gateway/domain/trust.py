@@ -1,7 +1,8 @@
 """Trust: one static rule about the origin of values. Everything that a model sends is untrusted.
 
 Trusted are constants of the run's workflow, the run's id, fields without the label `untrusted` that the run has read,
-and inputs that a person or a program gave. A slot is accepted like them when it equals one of them, or when its bounds come from them.
+and inputs that a person or a program gave. A slot is accepted like them when it equals one of them, or when its bounds
+come from them.
 """
 
 from collections.abc import Callable, Mapping

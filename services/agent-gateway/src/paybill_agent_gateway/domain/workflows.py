@@ -6,6 +6,7 @@ from typing import Self, TypeAlias
 
 from paybill_contracts.agent_bundles import (
     AgentResource,
+    Argument,
     Bundle,
     ChooseStep,
     ComputeStep,
@@ -186,6 +187,7 @@ def _workflow(workflow: Workflow, columns: Mapping[str, Mapping[str, ResourceCol
 
 
 def _constants(step: Step) -> Iterator[Scalar]:
+    arguments: list[Argument] = []
     match step:
         case ReadStep() | DeleteStep():
             arguments = [*step.where.values()]
@@ -196,5 +198,5 @@ def _constants(step: Step) -> Iterator[Scalar]:
         case ComputeStep():
             arguments = [*step.values.values()]
         case ChooseStep():
-            arguments = []
+            pass
     yield from (each.value for each in arguments if isinstance(each, FixedValue) and each.value is not None)
