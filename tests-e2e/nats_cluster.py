@@ -16,7 +16,7 @@ from paybill_embedded.users import IDENTITIES, Cluster, render_conf
 
 REPLICAS = 3
 OBSERVER = "observer"
-"""A user that may subscribe and publish to every subject."""
+"""A user of the account of JetStream, that may subscribe and publish to every subject."""
 SERVER = Path(os.environ.get("PAYBILL_TEST_CLUSTER_NATS_SERVER", Path(sys.executable).parent / "nats-server"))
 """The program nats-server: the one of this environment, or another version."""
 
@@ -74,7 +74,7 @@ class NatsCluster:
         routes = [free_port() for _ in range(REPLICAS)]
         health = {f"n{number}": free_port() for number in range(REPLICAS)}
         addresses = tuple(f"nats-route://route:together@127.0.0.1:{port}" for port in routes)
-        observer = f'      {{user: "{OBSERVER}", password: "{self._observer_password}"}}\n'
+        observer = f'    users: [{{user: "{OBSERVER}", password: "{self._observer_password}"}}]\n'
         configurations = {
             node: render_conf(
                 self._passwords,
@@ -83,7 +83,7 @@ class NatsCluster:
                 server_name=node,
                 monitor=f"127.0.0.1:{health[node]}",
                 cluster=Cluster("paybill", f"127.0.0.1:{route}", addresses, "route", "together"),
-            ).replace("    users: [\n", f"    users: [\n{observer}")
+            ).replace("    exports: [\n", f"{observer}    exports: [\n")
             for node, port, route in zip(health, self._ports, routes, strict=True)
         }
         with running_nodes(self.folder, configurations, health):

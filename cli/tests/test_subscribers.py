@@ -226,7 +226,8 @@ def test_for_another_nats_the_lines_of_its_configuration_are_printed(paybill, tm
 
     assert done.code == ExitCode.OK, done.err
     assert "rights: add it to the configuration of NATS" in done.out
-    assert '{user: "crm", password: $NATS_PASSWORD_CRM, permissions: {' in done.err
+    assert '"ID_crm": {' in done.err
+    assert '[{user: "crm", password: $NATS_PASSWORD_CRM, permissions: {' in done.err
     assert f'"$JS.API.CONSUMER.MSG.NEXT.EVENTS.{consumer}"' in done.err
     assert "--signal reload" in done.err
 

@@ -19,8 +19,10 @@ from nats.aio.client import Client
 from nats.js.api import StreamInfo
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
+from paybill_embedded.users import CORE
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect, ensure
+from typing_extensions import override
 
 from paybill_bench.access import ServerAccess
 from paybill_bench.deadlines import StallDetector
@@ -34,6 +36,17 @@ _numbers = count(1)
 
 class BenchmarkError(Exception):
     """Raised when a run did not finish, so that there is no figure."""
+
+
+class BenchNats(NatsServer):
+    """NATS server on which the tenant service may acknowledge messages too, as peers do."""
+
+    @override
+    def configuration(self) -> str:
+        own, acknowledgements = '"paybill.events.*.tenant.>"', '"$JS.ACK.EVENTS.>"'
+        text = super().configuration().replace(f"[{own}", f"[{own}, {acknowledgements}")
+        import_ = f"{{service: {{account: {CORE}, subject: {own}}}}}"
+        return text.replace(import_, f"{import_}\n      {import_.replace(own, acknowledgements)}")
 
 
 class BenchServers:
@@ -67,7 +80,7 @@ class BenchServers:
     @asynccontextmanager
     async def bus(self, facts: Sequence[Message] = ()) -> AsyncIterator[NatsServer]:
         """Starts a server whose log holds these facts."""
-        with NatsServer(self.folder / f"nats-{next(_numbers)}") as server:
+        with BenchNats(self.folder / f"nats-{next(_numbers)}") as server:
             steward = await connect(server.url, "steward", server.password("steward"))
             await ensure(steward)
             await steward.close()

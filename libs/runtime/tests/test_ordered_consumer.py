@@ -104,7 +104,9 @@ async def test_a_deleted_consumer_is_created_again(client, put, nats) -> None:
     consumer = OrderedConsumer(client, EVENTS, [SUBJECT], 1)
     before = await _read(consumer, 2)
 
-    await client.jetstream().delete_consumer(EVENTS, consumer._consumer)
+    operator = await connect(nats.url, "operator", nats.password("operator"))
+    await operator.jetstream().delete_consumer(EVENTS, consumer._consumer)
+    await operator.close()
     await put(2)
 
     assert before + await _read(consumer, 2) == [1, 2, 3, 4]
@@ -133,6 +135,19 @@ async def test_a_gap_is_read_again(client, put) -> None:
 
     assert await _read(consumer, 4) == [1, 2, 3, 4]
     assert stream_sequence(await lost.next_msg(5)) in {1, 2}
+
+
+async def test_an_empty_message_of_another_account_delays_no_later_one(client, put, nats) -> None:
+    """It ends the standing request, as if it were the server's last answer; without a new one, silence would follow."""
+    consumer = OrderedConsumer(client, EVENTS, [SUBJECT], 1)
+    assert await consumer.fetch(0.1) == []
+    publisher = await connect(nats.url, "tenant", nats.password("tenant"))
+    await publisher.jetstream().publish(SUBJECT, b"")
+    await publisher.close()
+    await put(2)
+    before = ordered_consumer.HEARTBEAT_TIMEOUT_S / 2
+
+    assert await _read(consumer, 3, before) == [1, 2, 3]
 
 
 async def test_a_request_that_expires_is_renewed(client, put, monkeypatch) -> None:

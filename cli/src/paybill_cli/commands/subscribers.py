@@ -246,12 +246,12 @@ def _split(text: str) -> list[str]:
 async def _applied(data_dir: Path, url: str, subscriber: "Subscriber") -> None:
     """Returns once the running NATS knows the subscriber's rights; `paybill up` applies them."""
     from paybill_embedded.credentials import password
-    from paybill_embedded.users import user_lines
+    from paybill_embedded.users import account_lines
 
     from paybill_cli.client.event_log import connected
 
     secret = password(data_dir, f"nats-{subscriber.name}")
-    entry = user_lines(subscriber.name, secret, subscriber)
+    entry = account_lines(subscriber.name, secret, subscriber)
     configuration = data_dir / "nats" / "nats-server.conf"
     try:
         async with asyncio.timeout(_APPLY_TIMEOUT_S):
@@ -275,13 +275,13 @@ async def _applied(data_dir: Path, url: str, subscriber: "Subscriber") -> None:
 
 def _show_configuration(out: Output, subscriber: "Subscriber") -> None:
     """Prints the lines for a NATS that `paybill up` does not run; the password is in the credentials file."""
-    from paybill_embedded.users import user_lines
+    from paybill_embedded.users import account_lines
 
     variable = f"$NATS_PASSWORD_{subscriber.name.replace('-', '_').upper()}"
     out.info(
-        "add this user to the account PAYBILL in nats-server.conf of every node, set "
-        f"{variable.removeprefix('$')} to the password in the credentials file, and reload each server "
-        "(nats-server --signal reload); until then the login is refused:"
+        "add this account to `accounts` in nats-server.conf of every node, set "
+        f"{variable.removeprefix('$')} to the password in the credentials file, and reload each server twice "
+        "(nats-server --signal reload), or restart it; until then the login is refused:"
     )
-    for line in user_lines(subscriber.name, variable, subscriber):
+    for line in account_lines(subscriber.name, variable, subscriber):
         out.info(line)

@@ -7,6 +7,7 @@ import socket
 import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -117,11 +118,13 @@ class NatsServer:
         child, text = self._child, self.configuration()
         if child is None or self._conf.read_text(encoding="utf-8") == text:
             return False
-        logged = self.log.stat().st_size
         write_private(self._conf, text)
-        child.send(signal.SIGHUP)
-        if not child.wait_until(lambda: self._has_logged(_RELOADED, logged), _RELOAD_TIMEOUT_S):
-            raise EmbeddedError("nats_not_reloaded", "NATS did not apply the list of subscribers", f"read {self.log}")
+        for _ in range(2):  # the first one creates a new account, and only the next one connects its imports
+            logged = self.log.stat().st_size
+            child.send(signal.SIGHUP)
+            if not child.wait_until(partial(self._has_logged, _RELOADED, logged), _RELOAD_TIMEOUT_S):
+                problem = "NATS did not apply the list of subscribers"
+                raise EmbeddedError("nats_not_reloaded", problem, f"read {self.log}")
         return True
 
     def stop(self) -> None:

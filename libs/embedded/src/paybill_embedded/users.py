@@ -1,4 +1,10 @@
-"""Permissions on NATS: one table, for the embedded server and for a cluster's configuration."""
+"""Identities on NATS: one table of their rights, for the embedded server and for a cluster's configuration.
+
+Each identity has an account of its own, and JetStream is in an account without users. An account imports the subjects
+that its identity may publish to. NATS checks the subject of a message and never its reply subject, to which the server
+itself publishes an answer: in one account, a request with a foreign reply subject made the server write there. An
+answer cannot leave the account of the identity that asked.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +16,8 @@ from paybill_embedded.subscribers import Subscriber
 SERVICES = ("tenant", "billing", "provisioner", "agent-gateway")
 IDENTITIES = ("steward", *SERVICES, "operator")
 STREAMS = ("EVENTS", "INTAKE", "KV_keys")
+CORE = "PAYBILL"
+"""The account with JetStream. The server names the folder of its streams after it, so that the name cannot change."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ENVIRONMENT_VARIABLE = re.compile(r"\$[A-Z][A-Z0-9_]*")
@@ -86,7 +94,8 @@ def _publish(user: str) -> tuple[str, ...]:
         # No delete and no purge: the log is append-only for every user.
         return (*info, *(f"$JS.API.STREAM.{verb}.{stream}" for stream in STREAMS for verb in ("CREATE", "UPDATE")))
     if user == "operator":
-        return (*info, *_consume("EVENTS"), *read_events)
+        # It deletes the consumer of a removed subscriber.
+        return (*info, *_consume("EVENTS"), "$JS.API.CONSUMER.DELETE.EVENTS.>", *read_events)
     if user in SERVICES:
         return (
             f"paybill.events.*.{user}.>",
@@ -106,8 +115,7 @@ def _read_keys(owners: Iterable[str]) -> tuple[str, ...]:
 
 
 def _consume(stream: str) -> tuple[str, ...]:
-    verbs = ("CREATE", "INFO", "DELETE", "MSG.NEXT")
-    return (*(f"$JS.API.CONSUMER.{verb}.{stream}.>" for verb in verbs), f"$JS.ACK.{stream}.>")
+    return tuple(f"$JS.API.CONSUMER.{verb}.{stream}.>" for verb in ("CREATE", "INFO", "MSG.NEXT"))
 
 
 def render_conf(
@@ -120,7 +128,7 @@ def render_conf(
     monitor: str | None = None,
     cluster: Cluster | None = None,
 ) -> str:
-    """Returns the text of nats-server.conf: one account with JetStream, a user for each of `passwords`.
+    """Returns the text of nats-server.conf: the account with JetStream, and one with one user for each of `passwords`.
 
     subscribers: those of the users that are subscribers. listen, monitor: host:port. The server itself resolves a value
     such as `$NATS_PASSWORD_TENANT` from its environment, so that a committed file holds no secret.
@@ -138,29 +146,65 @@ def render_conf(
         "system_account: SYS",
         "accounts {",
         "  SYS {}",
-        "  PAYBILL {",
+        f"  {CORE} {{",
         "    jetstream: enabled",
-        "    users: [",
-        *(
-            f"      {line}"
-            for user, secret in passwords.items()
-            for line in user_lines(user, secret, subscribers.get(user))
-        ),
+        "    exports: [",
+        *(f"      {line}" for line in _exports()),
         "    ]",
         "  }",
+        *(
+            f"  {line}"
+            for user, secret in passwords.items()
+            for line in account_lines(user, secret, subscribers.get(user))
+        ),
         "}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def user_lines(user: str, secret: str, subscriber: Subscriber | None = None) -> list[str]:
-    """Returns the entry of one user in the list `users` of nats-server.conf."""
-    allowed = permissions(user) if subscriber is None else subscriber_permissions(subscriber)
+def _exports() -> list[str]:
+    """Returns the exports of the account with JetStream: every subject that any identity imports a part of."""
+    streams = [f"$JS.API.STREAM.{verb}.{stream}" for stream in STREAMS for verb in ("INFO", "CREATE", "UPDATE")]
+    consumers = [
+        f"$JS.API.CONSUMER.{verb}.{stream}.>"
+        for stream in ("EVENTS", "INTAKE")
+        for verb in ("CREATE", "INFO", "DELETE", "MSG.NEXT")
+    ]
+    subjects = [
+        "paybill.events.>",
+        "paybill.intake.>",
+        "$KV.keys.>",
+        "$JS.API.INFO",
+        *streams,
+        *consumers,
+        "$JS.API.STREAM.MSG.GET.EVENTS",
+        "$JS.API.DIRECT.GET.EVENTS",
+        "$JS.API.DIRECT.GET.INTAKE",
+        "$JS.API.DIRECT.GET.KV_keys.$KV.keys.>",
+        "$JS.ACK.EVENTS.>",
+    ]
+    # A request for messages has many answers; without the type, the server would end the import after the first one.
     return [
-        f"{{user: {_value(user)}, password: {_value(secret)}, permissions: {{",
-        f"  publish: {{allow: [{', '.join(map(_value, allowed.publish))}]}}",
-        f"  subscribe: {{allow: [{', '.join(map(_value, allowed.subscribe))}]}}",
-        "}}",
+        f"{{service: {_value(subject)}{', response_type: stream' if '.MSG.NEXT.' in subject else ''}}}"
+        for subject in subjects
+    ]
+
+
+def account_lines(user: str, secret: str, subscriber: Subscriber | None = None) -> list[str]:
+    """Returns the account of one user in nats-server.conf."""
+    allowed = permissions(user) if subscriber is None else subscriber_permissions(subscriber)
+    # Without this import the server itself answers the requests of an account that has no JetStream, beside the core.
+    imports = dict.fromkeys(("$JS.API.INFO", *allowed.publish))
+    return [
+        f"{_value(f'ID_{user}')}: {{",
+        f"  users: [{{user: {_value(user)}, password: {_value(secret)}, permissions: {{",
+        f"    publish: {{allow: [{', '.join(map(_value, allowed.publish))}]}}",
+        f"    subscribe: {{allow: [{', '.join(map(_value, allowed.subscribe))}]}}",
+        "  }}]",
+        "  imports: [",
+        *(f"    {{service: {{account: {CORE}, subject: {_value(subject)}}}}}" for subject in imports),
+        "  ]",
+        "}",
     ]
 
 

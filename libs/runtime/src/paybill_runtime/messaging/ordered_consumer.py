@@ -167,6 +167,8 @@ class OrderedConsumer:
         self._next = sequence + 1
         self._credit -= 1
         self._messages.append(message)
+        # An empty message without headers ends the standing request where it comes from another account.
+        self._broken = not (message.data or message.headers)
         self._arrived.set()
 
     async def _on_status(self, message: Msg) -> None:

@@ -36,7 +36,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 
 class SharedNats(NatsServer):
-    """NATS server for many tests, with one more user that may delete streams."""
+    """NATS server for many tests, with one more user, in the account of JetStream, that may delete streams."""
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(data_dir)
@@ -44,8 +44,8 @@ class SharedNats(NatsServer):
 
     @override
     def configuration(self) -> str:
-        admin = f'      {{user: "{_ADMIN}", password: "{self._admin_password}"}}\n'
-        text = super().configuration().replace("    users: [\n", f"    users: [\n{admin}")
+        admin = f'    users: [{{user: "{_ADMIN}", password: "{self._admin_password}"}}]\n'
+        text = super().configuration().replace("    exports: [\n", f"{admin}    exports: [\n")
         return text.replace("  sync_interval: always\n", "")
 
     async def reset(self) -> None:
