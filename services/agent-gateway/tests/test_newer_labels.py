@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 from gateway_world import FILES, RIGHTS, World, bundle_of, world
+from paybill_agent_gateway.domain.workflows import CompiledBundle
 from paybill_contracts.agent_runs import RunEnd
+from paybill_contracts.event import digest
 from paybill_contracts.personal import Personal
 
 TAG = """
@@ -30,6 +32,13 @@ HIDDEN = LABELS.replace("{untrusted: [body]}", "{hidden: [subject]}")
 NO_SUBJECT = DIRECT.replace("one: true}", "columns: [id, order_id], one: true}").replace(
     "ticket.subject", "ticket.order_id"
 )
+PICK = """  ask: {compute: {is_sure: {slot: boolean}}}
+  late: {compute: {is_late: {when: "ticket has subject && ticket.subject == \\"Late\\""}}}
+  pick:
+    choose:
+      first: {next: propose, when: "late.is_late"}
+      second: {next: propose, when: "!late.is_late"}
+  propose:"""
 WORKFLOWS = pytest.mark.parametrize("workflow", [DIRECT, COMPUTED], ids=["field", "computed"])
 
 
@@ -45,6 +54,11 @@ async def waiting(gateway: World, workflow: str) -> Any:
     agent = await gateway.tenant()
     run = await gateway.start(agent, "tag", ticket="t-17")
     return lambda: gateway.take(agent, "propose", run.run, run.seq, amount=5)
+
+
+def conditional(when: str) -> str:
+    """Returns a workflow whose approval depends on a field that no argument uses."""
+    return NO_SUBJECT.replace("columns: [id, order_id], ", "") + RULE.replace("amount > 1500", when)
 
 
 @WORKFLOWS
@@ -136,3 +150,46 @@ async def test_a_field_that_is_personal_now_is_sealed_in_facts(gateway: World) -
 
     assert done.values["propose"]["reason"] == "a name"
     assert isinstance(state.done[-1].rows[0]["reason"], Personal)
+
+
+@pytest.mark.parametrize("name", ["ticket.subject", "note.copy"])
+async def test_an_approval_that_depends_on_a_field_that_is_hidden_now_is_refused(gateway: World, name: str) -> None:
+    guard = name.replace(".", " has ")
+    when = f'{guard} && {name} == \\"Late\\"'
+    copied = conditional(when).replace("copy: ticket.order_id", "copy: ticket.subject")
+    call = await waiting(gateway, copied)
+    await gateway.publish(bundle_of(tag=NO_SUBJECT, resources=HIDDEN))
+
+    refused = await gateway.refused(call())
+    await gateway.publish(bundle_of(tag=copied, resources=LABELS))
+    done = await call()
+
+    assert (refused.code, done.ended) == ("not_permitted", RunEnd.FINISHED)
+    assert f"a condition of propose names {name}" in str(refused)
+
+
+async def test_a_choice_that_depends_on_a_field_that_is_hidden_now_is_refused(gateway: World) -> None:
+    chooses = NO_SUBJECT.replace("columns: [id, order_id], ", "").replace("  propose:", PICK)
+    await gateway.publish(bundle_of(tag=chooses, resources=LABELS))
+    agent = await gateway.tenant()
+    run = await gateway.start(agent, "tag", ticket="t-17")
+    await gateway.publish(bundle_of(tag=NO_SUBJECT, resources=HIDDEN))
+
+    asked = await gateway.take(agent, "ask", run.run, run.seq, is_sure=True)
+    refused = await gateway.refused(gateway.take(agent, "pick", run.run, asked.seq, choice="first"))
+    await gateway.freeze("workflow/tag")
+    frozen = await gateway.refused(gateway.take(agent, "pick", run.run, asked.seq, choice="first"))
+
+    assert [(each.step, each.choices) for each in asked.next] == [("pick", ())]
+    assert (refused.code, [each.choices for each in refused.next]) == ("not_permitted", [()])
+    assert (frozen.code, [each.choices for each in frozen.next]) == ("frozen", [()])
+    assert "pick names late.is_late" in str(refused)
+    assert (await gateway.run(run.run)).ended is None
+
+
+def test_labels_are_compiled_once_for_two_bundles() -> None:
+    own, newer = (CompiledBundle.of(digest(each), each) for each in (bundle_of(), bundle_of(resources=LABELS)))
+
+    assert own.labelled(own, "refund") is own
+    assert own.labelled(newer, "refund") is own.labelled(newer, "refund")
+    assert own.labelled(newer, "refund") is not newer.labelled(own, "refund")

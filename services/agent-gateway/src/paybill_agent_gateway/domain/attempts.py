@@ -3,19 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paybill_contracts.agent_bundles import (
-    Argument,
-    ComputeStep,
-    FieldValue,
-    InputValue,
-    ResourceColumn,
-    Slot,
-    TemplateValue,
-)
-from paybill_definitions.agent_conditions import names
+from paybill_contracts.agent_bundles import ResourceColumn, Slot
 
 from paybill_agent_gateway.domain.answers import PlainFields
 from paybill_agent_gateway.domain.disclosure import argument_of
+from paybill_agent_gateway.domain.hidden import HiddenFields
 from paybill_agent_gateway.domain.workflows import CompiledBundle, CompiledWorkflow, RowStep
 
 WHERE = "where-"
@@ -53,39 +45,16 @@ class Attempt:
         now = self.in_force.columns.get(self.step.resource, {})
         return {name: now[name] if name in now and now[name].personal else each for name, each in columns.items()}
 
+    @property
+    def _fields(self) -> HiddenFields:
+        return HiddenFields(self.workflow, self.in_force.columns)
+
     def _is_hidden(self, name: str) -> bool:
-        argument = argument_of(self.step, name)
-        is_column_hidden = self._hides(self.step.resource, name.removeprefix(WHERE))
-        return is_column_hidden or argument is None or self._is_made_of_hidden(argument)
+        argument, fields = argument_of(self.step, name), self._fields
+        is_column_hidden = fields.hides(self.step.resource, name.removeprefix(WHERE))
+        return is_column_hidden or argument is None or fields.is_made_of(argument)
 
     def _has_hidden_bound(self, name: str) -> bool:
-        argument = argument_of(self.step, name)
+        argument, fields = argument_of(self.step, name), self._fields
         bounds = (argument.minimum, argument.maximum) if isinstance(argument, Slot) else ()
-        return any(each is not None and self._is_made_of_hidden(each) for each in bounds)
-
-    def _is_made_of_hidden(self, argument: Argument) -> bool:
-        match argument:
-            case FieldValue():
-                return self._is_field_hidden(argument.step, argument.field)
-            case TemplateValue():
-                return any(map(self._is_made_of_hidden, argument.parts))
-            case InputValue():
-                of = next(each for each in self.workflow.workflow.inputs if each.name == argument.name)
-                return self._hides(of.resource, of.column)
-            case _:
-                return False
-
-    def _is_field_hidden(self, step: str, field: str) -> bool:
-        found = self.workflow.steps[step]
-        if isinstance(found, RowStep):
-            return self._hides(found.resource, field)
-        if not isinstance(found, ComputeStep):
-            return False
-        if field in found.values:
-            return self._is_made_of_hidden(found.values[field])
-        fields = [each.partition(".") for each in names(found.conditions[field])]
-        return any(self._is_field_hidden(of, name) for of, _, name in fields)
-
-    def _hides(self, resource: str, column: str) -> bool:
-        found = self.in_force.columns.get(resource, {}).get(column)
-        return found is None or found.hidden
+        return any(each is not None and fields.is_made_of(each) for each in bounds)

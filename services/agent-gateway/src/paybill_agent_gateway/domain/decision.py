@@ -4,7 +4,7 @@ Order: caller; freeze, tenant's state and entitlement; schema; repeated call; st
 trust; budget; approval. What passes all of them is recorded: a read with its rows, a write as an intent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from paybill_contracts.agent_access import AgentConnection
@@ -207,8 +207,11 @@ def _require_own(run: Run, caller: CallCaller) -> Run:
 
 
 def _refused(records: Records, error: DomainError) -> RefusalError:
-    """Returns the refusal with the steps that are allowed next."""
+    """Returns the refusal with the steps that are allowed next; without choices while the labels are unknown."""
     run = records.run
     waits = isinstance(error, ApprovalRequiredError) and run.approval is not None
     pending = approvals.pending(run.approval) if waits and run.approval is not None else None
-    return refusal(error, turns.allowed_next(records.so_far), pending, run.id, run.seq)
+    next_steps = turns.allowed_next(records.so_far)
+    if records.grants_hash is None:
+        next_steps = tuple(replace(each, choices=()) for each in next_steps)
+    return refusal(error, next_steps, pending, run.id, run.seq)

@@ -105,6 +105,10 @@ def execute(turn: Turn, step: Step, given: dict[str, object], *, is_automatic: b
     """Executes a step that needs no write; returns the intent of one that does."""
     records, so_far = turn.records, turn.records.so_far
     turns.require_executions(step, records.run.done)
+    if hidden := turns.hidden_names(step, so_far):
+        raise NotPermittedError(
+            f"a condition of {step.name} names {', '.join(hidden)}, which the bundle in force hides or does not have"
+        )
     if isinstance(step, ChooseStep):
         chosen = turns.chosen(step, so_far, given)
         records.done(step.name, {}, (), chosen=chosen, used=records.reserve(0, {}))
@@ -117,8 +121,9 @@ def execute(turn: Turn, step: Step, given: dict[str, object], *, is_automatic: b
     attempt = Attempt(records.workflow, step, fact_arguments(step, arguments), turn.bundle)
     records.attempt = attempt
     if turn.bundle.hash != records.run.bundle_hash and attempt.hidden:
-        hidden = ", ".join(attempt.hidden)
-        raise NotPermittedError(f"{hidden} of {step.name} come from columns that the bundle in force hides")
+        raise NotPermittedError(
+            f"{', '.join(attempt.hidden)} of {step.name} come from columns that the bundle in force hides"
+        )
     need, grants = _permitted(turn, step, arguments)
     if isinstance(step, ReadStep):
         _read(turn, step, need, arguments, grants)

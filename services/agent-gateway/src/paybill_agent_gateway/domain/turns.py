@@ -7,6 +7,7 @@ from paybill_contracts.agent_bundles import ChooseStep, ComputeStep, Option, Rea
 from paybill_contracts.agent_runs import Fields
 
 from paybill_agent_gateway.domain.answers import NextStep, PlainFields
+from paybill_agent_gateway.domain.hidden import HiddenFields
 from paybill_agent_gateway.domain.refusals import InvalidFieldError, InvalidInputError, StepExhaustedError
 from paybill_agent_gateway.domain.runs import Done, Run
 from paybill_agent_gateway.domain.trust import Origins
@@ -70,6 +71,14 @@ def next_step(workflow: CompiledWorkflow, done: Sequence[Done]) -> Step | None:
     return None if name == END else workflow.steps[name]
 
 
+def hidden_names(step: Step, so_far: Progress) -> tuple[str, ...]:
+    """Returns the names in the conditions of a step that the bundle in force hides: they decide nothing any more.
+
+    so_far: with the labels in force. No bundle names a column that it hides itself.
+    """
+    return HiddenFields(so_far.workflow, so_far.bundle.columns).in_conditions(step)
+
+
 def require_executions(step: Step, done: Sequence[Done]) -> None:
     """Raises StepExhaustedError when the step has been executed as often as it may."""
     if not _has_executions(step, done):
@@ -129,13 +138,13 @@ def is_blocked(step: Step, so_far: Progress) -> bool:
     """Returns whether a step can never be taken: it is executed as often as it may, or no option of it applies."""
     if not _has_executions(step, so_far.run.done):
         return True
-    return isinstance(step, ChooseStep) and not options(step, so_far)
+    return isinstance(step, ChooseStep) and not hidden_names(step, so_far) and not options(step, so_far)
 
 
 def needs_model(step: Step, so_far: Progress) -> bool:
     """Returns whether a step has a slot, or is a choice between several options."""
     if isinstance(step, ChooseStep):
-        return len(options(step, so_far)) != 1
+        return not hidden_names(step, so_far) and len(options(step, so_far)) != 1
     return bool(slots_of(step))
 
 
@@ -145,7 +154,7 @@ def allowed_next(so_far: Progress) -> tuple[NextStep, ...]:
     if step is None:
         return ()
     choices: tuple[str, ...] = ()
-    if isinstance(step, ChooseStep):
+    if isinstance(step, ChooseStep) and not hidden_names(step, so_far):
         choices = tuple(option.name for option in options(step, so_far))
     tool = f"{so_far.workflow.workflow.name}__{step.name}"
     return (NextStep(tool, step.name, tuple(sorted(slots_of(step))), choices),)

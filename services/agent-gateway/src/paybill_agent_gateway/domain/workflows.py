@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self, TypeAlias
 
 from paybill_contracts.agent_bundles import (
@@ -32,6 +33,8 @@ RowStep = ReadStep | CreateStep | UpdateStep | DeleteStep
 Tables: TypeAlias = Sequence[tuple[AgentResource, frozenset[Verb]]]
 """Resources of a bundle, with the verbs of the steps on each."""
 END = "end"
+MAX_LABELLED = 64
+"""Bundles with the labels of a newer bundle that a process keeps, the last ones used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,12 @@ class CompiledWorkflow:
         return self.workflow.steps[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CompiledBundle:
     """A bundle with its compiled grants. columns: of each resource, by name.
 
-    open_columns: of each resource, those that may have untrusted values without an approval.
+    open_columns: of each resource, those that may have untrusted values without an approval. A bundle is compiled once
+    and is equal to itself alone.
     """
 
     hash: str
@@ -88,32 +92,13 @@ class CompiledBundle:
             },
         )
 
-    def labelled(self, in_force: Self, workflow: str) -> Self:
+    def labelled(self, in_force: "CompiledBundle", workflow: str) -> "CompiledBundle":
         """Returns the bundle of a run with the labels of the bundle in force added, for the run's workflow.
 
         The stricter label counts: a column is open when both bundles label it as untrusted, and a column that the
-        bundle in force does not have is untrusted as a source.
+        bundle in force does not have is hidden, and untrusted as a source.
         """
-        if in_force.hash == self.hash:
-            return self
-        columns = {
-            name: {each.name: _labelled(each, in_force.columns.get(name, {}).get(each.name)) for each in of.values()}
-            for name, of in self.columns.items()
-        }
-        resources = {
-            name: each.model_copy(update={"columns": tuple(columns[name].values())})
-            for name, each in self.resources.items()
-        }
-        known = self.workflows[workflow].workflow
-        return replace(
-            self,
-            resources=resources,
-            columns=columns,
-            workflows={**self.workflows, workflow: _workflow(known, columns, Fields.of(known, resources.values()))},
-            open_columns={
-                name: names & in_force.open_columns.get(name, frozenset()) for name, names in self.open_columns.items()
-            },
-        )
+        return self if in_force.hash == self.hash else _with_labels(self, in_force, workflow)
 
     def permits(self, role: str, verb: Verb, resource: str) -> tuple[Grant, ...]:
         """Returns the permits of a role for a verb on a resource, whatever their columns and conditions are."""
@@ -125,6 +110,28 @@ class CompiledBundle:
             and verb in each.verbs
             and resource in each.resources
         )
+
+
+@lru_cache(MAX_LABELLED)
+def _with_labels(own: CompiledBundle, in_force: CompiledBundle, workflow: str) -> CompiledBundle:
+    """Returns a run's bundle with the labels in force: it follows from both bundles, and each step needs it."""
+    columns = {
+        name: {each.name: _labelled(each, in_force.columns.get(name, {}).get(each.name)) for each in of.values()}
+        for name, of in own.columns.items()
+    }
+    resources = {
+        name: each.model_copy(update={"columns": tuple(columns[name].values())}) for name, each in own.resources.items()
+    }
+    known = own.workflows[workflow].workflow
+    return replace(
+        own,
+        resources=resources,
+        columns=columns,
+        workflows={**own.workflows, workflow: _workflow(known, columns, Fields.of(known, resources.values()))},
+        open_columns={
+            name: names & in_force.open_columns.get(name, frozenset()) for name, names in own.open_columns.items()
+        },
+    )
 
 
 def named(step: RowStep) -> frozenset[str]:
@@ -151,7 +158,7 @@ def tables_of(bundle: Bundle) -> Tables:
 
 def _labelled(column: ResourceColumn, newer: ResourceColumn | None) -> ResourceColumn:
     labels = {
-        "hidden": column.hidden or (newer is not None and newer.hidden),
+        "hidden": column.hidden or newer is None or newer.hidden,
         "untrusted": column.untrusted or newer is None or newer.untrusted,
         "personal": column.personal or (newer is not None and newer.personal),
     }
