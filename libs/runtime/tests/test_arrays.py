@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from paybill_runtime.database.arrays import texts
 from paybill_runtime.database.pool import DIRECT
-from paybill_runtime.database.statement import Statement
+from paybill_runtime.database.statement import STATE_CHANGED, Statement
 
 QUERIES = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'WITH RECURSIVE%'"
 COLUMNS = {
@@ -52,3 +52,13 @@ async def test_a_service_queries_no_types_of_arrays(served, sign_up, log) -> Non
         opened.append((await connection.exec_driver_sql(QUERIES)).scalar_one())
 
     assert opened == [0] * (DIRECT + 1)
+
+
+async def test_a_value_that_is_bound_and_not_used_is_refused_with_its_placeholder(served) -> None:
+    statement = Statement()
+    used, _, last = (statement.value(number) for number in range(3))
+    statement.require(f"SELECT {used}::text, {last}::text", 1, STATE_CHANGED)
+
+    async with served.running.context.database.direct() as connection:
+        with pytest.raises(ValueError, match=r"does not use the values of \$2: SELECT"):
+            await statement.execute(connection)

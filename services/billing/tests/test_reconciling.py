@@ -39,6 +39,25 @@ async def test_no_drift_when_every_message_arrived(testbed) -> None:
     assert (run["looked"], run["drifted"]) == (1, 0)
 
 
+@pytest.mark.parametrize("strangers", [0, 1, 25, 26])
+async def test_a_list_in_which_nothing_is_ours_ends_the_run_and_nothing_else(testbed, strangers) -> None:
+    stripe = testbed.fake.stripe
+
+    def subscribe() -> None:
+        price = {"currency": "eur", "unit_amount": 100, "recurring": {"interval": "month"}}
+        price_id = stripe.prices.create(price | {"product_data": {"name": "other"}}).id
+        for number in range(strangers):
+            customer = stripe.customers.create({"name": f"stranger {number}"})
+            item = {"price": price_id}
+            stripe.subscriptions.create({"customer": customer.id, "items": [item], "trial_period_days": 30})
+
+    await asyncio.to_thread(subscribe)
+
+    runs = [await testbed.reconciled(repair=True) for _ in range(2)]
+
+    assert [(run["status"], run["looked"]) for run in runs] == [("finished", strangers)] * 2
+
+
 async def test_a_dry_run_records_drifts_and_repairs_nothing(testbed, changed) -> None:
     run = await testbed.reconciled(repair=False)
 

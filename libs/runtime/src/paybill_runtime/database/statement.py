@@ -1,7 +1,9 @@
 """Builder of one SQL statement that checks preconditions and changes many rows, atomically and in one round trip."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from paybill_runtime.database.arrays import texts
@@ -76,10 +78,23 @@ class Statement:
         return name
 
     async def execute(self, connection: Connection) -> None:
-        """Executes the changes atomically, unless a precondition fails."""
+        """Executes the changes atomically, unless a precondition fails.
+
+        Raises ValueError when a value is bound and not used, which is a fault of the code that built the statement.
+        """
         changes = f"WITH {', '.join(self.clauses)} " if self.clauses else ""
         checks = ", ".join(self.preconditions) or "1"
-        await fetch_rows(connection, f"{changes}SELECT {checks}", *self.values)
+        text = f"{changes}SELECT {checks}"
+        if unused := _unused(text, len(self.values)):
+            raise ValueError(f"the statement does not use the values of {', '.join(unused)}: {text}")
+        await fetch_rows(connection, text, *self.values)
+
+
+@lru_cache(maxsize=1024)
+def _unused(text: str, count: int) -> list[str]:
+    """Returns the placeholders from $1 to $`count` that are not in the text. Equal shapes are searched once."""
+    used = set(re.findall(r"\$\d+", text))
+    return [name for number in range(1, count + 1) if (name := f"${number}") not in used]
 
 
 ExtraStatements: TypeAlias = Callable[[Statement], None]

@@ -116,13 +116,12 @@ async def start_run(
 
 def note_listed(statement: Statement, run_id: str, ids: Sequence[str], *, done: bool) -> None:
     """Notes the subscriptions of a page of the provider's list; deletes the notes when the run is done."""
-    run = statement.value(run_id)
     if done:
-        statement.add(f"DELETE FROM reconciliation_seen WHERE run = {run}")  # noqa: S608  # only our own text
+        statement.add(f"DELETE FROM reconciliation_seen WHERE run = {statement.value(run_id)}")  # noqa: S608  # our text
     elif ids:
         rows = statement.columns(target=("text", sorted(set(ids))))
         statement.add(
-            f"INSERT INTO reconciliation_seen (run, target) SELECT {run}::text, target FROM {rows} "  # noqa: S608  # as above
+            f"INSERT INTO reconciliation_seen (run, target) SELECT {statement.value(run_id)}::text, target FROM {rows} "  # noqa: S608
             "ON CONFLICT DO NOTHING"
         )
 
