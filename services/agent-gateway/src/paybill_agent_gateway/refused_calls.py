@@ -2,14 +2,17 @@
 
 from datetime import date, datetime
 
+from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError, RetryLaterError
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 
 from paybill_agent_gateway.domain.calls import CallCaller
 from paybill_agent_gateway.domain.refusals import BudgetExceededError, FrozenError
 from paybill_agent_gateway.domain.tenants import TenantNotRunningError
 
 MAX_REFUSED = 1000
-"""Refused calls of an agent on a day (UTC), in one process."""
+"""Refused calls of an agent on a day (UTC), in one process. Further ones are refused without a fact."""
 _OF_OTHERS = (RetryLaterError, FrozenError, TenantNotRunningError)
 
 
@@ -35,3 +38,23 @@ class RefusedCalls:
             self._day, self._numbers = now.date(), {}
         if caller.agent_id is not None:
             self._numbers[caller.agent_id] = self._numbers.get(caller.agent_id, 0) + 1
+
+    async def refuse(
+        self, context: ServiceContext, caller: CallCaller, origin: Origin, target: str, error: DomainError
+    ) -> DomainError:
+        """Records that a call is refused which cannot be decided about, as a decision would, and counts it.
+
+        Returns the error of the call: the given one, or that of a bound. target: what was called.
+        """
+
+        def decide(_: UnitOfWork, __: DecisionContext) -> None:
+            raise error
+
+        try:
+            self.require(caller, context.now())
+            await context.decide(origin, decide, verb="act", target=target, tenant_id=caller.tenant_id)
+        except DomainError as refused:
+            if refused is error:
+                self.count(caller, error, context.now())
+            return refused
+        return error

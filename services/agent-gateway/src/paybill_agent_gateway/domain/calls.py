@@ -65,7 +65,12 @@ class Call:
         else:
             step = request.step if request.workflow is None else f"{request.workflow}.{request.step}"
             text = f"{step[:MAX_NAME]} of {request.run}"
-        return text[:MAX_TARGET].encode("ascii", "replace").decode()
+        return target_of(text)
+
+
+def target_of(text: str) -> str:
+    """Returns a text of the caller as the target of a fact: in ASCII, and not long."""
+    return text[:MAX_TARGET].encode("ascii", "replace").decode()
 
 
 def digest_of(run: str, request: Start | Take) -> str:

@@ -23,6 +23,12 @@ class WorkflowNotFoundError(NotFoundError):
     code = "workflow_not_found"
 
 
+class UnknownToolError(NotFoundError):
+    """The role of the agent has no such tool. Over MCP, this is an error of the protocol."""
+
+    code = "unknown_tool"
+
+
 class NoBundleError(ConflictError):
     """No bundle is in force for the blueprint of this tenant."""
 

@@ -19,9 +19,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from paybill_agent_gateway.act import Gate, act
-from paybill_agent_gateway.domain.answers import RefusalError, refusal
-from paybill_agent_gateway.domain.calls import Call, CallCaller, Start, Take
-from paybill_agent_gateway.domain.refusals import InvalidInputError
+from paybill_agent_gateway.domain.answers import Answer, RefusalError, refusal
+from paybill_agent_gateway.domain.calls import Call, CallCaller, Start, Take, target_of
+from paybill_agent_gateway.domain.refusals import InvalidInputError, UnknownToolError
 from paybill_agent_gateway.mcp.messages import (
     INVALID_PARAMS,
     Json,
@@ -38,7 +38,7 @@ from paybill_agent_gateway.tools import SEPARATOR, Tool
 
 PATH = "/mcp"
 _LOOPBACK = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
-_OTHER_RUN = {"run_not_found", "step_not_allowed"}
+_NO_TOOL = {UnknownToolError.code, "run_not_found", "step_not_allowed"}
 """Refusals of a call whose tool is not listed: it may be of a run that began under an earlier bundle."""
 
 
@@ -117,33 +117,45 @@ class McpEndpoint:
         """Executes `tools/call`. Raises McpError for a tool that the caller does not have."""
         name, arguments = message.tool_call()
         tool = await self._tools.tool(caller, name)
-        if tool is None and (SEPARATOR not in name or not isinstance(arguments.get("run"), str)):
-            raise _unknown_tool(message, name)
         parent, own = message.traceparent, scope["paybill.traceparent"]
         try:
             if parent is not None and is_valid_traceparent(parent):
                 with span("mcp tools/call", parent) as current:
-                    answer = await act(self._gate, _call(scope, caller, name, tool, arguments, current))
+                    answer = await self._acted(_origin(scope, caller, current), caller, name, tool, arguments)
             else:
-                answer = await act(self._gate, _call(scope, caller, name, tool, arguments, own))
+                answer = await self._acted(_origin(scope, caller, own), caller, name, tool, arguments)
         except RefusalError as error:
-            if tool is None and error.code in _OTHER_RUN:
+            if tool is None and error.code in _NO_TOOL:
                 raise _unknown_tool(message, name) from None
             return called(error.document(), is_error=True)
         return called(answer.document(), is_error=False)
 
+    async def _acted(self, origin: Origin, caller: CallCaller, name: str, tool: Tool | None, arguments: Json) -> Answer:
+        """Executes the call of a tool. A call that names no step of a run is refused as a fact, too."""
+        try:
+            call = _call(origin, caller, name, tool, arguments)
+        except (InvalidInputError, UnknownToolError) as error:
+            target = target_of(name.replace(SEPARATOR, "."))
+            raise refusal(await self._gate.refused.refuse(self._context, caller, origin, target, error)) from error
+        return await act(self._gate, call)
 
-def _call(scope: Scope, caller: CallCaller, name: str, tool: Tool | None, arguments: Json, traceparent: str) -> Call:
-    """Returns the call of a tool. Raises RefusalError for a step without its run and number."""
+
+def _origin(scope: Scope, caller: CallCaller, traceparent: str) -> Origin:
     request_id: str = scope.get("paybill.request_id") or clock.new_id()
     scope["paybill.request_id"] = request_id
-    origin = Origin(request_id, request_id, caller.subject, traceparent)
+    return Origin(request_id, request_id, caller.subject, traceparent)
+
+
+def _call(origin: Origin, caller: CallCaller, name: str, tool: Tool | None, arguments: Json) -> Call:
+    """Returns the call of a tool. Raises UnknownToolError, and InvalidInputError for a step without run and number."""
     if tool is not None and tool.step is None:
-        return Call(caller, Start(tool.workflow, arguments, request_id), origin)
+        return Call(caller, Start(tool.workflow, arguments, origin.correlation), origin)
+    if tool is None and (SEPARATOR not in name or not isinstance(arguments.get("run"), str)):
+        raise UnknownToolError(f"{name[:100]!a} is no tool of this agent")
     values: dict[str, Any] = dict(arguments)
     run, seq = values.pop("run", None), values.pop("seq", None)
     if not isinstance(run, str) or not isinstance(seq, int) or isinstance(seq, bool):
-        raise refusal(InvalidInputError("send `run`, a string, and `seq`, an integer, as the last answer has them"))
+        raise InvalidInputError("send `run`, a string, and `seq`, an integer, as the last answer has them")
     workflow, _, step = name.partition(SEPARATOR)
     if tool is not None:
         workflow, step = tool.workflow, str(tool.step)
