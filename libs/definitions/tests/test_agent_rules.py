@@ -43,6 +43,45 @@ CHANGE = (
             "a: {read: notes, limit: 1, repeat: 2}\nb: {choose: {again: {next: a}, stop: {next: end}}}",
             "w.yaml:8: b is in a cycle",
         ),
+        (
+            (
+                "a: {read: notes, limit: 1, repeat: 3}\nb: {read: notes, limit: 1, repeat: 2}\n"
+                "c: {choose: {again: {next: a}, stop: {next: end}}, repeat: 3}"
+            ),
+            "w.yaml:8: b is in the cycle of a: both need the same `repeat`, such as 3",
+        ),
+        (
+            (
+                "a: {read: notes, limit: 1, repeat: 3}\nb: {choose: {on: {next: c}, stop: {next: end}}, repeat: 3}\n"
+                "c: {read: notes, limit: 1, repeat: 3, next: a}"
+            ),
+            "w.yaml:9: c leads back to a, which may be used up; only an option of a `choose` leads back",
+        ),
+        (
+            (
+                "a: {read: notes, limit: 1, repeat: 3}\nb: {read: notes, limit: 1, repeat: 3}\n"
+                "c: {choose: {in: {next: b}, out: {next: a}, stop: {next: end}}, repeat: 3}"
+            ),
+            "w.yaml:8: b is in a cycle within the cycle of a; lead back to a alone",
+        ),
+        (
+            (
+                "a: {choose: {left: {next: b}, right: {next: c}}}\nb: {read: notes, limit: 1, repeat: 3}\n"
+                "c: {choose: {again: {next: b}, stop: {next: end}}, repeat: 3}"
+            ),
+            "w.yaml:9: steps outside of the cycle lead to b and to c in it; lead to one of them",
+        ),
+        (
+            (
+                "a: {compute: {x: {slot: boolean}}, repeat: 3}\n"
+                "b: {choose: {again: {next: a}, stop: {next: end, when: 'a.x'}}, repeat: 3}"
+            ),
+            "w.yaml:8: it could happen that no option applies when a is used up, as its `repeat` says; add one",
+        ),
+        (
+            "a: {choose: {again: {next: a}}, repeat: 3}",
+            "w.yaml:7: after a no path leads to the end",
+        ),
         ("a: {read: notes, limit: 1, repeat: 101}", "w.yaml:7: steps.a.repeat: write 100 or less"),
         ("input: {read: notes, limit: 1}", "w.yaml:7: a step cannot have the name input"),
         ("end: {read: notes, limit: 1}", "w.yaml:7: a step cannot have the name end"),
@@ -66,10 +105,30 @@ def test_a_step_uses_what_has_run_on_every_path() -> None:
         "b: {read: tasks, one: true, next: d}\n"
         "c: {read: tasks, one: true}\n"
         "d: {compute: {x: {when: 'true'}}, repeat: 3}\n"
-        "e: {choose: {again: {next: d}, stop: {next: f, when: 'd.x'}}, repeat: 3}\n"
+        "e: {choose: {again: {next: d, when: 'd.x'}, stop: {next: f}}, repeat: 3}\n"
         "f: {read: notes, limit: 1}"
     )
 
+    assert errors(steps) == []
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "a: {choose: {again: {next: a}, stop: {next: end}}, repeat: 3}",
+        "a: {choose: {in: {next: b}, stop: {next: end}}}\nb: {choose: {more: {next: b}, stop: {next: end}}, repeat: 3}",
+        (
+            "a: {compute: {x: {slot: boolean}}, repeat: 3}\n"
+            "b: {choose: {again: {next: a}, on: {next: end, when: 'a.x'}, off: {next: end, when: '!a.x'}}, repeat: 3}"
+        ),
+        (
+            "a: {choose: {left: {next: b}, right: {next: c}}, repeat: 3}\n"
+            "b: {read: notes, limit: 1, repeat: 3, next: d}\nc: {read: notes, limit: 1, repeat: 3}\n"
+            "d: {choose: {again: {next: a}, stop: {next: end}}, repeat: 3}"
+        ),
+    ],
+)
+def test_a_cycle_that_begins_again_at_one_step_is_accepted(steps: str) -> None:
     assert errors(steps) == []
 
 

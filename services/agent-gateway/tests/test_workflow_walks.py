@@ -12,10 +12,12 @@ from paybill_agent_gateway.domain.calls import CallCaller, Start, Take
 from paybill_agent_gateway.domain.values import slots_of
 from paybill_agent_gateway.domain.workflows import CompiledBundle
 from paybill_contracts.agent_bundles import Bundle, SlotType
+from paybill_contracts.agent_expressions import Constant
 from paybill_contracts.blueprints import Blueprint
 from paybill_contracts.event import canonical, digest
 from paybill_contracts.kinds import Column, Table
 from paybill_definitions.agent_bundle import BundleFileError, read_bundle
+from paybill_definitions.agent_rules import errors
 from workflow_walks import HELPER, PERSON, Walk, random_values
 
 TASKS = Table(
@@ -68,10 +70,11 @@ def read(steps: str, resources: str = "tasks: {untrusted: [title]}\n") -> Bundle
 class Generator:
     """Makes one workflow: mostly right, with steps in any order in the file and references to any of them."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, share_of_cycles: float = 0.3) -> None:
         self.rng = rng
         count = rng.randint(1, 7)
-        self.has_cycles = self.chance(0.3)
+        self.has_cycles = self.chance(share_of_cycles)
+        self.repeat = rng.randint(2, 3)
         self.flow = [f"s{number}" for number in range(count)]
         self.kinds = {name: rng.choice(KINDS) for name in self.flow}
         self.kinds["s0"] = "read" if rng.random() < 0.8 else self.kinds["s0"]
@@ -135,11 +138,11 @@ class Generator:
     def step(self, number: int, name: str) -> dict[str, Any]:
         kind = self.kinds[name]
         if kind == "choose":
-            return {"choose": self.options(number)} | ({"repeat": 3} if self.has_cycles else {})
+            return {"choose": self.options(number)} | ({"repeat": self.repeat} if self.has_cycles else {})
         after = (*self.flow, "end")[number + 1]
         step: dict[str, Any] = {"next": self.rng.choice(self.flow) if self.chance(0.03) else after}
         if self.has_cycles:
-            step["repeat"] = self.rng.randint(2, 3)
+            step["repeat"] = self.repeat if self.chance(0.95) else self.rng.randint(2, 3)
         match kind:
             case "read":
                 rows = {"one": True} if self.chance(0.9) else {"limit": 3}
@@ -184,6 +187,14 @@ class Generator:
             )
             found[f"o{index}"] = {"next": target} | ({"when": when} if when is not None else {})
         return found
+
+
+class AlwaysFirst(random.Random):
+    """Takes the first of all possibilities."""
+
+    def choice(self, seq: Any) -> Any:
+        """Returns the first item."""
+        return seq[0]
 
 
 def given(walk: Walk, step: str, rng: random.Random) -> dict[str, Any]:
@@ -237,7 +248,7 @@ def test_what_is_accepted_can_be_walked_and_what_is_refused_has_a_line(seed: int
             counts["open" if walk.run is None or walk.run.ended is None else str(walk.run.ended)] += 1
     assert counts["refused"] > 15, counts
     assert counts["finished"] > 60, counts
-    assert counts.keys() <= {"refused", "finished", "failed", "open"}, counts
+    assert counts.keys() <= {"refused", "finished", "open"}, counts
 
 
 def test_the_order_of_the_file_is_not_that_of_the_run() -> None:
@@ -256,41 +267,54 @@ def test_the_order_of_the_file_is_not_that_of_the_run() -> None:
     assert compiled.fields["b.x"].type == "integer"
 
 
-@pytest.mark.parametrize(
-    ("steps", "ended"),
-    [
-        (
-            (
-                "a: {read: tasks, limit: 1, repeat: 2}\n"
-                "  b: {choose: {again: {next: a, when: 'false'}, end: {next: end}}, repeat: 9}"
-            ),
-            "finished",
-        ),
-        (
-            (
-                "a: {read: tasks, limit: 1, repeat: 3}\n  b: {read: tasks, limit: 1, repeat: 2}\n"
-                "  c: {choose: {again: {next: a}, end: {next: end, when: 'false'}}, repeat: 9}"
-            ),
-            "failed",
-        ),
-        (
-            (
-                "a: {read: tasks, limit: 1, repeat: 2}\n"
-                "  c: {choose: {again: {next: a}, end: {next: end, when: 'false'}}, repeat: 9}"
-            ),
-            "failed",
-        ),
-        (
-            (
-                "a: {read: tasks, limit: 1, repeat: 9}\n"
-                "  c: {choose: {again: {next: a}, end: {next: end, when: 'false'}}, repeat: 2}"
-            ),
-            "failed",
-        ),
-    ],
-)
-def test_a_run_that_has_no_next_step_fails(steps: str, ended: str) -> None:
-    walk = walked(read(f"steps:\n  {steps}\n"), PERSON, random.Random(1))
+@pytest.mark.parametrize("seed", range(4))
+def test_a_cycle_that_is_accepted_always_has_a_next_step(seed: int) -> None:
+    rng = random.Random(seed)
+    counts: Counter[str] = Counter()
+    for _ in range(150):
+        try:
+            bundle = read(Generator(rng, share_of_cycles=1).text())
+        except BundleFileError:
+            continue
+        repeat = {each.name: each.repeat for each in bundle.workflows[0].steps}
+        for _ in range(4):
+            walk = walked(bundle, PERSON, rng)
+            if walk.run is None or walk.run.ended is None:
+                continue
+            taken = Counter(each.step for each in walk.run.done)
+            counts[str(walk.run.ended)] += 1
+            counts["used up"] += any(taken[name] == most > 1 for name, most in repeat.items())
+    assert counts["used up"] > 0, counts
+    assert counts.keys() == {"finished", "used up"}, counts
+
+
+CYCLE = """steps:
+  a: {read: tasks, limit: 1, repeat: 3}
+  b: {read: tasks, limit: 1, repeat: 3}
+  c: {choose: {again: {next: a}, stop: {next: end}}, repeat: 3}
+"""
+
+
+def test_a_cycle_ends_when_it_is_used_up() -> None:
+    walk = walked(read(CYCLE.replace("{next: a}", "{next: a, when: 'true'}")), PERSON, AlwaysFirst(1))
 
     assert walk.run is not None
-    assert walk.run.ended == ended
+    assert (walk.run.ended, [each.step for each in walk.run.done]) == ("finished", ["a", "b", "c"] * 3)
+
+
+@pytest.mark.parametrize("repeats", [(3, 2, 9), (2, 9, 9), (9, 9, 2)])
+def test_a_run_of_an_earlier_bundle_that_has_no_next_step_fails(repeats: tuple[int, ...]) -> None:
+    """The rules of bundles refuse such cycles now, and runs keep their bundles."""
+    bundle = read(CYCLE)
+    (workflow,) = bundle.workflows
+    changed = [each.model_copy(update={"repeat": count}) for each, count in zip(workflow.steps, repeats, strict=True)]
+    again, stop = workflow.steps[-1].options
+    options = (again, stop.model_copy(update={"when": Constant(value=False)}))
+    changed[-1] = changed[-1].model_copy(update={"options": options})
+    bundle = bundle.model_copy(update={"workflows": (workflow.model_copy(update={"steps": tuple(changed)}),)})
+    assert [*errors(bundle)]
+
+    walk = walked(bundle, PERSON, random.Random(1))
+
+    assert walk.run is not None
+    assert walk.run.ended == "failed"

@@ -35,8 +35,11 @@ _Atom = tuple[str, bool]
 """A text that equal comparisons share, and whether it is negated."""
 
 
-def errors(step: ChooseStep) -> Iterator[str]:
-    """Yields why a choice could be without an option, or with two of one name. Its conditions have no error."""
+def errors(step: ChooseStep, head: str | None) -> Iterator[str]:
+    """Yields why a choice could be without an option, or with two of one name. Its conditions have no error.
+
+    head: the step at which the cycle of the choice begins again, until it is used up; None outside of a cycle.
+    """
     for name, count in Counter(option.name for option in step.options).items():
         if count > 1:
             yield f"the option {name} is defined {count} times"
@@ -44,6 +47,11 @@ def errors(step: ChooseStep) -> Iterator[str]:
         yield (
             "it could happen that no option applies; add one without `when`, such as `otherwise: {next: end}`, "
             "or write the opposite of a condition with `!`"
+        )
+    elif not _is_complete([option.when for option in step.options if option.next != head]):
+        yield (
+            f"it could happen that no option applies when {head} is used up, as its `repeat` says; add one that leads "
+            "elsewhere without `when`"
         )
 
 

@@ -1,6 +1,6 @@
 """Order of a workflow's steps: each is reachable and can end, cycles are bounded, and what ran before a step. Pure."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from paybill_contracts.agent_bundles import ChooseStep, ComputeStep, ReadStep, Step, Workflow
 
@@ -33,14 +33,74 @@ def errors(workflow: Workflow) -> Iterator[PartDiagnostic]:
     next_steps = {step.name: successors(step) for step in workflow.steps}
     reached = _reached(names[0], next_steps)
     ending = _ending(next_steps)
+    cyclic = {name for cycle in _cycles(names, next_steps) for name in cycle}
+    faults = []
     for step in workflow.steps:
         path = ("steps", step.name)
         if step.name not in reached:
-            yield PartDiagnostic(path, f"no step leads to {step.name}; remove it, or name it in `next`")
+            faults.append(PartDiagnostic(path, f"no step leads to {step.name}; remove it, or name it in `next`"))
         elif step.name not in ending:
-            yield PartDiagnostic(path, f"after {step.name} no path leads to the end; add `next: {END}` to one")
-        elif step.repeat == 1 and step.name in _reached_after(step.name, next_steps):
-            yield PartDiagnostic(path, f"{step.name} is in a cycle: write with `repeat` how often it may be executed")
+            faults.append(PartDiagnostic(path, f"after {step.name} no path leads to the end; add `next: {END}` to one"))
+        elif step.repeat == 1 and step.name in cyclic:
+            faults.append(
+                PartDiagnostic(path, f"{step.name} is in a cycle: write with `repeat` how often it may be executed")
+            )
+    yield from faults
+    if not faults:
+        for cycle in _cycles(names, next_steps):
+            yield from _cycle(cycle, {step.name: step for step in workflow.steps}, next_steps)
+
+
+def _cycle(
+    cycle: Sequence[str], steps: Mapping[str, Step], next_steps: Mapping[str, Collection[str]]
+) -> Iterator[PartDiagnostic]:
+    """Yields why a run could have no next step in a cycle.
+
+    A cycle begins again at one step, its head. The head is executed as often as every other step or more often, so that
+    it alone can be used up, and only options lead back to it: one that leads to a step that is used up does not apply.
+    """
+    entered = _entered(cycle, next_steps)
+    head = entered[0]
+    if len(entered) > 1:
+        reason = f"steps outside of the cycle lead to {' and to '.join(entered)} in it; lead to one of them"
+        yield PartDiagnostic(("steps", entered[1]), reason)
+        return
+    others = {name: next_steps[name] for name in cycle if name != head}
+    within = {name: [each for each in after if each in others] for name, after in others.items()}
+    for name in others:
+        path = ("steps", name)
+        if name in _reached_after(name, within):
+            yield PartDiagnostic(path, f"{name} is in a cycle within the cycle of {head}; lead back to {head} alone")
+        elif steps[name].repeat != steps[head].repeat:
+            reason = f"{name} is in the cycle of {head}: both need the same `repeat`, such as {steps[head].repeat}"
+            yield PartDiagnostic(path, reason)
+        elif head in next_steps[name] and not isinstance(steps[name], ChooseStep):
+            reason = f"{name} leads back to {head}, which may be used up; only an option of a `choose` leads back"
+            yield PartDiagnostic(path, reason)
+
+
+def _cycles(names: Sequence[str], next_steps: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Returns the steps of each cycle, and of cycles that share a step together, in the order of the workflow."""
+    after = {name: _reached_after(name, next_steps) for name in names}
+    found: list[list[str]] = []
+    for name in names:
+        if name in after[name] and not any(name in cycle for cycle in found):
+            found.append([each for each in names if each in after[name] and name in after[each]])
+    return found
+
+
+def _entered(cycle: Sequence[str], next_steps: Mapping[str, Collection[str]]) -> list[str]:
+    """Returns the steps of a cycle that follow a step outside of it, or begin the workflow."""
+    first = next(iter(next_steps))
+    outside = {each for name, after in next_steps.items() if name not in cycle for each in after}
+    return [name for name in cycle if name == first or name in outside]
+
+
+def heads(workflow: Workflow) -> dict[str, str]:
+    """Returns, by step in a cycle, the step at which this cycle begins again; the order of the steps has no error."""
+    next_steps = {step.name: successors(step) for step in workflow.steps}
+    cycles = _cycles([*next_steps], next_steps)
+    return {name: _entered(cycle, next_steps)[0] for cycle in cycles for name in cycle}
 
 
 def _names(workflow: Workflow) -> Iterator[PartDiagnostic]:

@@ -26,7 +26,7 @@ from paybill_contracts.agent_expressions import Condition
 from paybill_definitions.agent_choices import errors as choice_errors
 from paybill_definitions.agent_conditions import errors as condition_errors
 from paybill_definitions.agent_fields import Fields
-from paybill_definitions.agent_flow import available, has_fields
+from paybill_definitions.agent_flow import available, has_fields, heads
 from paybill_definitions.agent_outcomes import NULL, Known, known, outcomes
 from paybill_definitions.agent_values import errors as argument_errors
 from paybill_definitions.agent_values import references
@@ -59,6 +59,7 @@ class StepRules:
         self._fields = Fields.of(workflow, resources)
         everything = frozenset(step.name for step in workflow.steps if has_fields(step))
         self._is_complete = is_complete
+        self._heads = heads(workflow) if is_complete else {}
         self._before = (
             available(workflow) if is_complete else dict.fromkeys((each.name for each in workflow.steps), everything)
         )
@@ -107,7 +108,7 @@ class StepRules:
         ]
         yield from faults
         if not faults:
-            for reason in choice_errors(step):
+            for reason in choice_errors(step, self._heads.get(step.name)):
                 yield PartDiagnostic(path, reason)
 
     def _condition(

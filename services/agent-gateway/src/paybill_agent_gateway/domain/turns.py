@@ -81,7 +81,7 @@ def hidden_names(step: Step, so_far: Progress) -> tuple[str, ...]:
 
 def require_executions(step: Step, done: Sequence[Done]) -> None:
     """Raises StepExhaustedError when the step has been executed as often as it may."""
-    if not _has_executions(step, done):
+    if _executions(step, done) < 1:
         raise StepExhaustedError(f"{step.name} has been executed {step.repeat} times, which is the most in one run")
 
 
@@ -92,7 +92,9 @@ def options(step: ChooseStep, so_far: Progress) -> tuple[Option, ...]:
     for option in step.options:
         when = so_far.workflow.whens.get(f"{step.name}/{option.name}")
         target = so_far.workflow.steps.get(option.next)
-        if (when is None or when(row)) and (target is None or _has_executions(target, so_far.run.done)):
+        # A choice that leads to itself uses one execution now, and needs another one for what follows.
+        left = 2 if option.next == step.name else 1
+        if (when is None or when(row)) and (target is None or _executions(target, so_far.run.done) >= left):
             found.append(option)
     return tuple(found)
 
@@ -136,7 +138,7 @@ def condition_row(so_far: Progress) -> dict[str, Scalar | None]:
 
 def is_blocked(step: Step, so_far: Progress) -> bool:
     """Returns whether a step can never be taken: it is executed as often as it may, or no option of it applies."""
-    if not _has_executions(step, so_far.run.done):
+    if _executions(step, so_far.run.done) < 1:
         return True
     return isinstance(step, ChooseStep) and not hidden_names(step, so_far) and not options(step, so_far)
 
@@ -160,5 +162,6 @@ def allowed_next(so_far: Progress) -> tuple[NextStep, ...]:
     return (NextStep(tool, step.name, tuple(sorted(slots_of(step))), choices),)
 
 
-def _has_executions(step: Step, done: Sequence[Done]) -> bool:
-    return sum(each.step == step.name for each in done) < step.repeat
+def _executions(step: Step, done: Sequence[Done]) -> int:
+    """Returns how often a step may be executed still."""
+    return step.repeat - sum(each.step == step.name for each in done)
