@@ -164,3 +164,50 @@ async def test_only_the_writes_that_have_a_trigger_need_its_tables_declared(data
         "orders": ["orders has a trigger, and the bundle declares no `also_changes`"]
     }
     assert await databases.drift(tenant, [(ORDERS, frozenset({Verb.READ, Verb.UPDATE}))]) == {}
+
+
+DEFERRED = """
+CREATE FUNCTION product.f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN DELETE FROM product.items; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER t AFTER UPDATE ON product.orders DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION product.f();
+"""
+TRUNCATE = """
+CREATE FUNCTION product.f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN TRUNCATE product.items; RETURN NULL; END $$;
+CREATE TRIGGER t AFTER UPDATE ON product.orders FOR EACH ROW EXECUTE FUNCTION product.f();
+"""
+DEFERRED_TRUNCATE = DEFERRED.replace("DELETE FROM", "TRUNCATE")
+
+
+@pytest.mark.parametrize("effect", [DEFERRED, TRUNCATE, DEFERRED_TRUNCATE], ids=["deferred", "truncate", "both"])
+async def test_deferred_triggers_and_truncate_are_counted_before_the_commit(databases, pool, tenant, effect) -> None:
+    await items(pool, tenant)
+    await pool.execute(effect)
+    values = {"set.total": 1, "where.id": "a"}
+    wrong = ORDERS.model_copy(update={"also_changes": ("customers",)})
+    found = [await databases.write(tenant, updating("total", resource=wrong, limit=1000), key(1), values)]
+    found.append(await databases.preview(tenant, updating("total", resource=wrong, limit=1000), key(2), values))
+
+    assert found == [Refused("resource_drifted")] * 2
+    assert await pool.fetch("SELECT count(*) FROM product.items") == [(500,)]
+    assert await actions(pool) == []
+
+
+async def test_truncate_of_a_declared_table_is_refused_and_its_deferred_deletes_are_counted(
+    databases, pool, tenant
+) -> None:
+    await items(pool, tenant)
+    declared = ORDERS.model_copy(update={"also_changes": ("items",)})
+    values = {"set.total": 1, "where.id": "a"}
+    await pool.execute(TRUNCATE)
+    truncated = await databases.write(tenant, updating("total", resource=declared, limit=1000), key(1), values)
+    await pool.execute("DROP FUNCTION product.f CASCADE")
+    await pool.execute(DEFERRED)
+    many = await databases.write(tenant, updating("total", resource=declared, limit=500), key(2), values)
+    assert await pool.fetch("SELECT count(*) FROM product.items") == [(500,)]
+    done = await databases.write(tenant, updating("total", resource=declared, limit=501), key(3), values)
+
+    assert (truncated, many) == (Refused("resource_drifted"), Refused("too_many_rows"))
+    assert isinstance(done, Changed)
+    assert await pool.fetch("SELECT count(*) FROM product.items") == [(0,)]

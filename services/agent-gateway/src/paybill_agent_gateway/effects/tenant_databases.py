@@ -14,6 +14,7 @@ from paybill_contracts.agent_bundles import AgentResource, Scalar, Verb
 from paybill_runtime.security.secrets import Secrets
 
 from paybill_agent_gateway.domain.columns import ValueRefusedError, canonical, native, needs_conversion
+from paybill_agent_gateway.effects.changed_tables import FIRE_DEFERRED, changed_beside, counts
 from paybill_agent_gateway.effects.connections import Connection, Connections, DatabaseUnavailableError, Endpoint, Place
 from paybill_agent_gateway.effects.shapes import SHAPES, Shapes, drift, shapes_of
 from paybill_agent_gateway.statements import (
@@ -55,13 +56,6 @@ _CODES: Final = {
 }
 _REFUSED_VALUES: Final = ("22", "23", "P0", "44")
 """Classes of SQLSTATE: data, constraints, errors that a trigger raises, and views' checks."""
-
-# Counted within the transaction, with cascades and triggers. Statistics of earlier transactions of the session that are
-# not reported yet are in these counts, so the difference is taken.
-COUNTS: Final = (
-    "SELECT schemaname::text AS schema, relname::text AS name, n_tup_ins + n_tup_upd + n_tup_del AS rows"
-    " FROM pg_stat_xact_user_tables WHERE schemaname <> 'paybill_agent' AND n_tup_ins + n_tup_upd + n_tup_del > 0"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,15 +320,21 @@ async def _in_transaction(
 ) -> Changed | Refused | Repeated:
     """Runs a write in a transaction: rolled back for a preview, and when another table or too many rows changed.
 
-    BEGIN and COMMIT are prepared like every statement.
+    BEGIN and COMMIT are prepared like every statement. Deferred triggers and constraints are executed before the count,
+    and in a preview: COMMIT would execute them after it.
     """
     await connection.fetch("BEGIN")
     try:
         others = statement.resource.also_changes
-        before = await _counts(connection) if others else {}
+        before = await counts(connection) if others else {}
         found = await _changed(connection, statement, arguments, key)
+        await connection.fetch(FIRE_DEFERRED)
         if others and isinstance(found, Changed):
-            _require_declared(statement, schema, before, await _counts(connection))
+            beside = changed_beside(statement.resource, schema, len(found.rows), before, await counts(connection))
+            if beside is None:
+                raise _RefusedError(RESOURCE_DRIFTED)
+            if len(found.rows) + sum(beside.values()) > statement.limit:
+                raise _RefusedError(TOO_MANY_ROWS)
     except _RefusedError as refused:
         await connection.fetch("ROLLBACK")
         return Refused(refused.code)
@@ -344,22 +344,6 @@ async def _in_transaction(
         raise
     await connection.fetch("COMMIT" if commit else "ROLLBACK")
     return found
-
-
-async def _counts(connection: Connection) -> dict[tuple[str, str], int]:
-    return {(each["schema"], each["name"]): each["rows"] for each in await connection.fetch(COUNTS)}
-
-
-def _require_declared(
-    statement: Statement, schema: str, before: dict[tuple[str, str], int], after: dict[tuple[str, str], int]
-) -> None:
-    """Refuses a write that changed tables which the resource does not declare, or more rows than the limit."""
-    changed = {table: rows - before.get(table, 0) for table, rows in after.items() if rows > before.get(table, 0)}
-    declared = {(schema, name) for name in (statement.resource.name, *statement.resource.also_changes)}
-    if changed.keys() - declared or (schema, statement.resource.name) not in changed:
-        raise _RefusedError(RESOURCE_DRIFTED)
-    if sum(changed.values()) > statement.limit:
-        raise _RefusedError(TOO_MANY_ROWS)
 
 
 async def _answered(connection: Connection, run: str, seq: int) -> Repeated:
