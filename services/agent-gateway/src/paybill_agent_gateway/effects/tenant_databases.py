@@ -331,10 +331,7 @@ async def _in_transaction(
         await connection.fetch(FIRE_DEFERRED)
         if others and isinstance(found, Changed):
             beside = changed_beside(statement.resource, schema, len(found.rows), before, await counts(connection))
-            if beside is None:
-                raise _RefusedError(RESOURCE_DRIFTED)
-            if len(found.rows) + sum(beside.values()) > statement.limit:
-                raise _RefusedError(TOO_MANY_ROWS)
+            _require_declared(statement, found, beside)
     except _RefusedError as refused:
         await connection.fetch("ROLLBACK")
         return Refused(refused.code)
@@ -344,6 +341,14 @@ async def _in_transaction(
         raise
     await connection.fetch("COMMIT" if commit else "ROLLBACK")
     return found
+
+
+def _require_declared(statement: Statement, found: Changed, beside: dict[str, int] | None) -> None:
+    """Refuses a write that changed tables which the resource does not declare, or more rows than the limit."""
+    if beside is None:
+        raise _RefusedError(RESOURCE_DRIFTED)
+    if len(found.rows) + sum(beside.values()) > statement.limit:
+        raise _RefusedError(TOO_MANY_ROWS)
 
 
 async def _answered(connection: Connection, run: str, seq: int) -> Repeated:
