@@ -1,6 +1,7 @@
 """Tests of strict JSON."""
 
 import json
+import re
 import time
 
 import pytest
@@ -52,6 +53,19 @@ def test_a_document_with_another_meaning_elsewhere_is_refused(document: bytes, c
         read_json(document)
 
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (b"9223372036854775808", "9223372036854775808 is not an integer of 64 bits"),
+        (b"1" * 5000, f"{'1' * 20}… (5000 characters) is not an integer of 64 bits"),
+        (b"1e999", "1e999 is too large"),
+    ],
+)
+def test_a_long_number_is_shown_as_cut(document: bytes, reason: str) -> None:
+    with pytest.raises(JsonError, match=f"^{re.escape(reason)}$"):
+        read_json(document)
 
 
 def test_an_escaped_pair_of_surrogates_and_an_escaped_backslash_are_texts() -> None:

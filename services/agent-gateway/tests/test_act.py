@@ -129,6 +129,39 @@ async def test_a_large_refund_waits_for_another_person_and_is_executed_once(gate
     assert (await gateway.run(run.run)).earlier_approvals[0].status is ApprovalStatus.USED
 
 
+async def test_polling_costs_no_call_and_does_not_void_the_approval(gateway: World) -> None:
+    agent = await gateway.tenant()
+    run = await gateway.start(agent, ticket="t-17")
+
+    def call() -> Any:
+        return gateway.take(agent, "propose", run.run, run.seq, amount=3000, reason="broken")
+
+    waits = await gateway.refused(call())
+    assert waits.approval is not None
+    state = await gateway.run(run.run)
+    for _ in range(20):
+        polled = await gateway.refused(call())
+        assert (polled.code, polled.approval) == ("approval_required", waits.approval)
+    assert await gateway.run(run.run) == state
+    await gateway.approve(waits.approval.id, run.run)
+
+    assert (await call()).ended == "finished"
+    assert str(waits).startswith("a person has to decide about this call; repeat it after the decision, unchanged.")
+
+
+async def test_an_approval_is_requested_only_while_a_call_is_left_to_use_it(gateway: World) -> None:
+    agent = await gateway.tenant()
+    run = await gateway.start(agent, ticket="t-17")
+    for _ in range(9):
+        await gateway.refused(gateway.take(agent, "propose", run.run, run.seq, amount=0, reason="x"))
+
+    last = await gateway.refused(gateway.take(agent, "propose", run.run, run.seq, amount=3000, reason="x"))
+    state = await gateway.run(run.run)
+
+    assert (last.code, last.approval, state.ended) == ("out_of_budget", None, RunEnd.OUT_OF_BUDGET)
+    assert state.approval is None
+
+
 async def test_fifty_uses_of_one_approval_are_one_refund(gateway: World) -> None:
     agent = await gateway.tenant()
     run = await gateway.start(agent, ticket="t-17")
@@ -158,9 +191,11 @@ async def test_a_denied_call_can_be_requested_once_more(gateway: World) -> None:
         waits = await gateway.refused(call())
         assert waits.approval is not None
         await gateway.deny(waits.approval.id, run.run)
-        codes += [waits.code, (await gateway.refused(call())).code]
+        denied = await gateway.refused(call())
+        codes += [waits.code, denied.code]
 
     assert codes == ["approval_required", "approval_denied"] * 2
+    assert str(denied) == "a person has denied calls of this run 2 times; the run ends"
     assert (await gateway.run(run.run)).ended is RunEnd.DENIED
     assert await gateway.refunds() == []
 
@@ -199,7 +234,7 @@ async def test_a_run_that_used_its_calls_ends(gateway: World) -> None:
         for _ in range(11)
     ]
 
-    assert codes == ["invalid_input"] * 10 + ["run_ended"]
+    assert codes == ["invalid_input"] * 9 + ["out_of_budget", "run_ended"]
     assert (await gateway.run(run.run)).ended is RunEnd.OUT_OF_BUDGET
     again = await gateway.start(agent, ticket="t-17")
     assert (again.run, again.seq) == (run.run, 5)

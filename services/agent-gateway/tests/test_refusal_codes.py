@@ -4,7 +4,7 @@ import inspect
 import re
 from pathlib import Path
 
-from paybill_agent_gateway.domain import refusals, tenants
+from paybill_agent_gateway.domain import grants, refusals, tenants
 from paybill_agent_gateway.domain.answers import refusal
 from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
 
@@ -27,6 +27,12 @@ def test_the_documentation_lists_every_code_with_its_status() -> None:
     listed = dict(re.findall(r"^\| `([a-z_]+)` \| (\d{3}) \|", DOCUMENT.read_text(), flags=re.MULTILINE))
 
     assert {code: str(status_of(error)) for code, error in refusals_of_calls().items()} == listed
+
+
+def test_the_documentation_lists_every_rule_of_grants() -> None:
+    rules = {value for name, value in vars(grants).items() if name.isupper() and isinstance(value, str)}
+
+    assert rules == set(re.findall(r"^\| `([a-z_]+)` \| [A-Z]", DOCUMENT.read_text(), flags=re.MULTILINE))
 
 
 def test_a_refusal_keeps_the_kind_of_its_rule() -> None:

@@ -76,6 +76,18 @@ async def test_a_refusal_is_a_problem_that_names_the_next_steps(gateway: Endpoin
     assert shown["has_trusted_inputs"]
 
 
+async def test_a_refused_action_is_shown_with_the_step_that_was_called(gateway: Endpoints) -> None:
+    tenant = await gateway.world.tenant()
+    started = (
+        await gateway.operator.post(RUNS, json={"tenant": tenant.tenant_id, "inputs": {"ticket": "t-17"}})
+    ).json()
+
+    await gateway.operator.post(f"/v1/runs/{started['run']}/steps/close", json={"seq": started["seq"], "values": {}})
+    shown = (await gateway.operator.get(f"/v1/runs/{started['run']}")).json()["actions"][-1]
+
+    assert (shown["step"], shown["status"], shown["code"]) == ("close", "refused", "step_not_allowed")
+
+
 @pytest.mark.parametrize(
     ("content", "status", "code"),
     [

@@ -105,6 +105,17 @@ def test_annotations_follow_from_the_steps_that_a_call_may_execute(
     }
 
 
+def test_a_workflow_without_a_description_has_one_that_is_derived() -> None:
+    silent = BUNDLE.model_copy(
+        update={"workflows": tuple(each.model_copy(update={"description": ""}) for each in BUNDLE.workflows)}
+    )
+    found = {name: tool.document["description"] for name, tool in tools(silent, "support").items()}
+
+    assert found["refund"].startswith("Starts the workflow refund. Reads one row of ")
+    assert found["refund__propose"].startswith("Step propose of refund. Creates one row of refunds.")
+    assert not [each for each in found.values() if "  " in each]
+
+
 def test_a_description_is_made_of_the_bundle_alone() -> None:
     assert SUPPORT["refund"].document["description"] == "Refunds the order of a ticket."
     assert SUPPORT["refund__propose"].document["description"] == (

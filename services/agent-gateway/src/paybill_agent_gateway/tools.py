@@ -177,7 +177,7 @@ def _start(workflow: Workflow, resources: Mapping[str, AgentResource]) -> Tool:
         step=None,
         document={
             "name": workflow.name,
-            "description": workflow.description,
+            "description": workflow.description or _derived(workflow, done),
             "inputSchema": _object(properties),
             "outputSchema": _answer(workflow, resources),
             "annotations": _annotations(done),
@@ -209,9 +209,15 @@ def _steps(workflow: Workflow, resources: Mapping[str, AgentResource]) -> Iterat
         )
 
 
+def _derived(workflow: Workflow, done: Sequence[Step]) -> str:
+    """Returns the sentences about the start of a workflow without a description. done: what the start may execute."""
+    return " ".join([f"Starts the workflow {workflow.name}.", *dict.fromkeys(map(_effect, done))])
+
+
 def _description(workflow: Workflow, step: Step) -> str:
     """Returns the sentences about a step, which are made of its definition alone."""
-    parts = [f"Step {step.name} of {workflow.name}: {workflow.description}", _effect(step)]
+    about = f"Step {step.name} of {workflow.name}"
+    parts = [f"{about}: {workflow.description}" if workflow.description else f"{about}.", _effect(step)]
     if isinstance(step, CreateStep | UpdateStep | DeleteStep):
         if step.irreversible:
             parts.append("It cannot be undone.")

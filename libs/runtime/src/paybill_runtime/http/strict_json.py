@@ -83,15 +83,20 @@ def _too_deep() -> JsonError:
 def _integer(digits: str) -> int:
     value = int(digits) if len(digits) <= MAX_DIGITS else 2**63
     if not -(2**63) <= value < 2**63:
-        raise JsonError("number_out_of_range", f"{digits[:MAX_DIGITS]} is not an integer of 64 bits")
+        raise JsonError("number_out_of_range", f"{_shortened(digits)} is not an integer of 64 bits")
     return value
 
 
 def _number(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise JsonError("number_out_of_range", f"{digits[:MAX_DIGITS]} is too large")
+        raise JsonError("number_out_of_range", f"{_shortened(digits)} is too large")
     return value
+
+
+def _shortened(digits: str) -> str:
+    """Returns a number as it is shown: a long one is cut, and says so."""
+    return digits if len(digits) <= MAX_DIGITS else f"{digits[:MAX_DIGITS]}… ({len(digits)} characters)"
 
 
 def _refuse_constant(name: str) -> Any:

@@ -101,7 +101,7 @@ def actions_of(events: Iterable[RecordedEvent]) -> list[ActionView]:
                 found.append(
                     ActionView(
                         seq=event.seq,
-                        step=event.step,
+                        step=event.called or event.step,
                         status=ActionStatus.REFUSED,
                         verb=event.verb,
                         resource=event.resource,

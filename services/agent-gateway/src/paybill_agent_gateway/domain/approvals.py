@@ -81,7 +81,8 @@ def require_decided(run: Run, call_digest: str, now: datetime) -> CallApproval |
 def required(approval: CallApproval) -> ApprovalRequiredError:
     """Returns the refusal of a call that waits."""
     return ApprovalRequiredError(
-        f"a person has to approve this call until {approval.expires_at:%Y-%m-%d %H:%M} UTC; repeat it then, unchanged"
+        "a person has to decide about this call; repeat it after the decision, unchanged. "
+        f"The approval expires at {approval.expires_at:%Y-%m-%d %H:%M} UTC"
     )
 
 

@@ -16,11 +16,13 @@ from paybill_agent_gateway.domain.answers import Answer, PlainFields, RefusalErr
 from paybill_agent_gateway.domain.calls import Call, CallCaller, Start, Take, digest_if_canonical, digest_of
 from paybill_agent_gateway.domain.records import Records
 from paybill_agent_gateway.domain.refusals import (
+    ApprovalDeniedError,
     ApprovalExpiredError,
     ApprovalRequiredError,
     InputsDifferError,
     NoBundleError,
     OutcomePendingError,
+    OutOfBudgetError,
     RunEndedError,
     SeqReusedError,
     StepNotAllowedError,
@@ -139,13 +141,13 @@ def _take(scene: Scene, caller: CallCaller, request: Take, found: Found) -> Verd
     except DomainError as error:
         if run.ended is not None or (run.intent is not None and not records.has_calls):
             raise
-        if isinstance(error, ApprovalRequiredError) and records.events:
+        if isinstance(error, ApprovalRequiredError):  # the request is the fact; its repetition adds none
             return Verdict(_refused(records, error), tuple(records.events))
         if isinstance(error, ApprovalExpiredError):
             records.expire("the time for it is over")
         records.digest = records.digest or digest_if_canonical(run.id, request) or ""
         records.refused(error, str(error))
-        return Verdict(_refused(records, error), tuple(records.events))
+        return Verdict(_refused(records, _of_end(records.run, error)), tuple(records.events))
     return Verdict(outcome, tuple(records.events))
 
 
@@ -204,6 +206,16 @@ def _require_own(run: Run, caller: CallCaller) -> Run:
     """Returns the run of the caller's tenant and role. Raises RunNotFoundError, as for a run that does not exist."""
     is_own = run.tenant_id == caller.tenant_id and caller.role in {None, run.role}
     return runs.existing(run if is_own else None, run.id)
+
+
+def _of_end(run: Run, error: DomainError) -> DomainError:
+    """Returns the refusal as its caller gets it: one that ends the run says so, and advises no repetition."""
+    if run.ended is RunEnd.OUT_OF_BUDGET and not isinstance(error, OutOfBudgetError):
+        text = f"the run has used its {run.limit.calls} calls, and ends; the last one was refused with {error.code}"
+        return OutOfBudgetError(text)
+    if run.ended is RunEnd.DENIED:
+        return ApprovalDeniedError(f"a person has denied calls of this run {run.denials} times; the run ends")
+    return error
 
 
 def _refused(records: Records, error: DomainError) -> RefusalError:

@@ -87,6 +87,11 @@ class Records:
             raise BudgetExceededError(f"the call would exceed the limit of {what} in one run")
         return amounts
 
+    def require_request(self) -> None:
+        """Raises OutOfBudgetError when no call would be left for the write after a request for its approval."""
+        if self.run.used.calls + 2 > self.run.limit.calls:
+            raise OutOfBudgetError("the run has one call left: too few for an approval and the call after it")
+
     def done(
         self,
         step: str,
@@ -153,10 +158,7 @@ class Records:
         self._record(event)
 
     def refused(self, error: DomainError, rule: str) -> None:
-        """Records a refusal, which costs a call; the run ends when it has used them all.
-
-        A run whose calls are used by a request for an approval ends without it.
-        """
+        """Records a refusal, which costs a call; the run ends when it has used them all."""
         run = self.run
         if not self.has_calls:
             self.end(RunEnd.OUT_OF_BUDGET)

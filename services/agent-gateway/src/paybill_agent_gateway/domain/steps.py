@@ -215,6 +215,7 @@ def _approved(
     arguments = fact_arguments(step, dict(need.values))
     subject = approvals.subject_hash(records.run, step.name, arguments, preview.rows, turn.bundle.hash)
     if granted is None or granted.granted is None:
+        records.require_request()
         reason = "untrusted values: " + ", ".join(untrusted) if untrusted else "the workflow requires it"
         records.requested(step, VERBS[type(step)], arguments, preview.rows, subject, reason, turn.caller)
         raise approvals.required(runs.require_approval(records.run))
