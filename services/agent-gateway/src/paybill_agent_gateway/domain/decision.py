@@ -86,7 +86,7 @@ def _start(scene: Scene, caller: CallCaller, request: Start, found: Found) -> Ve
         raise MissingError(DayNeed(day_id, earlier))
     used, limit = budgets.actions_taken((scene.day, *scene.earlier.values())), workflow.limits.run
     tenants.require_active(scene.tenant, caller.tenant_id, used=used, requested=limit.calls)
-    first_seq = run.seq if run is not None else 1
+    first_seq = runs.first_seq(run)
     reserved = budgets.reserve(scene.day, workflow, caller.tenant_id, caller.agent_id, run_id, first_seq, scene.now)
     of_inputs = {each.name: bundle.columns[each.resource][each.column] for each in workflow.inputs}
     started = RunStarted(

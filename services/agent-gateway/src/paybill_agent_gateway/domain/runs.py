@@ -146,8 +146,8 @@ class Failed:
 class Run:
     """A run of a workflow. seq: number of the next action; used: of its budgets, without what the intent reserves.
 
-    first_seq: of its first action; above 1 when an earlier attempt wrote nothing. expires_at: its own end, without the
-    time for which it waits for an approval. actions: reads and writes done.
+    first_seq: of its first action; it grows with each attempt, and is above 1 when an earlier one wrote nothing.
+    expires_at: its own end, without the time for which it waits for an approval. actions: reads and writes done.
     """
 
     id: str
@@ -231,6 +231,14 @@ def is_run_id(text: str) -> bool:
 def can_start_again(run: Run) -> bool:
     """Returns whether a run with this business key may begin anew: it has ended, and surely wrote nothing."""
     return run.ended is not None and not run.has_written
+
+
+def first_seq(run: Run | None) -> int:
+    """Returns the number of the first call of the next attempt, which no other attempt has, also one without actions.
+
+    It names what the attempt reserves of the day's budgets.
+    """
+    return 1 if run is None else max(run.seq, run.first_seq + 1)
 
 
 def require_attempt(run: Run | None, now: datetime) -> None:
