@@ -27,7 +27,7 @@ def test_init_writes_every_table_and_the_result_is_valid(paybill, product: Path)
     assert done.data == {
         "file": str(labelled),
         "blueprint": "support-agent@1",
-        "tables": "tickets, orders, customers, refunds",
+        "tables": ["tickets", "orders", "customers", "refunds"],
     }
     assert "tickets:   {}  # id text (key), order_id text, customer_id text" in labelled.read_text()
     assert "untrusted: other people write it" in labelled.read_text()
@@ -47,7 +47,7 @@ def test_init_never_overwrites(paybill, product: Path) -> None:
 def test_a_valid_bundle_has_its_hash_without_a_stack_too(paybill, product: Path) -> None:
     done = paybill("agent", "check", product / "agents", "--data-dir", product, "--json")
 
-    assert (done.code, done.data["blueprint"], done.data["workflows"]) == (ExitCode.OK, "support-agent@1", "refund")
+    assert (done.code, done.data["blueprint"], done.data["workflows"]) == (ExitCode.OK, "support-agent@1", ["refund"])
     assert (len(done.data["content_hash"]), done.data["drift"]) == (64, [])
     assert "not compared with a stack: no stack runs on" in done.err
     assert "live tables were not compared" in done.err
@@ -80,6 +80,47 @@ def test_errors_of_a_bundle_have_file_line_and_reason_as_json(paybill, product: 
         (f"{folder}/notes.txt", 1),
     ]
     assert flaws[0]["reason"] == "the suffix is .yaml; rename it to close.yaml"
+
+
+def test_a_file_that_cannot_be_read_is_an_error_beside_the_others(paybill, product: Path) -> None:
+    folder = product / "agents"
+    (folder / "binary.yaml").write_bytes(b"# first\n\xff\xfe")
+    (folder / "huge.yaml").write_text("#" * (512 * 1024 + 1))
+    (folder / "nested.yaml").mkdir()
+    workflow = folder / "refund.yaml"
+    workflow.write_text(workflow.read_text().replace("read: orders", "read: order"))
+
+    refused = paybill("agent", "check", folder, "--data-dir", product, "--json")
+
+    flaws = [json.loads(each)["data"] for each in refused.out.splitlines()]
+    assert refused.code == ExitCode.FAILED
+    assert [(Path(each["file"]).name, each["line"]) for each in flaws[:3]] == [
+        ("binary.yaml", 2),
+        ("huge.yaml", 1),
+        ("nested.yaml", 1),
+    ]
+    assert "the file is not UTF-8" in flaws[0]["reason"]
+    assert "larger than 524288 bytes" in flaws[1]["reason"]
+    assert {Path(each["file"]).name for each in flaws[3:]} == {"refund.yaml"}
+
+
+@pytest.mark.parametrize("name", ["resources.yaml", "grants.cedar"])
+def test_a_labels_or_grants_file_that_cannot_be_read_is_one_error(paybill, product: Path, name: str) -> None:
+    (product / "agents" / name).write_bytes(b"\xff\xfe")
+
+    refused = paybill("agent", "check", product / "agents", "--data-dir", product)
+
+    assert refused.code == ExitCode.FAILED
+    assert [each.partition(": ")[0] for each in refused.out.splitlines()] == [f"{product / 'agents' / name}:1"]
+
+
+def test_without_a_stack_and_a_blueprint_the_next_step_names_the_option(paybill, product: Path) -> None:
+    (product / "blueprints.yaml").unlink()
+
+    refused = paybill("agent", "check", product / "agents", "--data-dir", product)
+
+    assert refused.code == ExitCode.UNREACHABLE
+    assert "--blueprint FILE" in refused.err
 
 
 @pytest.mark.parametrize(("command", "folder"), [("check", "missing"), ("check", "")], ids=["missing", "empty"])
@@ -137,8 +178,9 @@ def test_a_bundle_is_compared_published_and_rolled_back(paybill, product_stack, 
     previewed = run("publish", folder, "--dry-run")
     first = run("publish", folder, "--yes", "--json")
     repeated = run("publish", folder, "--yes")
+    same = run("diff", folder, "--exit-code")
     grants.write_text(grants.read_text().replace("5000", "4000"))
-    compared = run("diff", folder)
+    compared = run("diff", folder, "--exit-code")
     second = run("publish", folder, "--yes")
     listed = run("bundles", "--json").data
     table = run("bundles", "--limit", "1")
@@ -152,6 +194,8 @@ def test_a_bundle_is_compared_published_and_rolled_back(paybill, product_stack, 
     assert "nothing was published" in previewed.err
     assert (first.code, first.data["changes"]) == (ExitCode.OK, True)
     assert "in force already" in repeated.err
+    assert (same.code, same.out, "no changes" in same.err) == (ExitCode.OK, "", True)
+    assert compared.code == ExitCode.CHANGES
     assert "grant refunds up to 50.00" in compared.out
     assert second.code == ExitCode.OK, second.err
     assert f"published: {first.data['content_hash']}" in back.err
@@ -166,8 +210,8 @@ def test_a_bundle_is_compared_published_and_rolled_back(paybill, product_stack, 
     assert "paybill agent bundles" in no_hash.err
     assert ambiguous.code == ExitCode.USAGE
     hashes = [each["content_hash"] for each in run("bundles", "--json").data]
-    same = [each for each in hashes if [one[0] for one in hashes].count(each[0]) > 1]
-    assert any(f"{one}, {other}" in ambiguous.err for one in same for other in same if one != other)
+    alike = [each for each in hashes if [one[0] for one in hashes].count(each[0]) > 1]
+    assert any(f"{one}, {other}" in ambiguous.err for one in alike for other in alike if one != other)
 
 
 def _ambiguous(run, product: Path) -> Any:
@@ -205,6 +249,17 @@ def test_a_refused_key_fails_the_check(paybill, product_stack, product: Path) ->
     environment = product_stack.environment | {"PAYBILL_API_KEY": "pbk_wrong_key"}
 
     assert paybill("agent", "check", product / "agents", **environment).code == ExitCode.DENIED
+
+
+@pytest.mark.e2e
+def test_without_a_key_a_check_is_offline_while_a_stack_runs(paybill, product_stack, product: Path) -> None:
+    environment = product_stack.environment | {"PAYBILL_API_KEY": ""}
+    file = ("--blueprint", product / "blueprints.yaml")
+
+    checks = [paybill("agent", "check", product / "agents", *more, **environment) for more in ((), file)]
+
+    assert [each.code for each in checks] == [ExitCode.OK, ExitCode.OK], checks[0].err
+    assert all("not compared with a stack: an API key is missing" in each.err for each in checks)
 
 
 @pytest.mark.e2e

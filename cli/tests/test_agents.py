@@ -203,6 +203,41 @@ def test_a_rejected_call_is_never_executed(run, call, ticket) -> None:
     assert after.refused == "approval_denied"
 
 
+def test_an_approver_of_calls_alone_decides_without_the_other_service(run, call, ticket, example) -> None:
+    call_ = proposal(call("refund", {"ticket": ticket()}), 4000)
+    id_ = call("refund__propose", call_).content["approval"]["id"]
+    scopes = ("agent-gateway:read", "agent-gateway:write")
+
+    with temporary_key(
+        example.data_dir / "api-keys.json", "eve", Role.APPROVER, scopes, timedelta(minutes=5), "user:eve"
+    ) as key:
+        own = {"PAYBILL_API_KEY": key}
+        listed = run("approval", "list", "--status", "requested", "--json", **own)
+        unknown = run("approval", "show", "apr_" + "0" * 32, **own)
+        rejected = run("approval", "reject", id_, "--reason", "too much", **own)
+    denied = run("approval", "list", "--status", "denied", "--json").data
+    wrong = run("approval", "list", PAYBILL_API_KEY="pbk_wrong_key")
+    shown = run("agent", "show", call_["run"])
+
+    assert id_ in [each["id"] for each in listed.data], listed.err
+    assert "left out" in listed.err
+    assert (unknown.code, "your key may not read all" in unknown.err) == (ExitCode.NOT_FOUND, True)
+    assert rejected.code == ExitCode.OK, rejected.err
+    assert "rejection: too much" in rejected.out
+    assert "ended:" not in rejected.out
+    assert id_ in [each["id"] for each in denied]
+    assert wrong.code == ExitCode.DENIED
+    assert f"approval {id_}  rejected" in shown.out
+    assert 'decided by user:eve: "too much"' in shown.out
+
+
+def test_an_expiry_beyond_the_maximum_names_the_option(run) -> None:
+    refused = run("agent", "new", "old", "--tenant", "acme", "--role", "support", "--expires", "9999d")
+
+    assert refused.code == ExitCode.USAGE
+    assert "--expires: 9999d is longer than 366d" in refused.err
+
+
 def test_an_unknown_approval_and_run_are_not_found(run) -> None:
     assert run("approval", "show", "apr_" + "0" * 32).code == ExitCode.NOT_FOUND
     assert run("agent", "show", "run_" + "0" * 32).code == ExitCode.NOT_FOUND
@@ -275,6 +310,7 @@ def test_a_freeze_stops_calls_until_it_is_thawed(run, call, ticket, scope: str) 
     assert (frozen.code, thawed.code) == (ExitCode.OK, ExitCode.OK), frozen.err + thawed.err
     assert [each["reason"] for each in listed] == ["a check"]
     assert refused.refused == "frozen"
+    assert "is thawed" in thawed.err
     assert run("agent", "freezes", "--json").data == []
     assert call("refund__propose", call_ | {"seq": refused.content["seq"]}).refused is None
 
@@ -311,7 +347,7 @@ def test_an_example_brings_its_own_catalogue_and_starts_no_other_product(paybill
 
     assert refused.code == ExitCode.USAGE
     assert "--example brings its own catalogue" in refused.err
-    assert other.returncode == ExitCode.USAGE
+    assert other.returncode == ExitCode.CONFLICT
     assert "error[another_product]" in other.stderr
 
 

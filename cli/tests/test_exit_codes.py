@@ -5,7 +5,9 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -42,10 +44,26 @@ def differing(on_stack, stack) -> int:
         asyncio.run(execute("DELETE FROM offerings WHERE id = 'injected'"))
 
 
+def changed(on_stack, _: object) -> int:
+    """Returns the exit code of a comparison of a bundle that was never published."""
+    with tempfile.TemporaryDirectory() as folder:
+        agents = Path(folder) / "agents"
+        assert on_stack("agent", "init", agents).code == ExitCode.OK
+        grant = 'permit(principal in Role::"staff", action == Action::"read", resource is documents);'
+        (agents / "grants.cedar").write_text(f'@id("reads") @columns("*") {grant}\n')
+        (agents / "read.yaml").write_text(
+            "workflow: read\nrole: staff\ninput: {document: documents.id}\nlimits: {calls: 2, rows: 2, minutes: 5}\n"
+            "steps:\n  document: {read: documents, where: {id: input.document}, one: true}\n"
+        )
+        assert on_stack("agent", "diff", agents).code == ExitCode.OK
+        return int(on_stack("agent", "diff", agents, "--exit-code").code)
+
+
 REACHED: dict[ExitCode, Callable[..., int]] = {
     ExitCode.OK: lambda run, _: run("version").code,
     ExitCode.FAILED: lambda run, _: run("doctor", "--billing-url", "http://127.0.0.1:9").code,
     ExitCode.USAGE: lambda run, _: run("tenant", "lst").code,
+    ExitCode.CHANGES: changed,
     ExitCode.NOT_FOUND: lambda run, _: run("tenant", "show", "nobody").code,
     ExitCode.DENIED: lambda run, _: run("tenant", "list", PAYBILL_API_KEY="pbk_op1_" + "x" * 43).code,
     ExitCode.CONFLICT: lambda run, _: [run("tenant", "create", "taken", *REQUIRED).code for _ in range(2)][1],
@@ -61,6 +79,7 @@ def test_the_codes_are_the_published_ones() -> None:
         "OK": 0,
         "FAILED": 1,
         "USAGE": 2,
+        "CHANGES": 3,
         "NOT_FOUND": 4,
         "DENIED": 5,
         "CONFLICT": 6,

@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     OK = 0, "done"
     FAILED = 1, "failed, or a check found a problem"
     USAGE = 2, "wrong arguments, or input that was refused before a request was sent"
+    CHANGES = 3, "there are changes, and --exit-code asks for them"
     NOT_FOUND = 4, "the named object does not exist"
     DENIED = 5, "API key missing, wrong, or without the permission"
     CONFLICT = 6, "the current state does not allow it: read the state again, then decide"

@@ -8,6 +8,8 @@ from paybill_contracts.accounts import CheckoutExpired, DebtChanged, LeftoverFou
 from paybill_contracts.agent_bundles import Amounts, Verb
 from paybill_contracts.agent_gateway import AgentGatewayRequestRefused
 from paybill_contracts.agent_runs import ActionDone, ActionFact, ActionRefused, BudgetReserved, RunEnded, RunFact
+from paybill_contracts.agent_tenants import AgentTenantChanged
+from paybill_contracts.agents import FREEZES, Thawed
 from paybill_contracts.billing import EntitlementsSet, SubscriptionChanged, SubscriptionGraceStarted
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.entitlements import EntitlementOverridden
@@ -213,3 +215,23 @@ def test_a_refusal_names_who_tried_what_and_its_code():
     assert sentence(without_name).endswith(" seq 3: refund.- refused, step_not_allowed: it is order")
     assert sentence(request) == "act refund by agent:agt_1 refused: no_bundle"
     assert sentence(of_earlier_version) == "act refund refused: no_bundle"
+
+
+def test_the_start_of_the_agent_gateway_is_no_thaw():
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    begun, ended = (
+        sentence(Thawed(freezes_id=FREEZES, freeze="everything", thawed_by=by, thawed_at=now))
+        for by in ("service:agent-gateway", "user:ada")
+    )
+
+    assert begun == "the agent gateway starts for the first time, and nothing is frozen"
+    assert ended == "everything thawed by user:ada"
+
+
+def test_the_feature_of_agents_is_named_once():
+    feature = MeteredFeature(kind="metered", key="agent-actions", meter="agent-actions", included=1000)
+    changed = sample(AgentTenantChanged).model_copy(
+        update={"feature": feature, "status": "running", "allows_access": True}
+    )
+
+    assert sentence(changed) == "agents: acme is running, entitled, agent-actions 1000 included"

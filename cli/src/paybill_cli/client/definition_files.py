@@ -45,10 +45,26 @@ def _place(flaw: str) -> dict[str, Any]:
 
 def text_of(file: Path) -> str:
     """Returns the text of a file. Raises a usage error for one that cannot be read or is not UTF-8."""
+    content = bytes_of(file)
     try:
-        return bytes_of(file).decode()
+        return content.decode()
     except UnicodeDecodeError as error:
-        raise usage(f"{file} is not UTF-8", why=error.reason) from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise usage(f"{file} is not UTF-8", why=f"line {line}: {error.reason}") from None
+
+
+def text_or_flaw(file: Path) -> tuple[str | None, str]:
+    """Returns the text of a file; for one that cannot be read, None and `<line>: <reason>`."""
+    try:
+        content = bytes_of(file)
+    except CliError as error:
+        reason = error.message.removeprefix(f"{file} ")
+        return None, f"1: the file {reason}{f': {error.why}' if error.why else ''}"
+    try:
+        return content.decode(), ""
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return None, f"{line}: the file is not UTF-8: {error.reason}"
 
 
 def bytes_of(file: Path) -> bytes:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paybill_cli.client.definition_files import text_of, with_errors
+from paybill_cli.client.definition_files import text_of, text_or_flaw, with_errors
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import Stack
-from paybill_cli.commands.agent_drift import DRIFT, drift
+from paybill_cli.commands.agent_drift import DRIFT, drift, is_away
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output, as_json
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from paybill_contracts.blueprints import Blueprint
 
 RESOURCES = "resources.yaml"
+GRANTS = "grants.cedar"
 BLUEPRINTS = "blueprints.yaml"
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the bundle, such as agents.", metavar="FOLDER")]
@@ -58,12 +59,12 @@ def init(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint: 
             file.write(resources_text(content))
     except OSError as error:
         raise usage(f"{path} cannot be written", why=error.strerror or str(error)) from None
-    written = {
+    written: dict[str, Any] = {
         "file": str(path),
         "blueprint": f"{content.name}@{content.version}",
-        "tables": ", ".join(table.name for table in content.tables),
+        "tables": [table.name for table in content.tables],
     }
-    out.record("agent.init", written)
+    out.record("agent.init", written if out.json else written | {"tables": ", ".join(written["tables"])})
     out.info(
         f"next: add labels to {path}, write grants.cedar and a workflow beside it, then paybill agent check {folder}"
     )
@@ -83,7 +84,8 @@ def check(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint:
     if out.json:
         out.record("agent.check", {**_summary(folder, bundle), "drift": found})
     else:
-        out.record("agent.check", _summary(folder, bundle))
+        summary = _summary(folder, bundle)
+        out.record("agent.check", summary | {"workflows": ", ".join(summary["workflows"])})
         if found:
             out.rows("agent.drift", found, DRIFT)
     if found:
@@ -103,10 +105,11 @@ def resources_text(blueprint: "Blueprint") -> str:
     return "".join(lines)
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    """Returns the texts of the bundle's files by name. Raises a usage error when the folder has none.
+def files_of(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the texts of the bundle's files by name, and `<line>: <reason>` of each that cannot be read.
 
-    Hidden files do not count. A file or folder that belongs to no bundle has no text; reading the bundle refuses it.
+    Raises a usage error when the folder has none. Hidden files do not count. A file or folder that belongs to no
+    bundle has no text; reading the bundle refuses it.
     """
     try:
         found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -116,7 +119,15 @@ def files_of(folder: Path) -> dict[str, str]:
         ) from None
     if not found:
         raise usage(f"{folder} has no files of a bundle", next=f"paybill agent init {folder}")
-    return {path.name: text_of(path) if path.suffix in {".yaml", ".cedar"} else "" for path in found}
+    texts: dict[str, str] = {}
+    flaws: dict[str, str] = {}
+    for path in found:
+        text, flaw = text_or_flaw(path) if path.suffix in {".yaml", ".cedar"} else ("", "")
+        if text is None:
+            flaws[path.name] = flaw
+        else:
+            texts[path.name] = text
+    return texts, flaws
 
 
 def blueprint_of(out: Output, stack: Stack, folder: Path, file: Path | None) -> "Blueprint":
@@ -129,14 +140,19 @@ def blueprint_of(out: Output, stack: Stack, folder: Path, file: Path | None) -> 
         return _read_blueprint(out, file)
     beside = folder.absolute().parent / BLUEPRINTS
     if not beside.exists():
-        with Service(stack, "provisioner") as provisioner:
-            return _in_force(provisioner, _only(provisioner))
+        try:
+            with Service(stack, "provisioner") as provisioner:
+                return _in_force(provisioner, _only(provisioner))
+        except CliError as error:
+            if is_away(error):
+                error.next = f"repeat the command with --blueprint FILE, write {beside}, or: {error.next}"
+            raise
     local = _read_blueprint(out, beside)
     try:
         with Service(stack, "provisioner") as provisioner:
             published = _in_force(provisioner, local.name)
     except CliError as error:
-        if error.exit_code not in {ExitCode.UNREACHABLE, ExitCode.NOT_FOUND}:
+        if not is_away(error) and error.exit_code is not ExitCode.NOT_FOUND:
             raise
         return local
     if published != local:
@@ -176,10 +192,19 @@ def checked(out: Output, folder: Path, blueprint: "Blueprint") -> "Bundle":
     from paybill_definitions.agent_bundle import BundleFileError, read_bundle
 
     with with_errors(out, folder, "bundle", BundleFileError, ExitCode.FAILED):
+        texts, flaws = files_of(folder)
+        unread = {name: "" for name in flaws if name not in {RESOURCES, GRANTS}}
         try:
-            return read_bundle(files_of(folder), blueprint)
+            return read_bundle(texts | unread, blueprint)
         except BundleFileError as error:
-            raise BundleFileError("\n".join(f"{folder}/{line}" for line in str(error).splitlines())) from None
+            # What is wrong in a file that has no text follows from that alone.
+            found = [line for line in str(error).splitlines() if _file(line) not in flaws]
+            found = sorted([*found, *(f"{name}:{flaw}" for name, flaw in flaws.items())], key=_file)
+            raise BundleFileError("\n".join(f"{folder}/{line}" for line in found)) from None
+
+
+def _file(flaw: str) -> str:
+    return flaw.partition(":")[0]
 
 
 def _summary(folder: Path, bundle: "Bundle") -> dict[str, Any]:
@@ -190,6 +215,6 @@ def _summary(folder: Path, bundle: "Bundle") -> dict[str, Any]:
         "blueprint": f"{bundle.blueprint.name}@{bundle.blueprint.version}",
         "resources": len(bundle.resources),
         "grants": len(bundle.grants),
-        "workflows": ", ".join(each.name for each in bundle.workflows),
+        "workflows": [each.name for each in bundle.workflows],
         "content_hash": digest(bundle),
     }

@@ -22,12 +22,17 @@ def drift(out: Output, stack: Stack, bundle: "Bundle") -> list[dict[str, str]]:
     try:
         found = [*_of_blueprint(stack, bundle), *of_tables(stack, bundle.model_dump(mode="json"))]
     except CliError as error:
-        if error.exit_code is not ExitCode.UNREACHABLE:
+        if not is_away(error):
             raise
         out.info(f"not compared with a stack: {error.message}; live tables were not compared")
         return []
     out.info(f"compared with the stack at {stack.url('provisioner')}: its blueprint in force and its live tables")
     return found
+
+
+def is_away(error: CliError) -> bool:
+    """Returns whether there is no stack to compare with: none answers, or no key is set to call it with."""
+    return error.exit_code is ExitCode.UNREACHABLE or error.code == "no_key"
 
 
 def of_tables(stack: Stack, content: Mapping[str, Any]) -> Iterator[dict[str, str]]:

@@ -80,7 +80,9 @@ def thaw(out: Output, stack: Stack, options: ConfirmedOptions, target: Target) -
             return
         out.confirm(f"Thaw {for_reading(out, stack, body['freeze'])}?", yes=options.yes)
         done = post(out, gateway, f"{PATH}/thaw", body, options.idempotency_key)
-    out.record("agent.thawed", for_reading(out, stack, done), COLUMNS)
+    shown = for_reading(out, stack, done)
+    out.record("agent.thawed", shown, ("freeze", "frozen"))
+    out.info(f"{shown['freeze']} is thawed: runs whose time is not over continue")
     out.info("next: paybill agent freezes")
 
 

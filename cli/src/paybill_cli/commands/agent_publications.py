@@ -25,7 +25,12 @@ SHORT_HASH = 14
 """Characters of a hash in lists and in sentences of the log."""
 
 
-def diff(out: Output, stack: Stack, folder: Folder = Path("agents")) -> None:
+def diff(
+    out: Output,
+    stack: Stack,
+    folder: Folder = Path("agents"),
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 3 when there are changes.")] = False,
+) -> int:
     """Show the changes of a publication; exit code 1 or 6 when it is refused.
 
     Example: paybill agent diff agents
@@ -35,6 +40,11 @@ def diff(out: Output, stack: Stack, folder: Folder = Path("agents")) -> None:
     _show(out, publication)
     if publication["refused"]:
         raise _refused(folder, publication)
+    if not publication["changes"]:
+        out.info("no changes: this bundle is in force already")
+        return int(ExitCode.OK)
+    out.info(f"next: paybill agent publish {folder}")
+    return int(ExitCode.CHANGES if exit_code else ExitCode.OK)
 
 
 def publish(
@@ -113,7 +123,7 @@ def _body(out: Output, stack: Stack, folder: Path) -> tuple[dict[str, Any], dict
     """
     blueprint = blueprint_of(out, stack, folder, None)
     bundle = checked(out, folder, blueprint)
-    return {"files": files_of(folder), "blueprint": blueprint.name}, bundle.model_dump(mode="json")
+    return {"files": files_of(folder)[0], "blueprint": blueprint.name}, bundle.model_dump(mode="json")
 
 
 def _publication(gateway: Service, body: Mapping[str, Any]) -> dict[str, Any]:

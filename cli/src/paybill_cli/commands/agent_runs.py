@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli import formatting
-from paybill_cli.call_view import Line, fields_text
+from paybill_cli import completion, formatting
+from paybill_cli.call_view import Line, fields_text, quoted
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import for_reading, tenant_id, with_tenant, with_tenants
@@ -72,7 +72,7 @@ def show(
         return
     shown = with_tenant(out, stack, found)
     out.record("agent.run", shown | {"inputs": fields_text(shown["inputs"]), "budget": _budget(shown)}, FIELDS)
-    out.styled("agent.actions", found, list(action_lines(found)))
+    out.styled("agent.actions", found, [*action_lines(found), *approval_lines(found)])
     waiting = [each for each in found["approvals"] if each["status"] == "requested" and not each["expired"]]
     if waiting:
         out.info(f"next: paybill approval show {waiting[-1]['id']}")
@@ -83,7 +83,12 @@ def explain(
     stack: Stack,
     run: Annotated[str | None, typer.Option("--run", help="Run of a call that happened.")] = None,
     seq: Annotated[int | None, typer.Option("--seq", min=1, help="Its number in the run.")] = None,
-    tenant: OnlyTenant = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            "--tenant", help="Tenant of a call that is made up: slug or id.", autocompletion=completion.tenants
+        ),
+    ] = None,
     role: Annotated[str | None, typer.Option("--role", help="Role of a call that is made up.")] = None,
     step: Annotated[str | None, typer.Option("--step", help="Its workflow and step, such as refund.propose.")] = None,
     values: Annotated[
@@ -145,6 +150,20 @@ def _budget(run: Mapping[str, Any]) -> str:
     parts = [f"{used[name]} of {limit[name]} {name}" for name in ("calls", "rows")]
     parts += [f"{used['sums'].get(name, 0)} of {most} {name}" for name, most in limit["sums"].items()]
     return ", ".join(parts)
+
+
+def approval_lines(run: Mapping[str, Any]) -> Iterator[Line]:
+    """Yields the lines of each approval: its status and reason, who decided and when."""
+    styles = {"granted": "green", "used": "green", "rejected": "red"}
+    for each in run["approvals"]:
+        status = "expired" if each["expired"] else each["status"]
+        text = f"  {each['seq']:>3}  {each['step']}  approval {each['id']}  {status}"
+        yield styles.get(status, ""), f"{text}  {formatting.time(each['requested_at'])}"
+        decision = f"by {each['decided_by']}" if each["decided_by"] else "by nobody"
+        if each["approval"] is not None:
+            decision += f" at {formatting.time(each['approval']['approved_at'])}"
+        ended = f": {quoted(each['ended'])}" if each["ended"] else ""
+        yield "", f"       requested by {each['requester']} ({each['reason']}); decided {decision}{ended}"
 
 
 def action_lines(run: Mapping[str, Any]) -> Iterator[Line]:

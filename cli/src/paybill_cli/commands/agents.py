@@ -22,6 +22,8 @@ _ID = re.compile(r"agt_[0-9a-f]{32}")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 MAX_CANDIDATES = 5
 _LIFETIME = re.compile(r"([1-9][0-9]{0,3})([mhd])")
+MAX_LIFETIME_S = 366 * 86_400
+"""The longest that the agent gateway accepts."""
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 Agent = Annotated[str, typer.Argument(help="Id of the agent, agt_…, or its name.", metavar="AGENT")]
@@ -37,7 +39,9 @@ def new(
         typer.Option("--tenant", help="Tenant that it works for: slug or id.", autocompletion=completion.tenants),
     ],
     role: Annotated[str, typer.Option("--role", help="Its role in the bundle: the grants and workflows that it gets.")],
-    expires: Annotated[str, typer.Option("--expires", help="Time until its end, such as 12h or 90d.")] = "90d",
+    expires: Annotated[
+        str, typer.Option("--expires", help="Time until its end, such as 12h or 90d; at most 366d.")
+    ] = "90d",
 ) -> None:
     """Register an agent of one tenant; its key is shown only now.
 
@@ -47,12 +51,15 @@ def new(
     """
     lifetime = _LIFETIME.fullmatch(expires)
     if lifetime is None:
-        raise usage(f"{expires!r} is no time such as 12h or 90d", next="paybill agent new --help")
+        raise usage(f"--expires: {expires!r} is no time such as 12h or 90d", next="paybill agent new --help")
+    lifetime_s = int(lifetime[1]) * _SECONDS[lifetime[2]]
+    if lifetime_s > MAX_LIFETIME_S:
+        raise usage(f"--expires: {expires} is longer than 366d", next="paybill agent new --help")
     body = {
         "tenant": tenant_id(stack, tenant),
         "name": name,
         "role": role,
-        "lifetime_s": int(lifetime[1]) * _SECONDS[lifetime[2]],
+        "lifetime_s": lifetime_s,
     }
     with Service(stack, "agent-gateway") as gateway:
         if options.dry_run:

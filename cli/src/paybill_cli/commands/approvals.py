@@ -19,12 +19,12 @@ from paybill_cli.output import Output
 from paybill_cli.plan_view import after_approval, plan_lines
 
 COLUMNS = ("id", "slug", "subject", "status", "hash", "requester", "decided_by", "expires_at", "reasons")
-FIELDS = (*COLUMNS[:7], "other_person", "requested_at", "expires_at", "reasons", "ended")
+FIELDS = (*COLUMNS[:7], "other_person", "requested_at", "expires_at", "reasons")
 
 _ID = re.compile(r"apr_[0-9a-f]{32}")
 
 Id = Annotated[str, typer.Argument(help="Id of the approval, apr_….", metavar="APPROVAL")]
-Status = Literal["requested", "granted", "rejected", "used", "void"]
+Status = Literal["requested", "granted", "rejected", "denied", "used", "void"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +42,32 @@ _KINDS = (_Kind("provisioner", "plan", "plan_hash"), _Kind("agent-gateway", "cal
 def list_all(
     out: Output,
     stack: Stack,
-    status: Annotated[Status | None, typer.Option("--status", help="Only approvals with this status.")] = None,
+    status: Annotated[
+        Status | None, typer.Option("--status", help="Only approvals with this status; denied means rejected.")
+    ] = None,
     limit: Limit = 1000,
 ) -> None:
     """List the last approval of each environment and of each agent's run.
+
+    Those of a service that your key may not read are left out.
 
     Example: paybill approval list --status requested
     """
     rows: list[dict[str, Any]] = []
     is_cut = False
+    denied: list[CliError] = []
+    query = {"status": "rejected" if status == "denied" else status}
     for kind in _KINDS:
-        with Service(stack, kind.service) as service:
-            found, more = service.list_rows("/v1/approvals", "approvals", {"status": status}, limit)
-        rows += [{**each, "service": kind.service} if out.json else _row(kind, each) for each in found]
-        is_cut = is_cut or more
+        with _unless_denied(denied), Service(stack, kind.service) as service:
+            found, more = service.list_rows("/v1/approvals", "approvals", query, limit)
+            rows += [{**each, "service": kind.service} if out.json else _row(kind, each) for each in found]
+            is_cut = is_cut or more
+    _require_some(denied)
     out.rows("approval.list", rows[:limit], COLUMNS)
     if is_cut or len(rows) > limit:
         out.more(limit)
+    for each in denied:
+        out.info(f"left out, because your key may not read them: {each.message}")
 
 
 def show(out: Output, stack: Stack, approval: Id) -> None:
@@ -73,7 +82,7 @@ def show(out: Output, stack: Stack, approval: Id) -> None:
     if out.json:
         out.record("approval", {**found, "service": kind.service})
         return
-    out.record("approval", _row(kind, found["approval"]), FIELDS)
+    _show_approval(out, kind, found["approval"])
     _show_subject(out, kind, found)
 
 
@@ -110,7 +119,7 @@ def approve(
             _show_subject(out, kind, found)
         out.confirm(f"Approve the {kind.subject} {body[kind.hash][:12]}…?", yes=options.yes)
         done = post(out, service, f"{path}/approve", body, options.idempotency_key)
-    out.record("approval", done if out.json else _row(kind, done), FIELDS)
+    _show_approval(out, kind, done)
     out.info(f"next: {_after(kind, found, done)}")
 
 
@@ -127,25 +136,54 @@ def reject(out: Output, stack: Stack, options: RequestOptions, approval: Id, rea
             preview(out, service, path, body, options.idempotency_key)
             return
         done = post(out, service, path, body, options.idempotency_key)
-    out.record("approval", done if out.json else _row(kind, done), FIELDS)
+    _show_approval(out, kind, done)
 
 
 @contextmanager
 def _found(stack: Stack, approval: str) -> Iterator[tuple[Service, _Kind, dict[str, Any]]]:
     """Provides the service that has the approval, its kind, and the approval with its subject."""
     path = _path(approval)
+    denied: list[CliError] = []
     for kind in _KINDS:
         with Service(stack, kind.service) as service:
-            found = get_or_none(service, path)
+            found = None
+            with _unless_denied(denied):
+                found = get_or_none(service, path)
             if found is not None:
                 yield service, kind, found
                 return
+    _require_some(denied)
     raise CliError(
         "approval_unknown",
         f"there is no approval {approval}",
+        why="; ".join(f"your key may not read all: {each.message}" for each in denied),
         next="paybill approval list",
         exit_code=ExitCode.NOT_FOUND,
     )
+
+
+@contextmanager
+def _unless_denied(denied: list[CliError]) -> Iterator[None]:
+    """Appends the refusal of a service that the key may not read, and continues."""
+    try:
+        yield
+    except CliError as error:
+        if error.exit_code is not ExitCode.DENIED:
+            raise
+        denied.append(error)
+
+
+def _require_some(denied: list[CliError]) -> None:
+    """Raises the first refusal when every service has refused the key."""
+    if len(denied) == len(_KINDS):
+        raise denied[0]
+
+
+def _show_approval(out: Output, kind: _Kind, found: Mapping[str, Any]) -> None:
+    """Prints an approval; people get the reason of a rejection under its own name."""
+    is_rejected = found["status"] == "rejected"
+    row = dict(found) if out.json else _row(kind, found) | ({"rejection": found["ended"]} if is_rejected else {})
+    out.record("approval", row, (*FIELDS, "rejection" if is_rejected else "ended"))
 
 
 def _show_subject(out: Output, kind: _Kind, found: Mapping[str, Any]) -> None:

@@ -187,7 +187,7 @@ async def up(
         def show_key(key: str) -> None:
             nonlocal progress
             starting.close()  # while a spinner runs, what is printed to stdout appears on stderr
-            out.info("the operator's key, shown only now (paybill up --new-key creates another):")
+            out.info("the operator's key, shown only now; another is created by: paybill up --new-key")
             out.early("key", {"operator_key": key}, f"export PAYBILL_API_KEY={key}")
             progress = starting.enter_context(out.progress("starting the servers"))
 
@@ -250,13 +250,24 @@ def _show(out: Output, stack: "Supervisor", prepared: "Prepared | None") -> None
     )
     examples = _EXAMPLES
     if prepared is not None:
-        out.record("example", asdict(prepared))
-        out.info("an MCP client connects to the address with the key as its bearer token; the tickets are t-17 to t-19")
+        _show_example(out, prepared)
         examples = _AGENT_EXAMPLES
     out.info("in another terminal, with PAYBILL_API_KEY as printed when the operator's key was created:")
     option = "" if stack.layout.root == Path(".paybill").absolute() else f" --data-dir {_shortest(stack.layout.root)}"
     for command in examples:
         out.info(f"  {command}{option}")
+
+
+def _show_example(out: Output, prepared: "Prepared") -> None:
+    """Prints the variables of the example's programs."""
+    out.record("example", {"tenant": prepared.tenant, "agent_id": prepared.agent_id})
+    out.line("example", {}, f"export AGENT_ADDRESS={prepared.address}")
+    if not prepared.key:
+        out.info("the agent of the example was ended, or its key is not in the data directory; for another one:")
+        out.info(f"  paybill agent new desk --tenant {prepared.tenant} --role support")
+        return
+    out.line("example", {}, f"export AGENT_KEY={prepared.key}")
+    out.info("an MCP client connects to the address with the key as its bearer token; the tickets are t-17 to t-19")
 
 
 def _shortest(path: Path | None) -> str | None:

@@ -49,7 +49,10 @@ _EARLY = {"blueprint_unknown", "tenant_unknown"}
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The example as a person uses it. address: of the MCP endpoint; key: of the agent."""
+    """The example as a person uses it. address: of the MCP endpoint.
+
+    key: of the agent; empty when a person has ended it, or when its key was never stored.
+    """
 
     tenant: str
     agent_id: str
@@ -77,13 +80,10 @@ class _Preparation:
     async def run(self) -> Prepared:
         """Prepares tenant, rows, bundle and agent, in this order."""
         blueprint = await self._blueprint()
-        self._report(f"the tenant {TENANT} signs up and pays")
         tenant_id = await self._tenant(str(blueprint["content"]["regions"][0]))
         self._report(f"{TENANT}'s rows are written with its own login")
         await self._write_rows(tenant_id)
-        self._report("the agents' bundle is published")
         await self._publish(str(blueprint["content"]["name"]))
-        self._report("an agent is registered")
         return await self._agent(tenant_id)
 
     async def _blueprint(self) -> dict[str, Any]:
@@ -95,8 +95,8 @@ class _Preparation:
                 "another_product",
                 f"the stack in {self._stack.layout.root} has another product than the example",
                 why=f"its blueprint {found['content']['name']} has no table tickets",
-                next="choose an empty directory with --data-dir",
-                exit_code=ExitCode.USAGE,
+                next="paybill up --example support-agent --data-dir .example, or another empty directory",
+                exit_code=ExitCode.CONFLICT,
             )
         return found
 
@@ -104,8 +104,10 @@ class _Preparation:
         """Returns the id of the active tenant, after its sign-up and payment."""
         rows = (await self._request("tenant", "GET", f"/v1/tenants?slug={TENANT}"))["tenants"]
         if rows:
+            self._report(f"the tenant {TENANT} is there already")
             id_ = str(rows[0]["id"])
         else:
+            self._report(f"the tenant {TENANT} signs up and pays")
             body = {
                 "slug": TENANT,
                 "name": "Acme",
@@ -164,20 +166,37 @@ class _Preparation:
     async def _publish(self, blueprint: str) -> None:
         """Publishes the bundle, unless one is in force: a person may have changed it since."""
         listed = (await self._request(GATEWAY, "GET", "/v1/bundles"))["bundles"]
-        if not any(each["in_force"] for each in listed):
+        if any(each["in_force"] for each in listed):
+            self._report("a bundle of agents is in force already")
+        else:
+            self._report("the agents' bundle is published")
             body = {"files": self._files.bundle(), "blueprint": blueprint}
             await self._request(GATEWAY, "POST", "/v1/bundles", body)
 
     async def _agent(self, tenant_id: str) -> Prepared:
-        """Returns the agent of an earlier start, whose key is in a file (0600); a new one if that has ended."""
+        """Returns the agent of an earlier start, whose key is in a file (0600); a new one when that has expired.
+
+        An agent that a person has ended is not registered again.
+        """
         layout = self._stack.layout
         path = key_file(layout)
         listed = (await self._request(GATEWAY, "GET", f"/v1/agents?tenant={tenant_id}"))["agents"]
-        found = next((each for each in listed if each["name"] == AGENT and each["status"] == "active"), None)
-        with suppress(FileNotFoundError):
-            key = path.read_text(encoding="ascii").strip()
-            if found is not None:
+        named = sorted(
+            (each for each in listed if each["name"] == AGENT),
+            key=lambda each: str(each["registered_at"]),
+            reverse=True,
+        )
+        found = next((each for each in named if each["status"] == "active"), named[0] if named else None)
+        if found is not None and found["status"] != "expired":
+            key = ""
+            with suppress(FileNotFoundError):
+                key = path.read_text(encoding="ascii").strip()
+            if found["status"] == "active" and key:
+                self._report(f"the agent {AGENT} is registered already")
                 return await self._ready(tenant_id, str(found["id"]), key)
+            self._report(f"the agent {AGENT} is {found['status']}, and is not registered again")
+            return Prepared(TENANT, str(found["id"]), f"{self._stack.addresses.url(GATEWAY)}/mcp", "")
+        self._report(f"the agent {AGENT} is registered")
         body = {"tenant": tenant_id, "name": AGENT, "role": ROLE, "lifetime_s": _AGENT_LIFETIME_S}
         made = await self._request(GATEWAY, "POST", "/v1/agents", body)
         private_dir(path.parent)

@@ -6,6 +6,7 @@ from typing import Any, assert_never
 from typing_extensions import override
 
 from paybill_contracts.agent_bundles import Amounts
+from paybill_contracts.agents import Thawed
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.cells import Breach
@@ -19,6 +20,7 @@ _DAY_S = 86_400
 _BEFORE = (",", " ")
 """Beginnings of the formats that stand before a value."""
 _DOT = "."
+_GATEWAY = "service:agent-gateway"
 
 _SENTENCES = {
     "agent-gateway.action_done": "{run_id} seq {seq}: {workflow:.}{step} "
@@ -52,8 +54,7 @@ _SENTENCES = {
     "agent-gateway.request_refused": "{verb} {target}{caller: by } refused: {code}",
     "agent-gateway.run_started": "{run_id} of {workflow} started by {started_by}, reserving {reserved}, "
     "until {expires_at}",
-    "agent-gateway.tenant_changed": "agents: {slug} is {status}, {allows_access:entitled|not entitled}, "
-    "agent-actions {feature}",
+    "agent-gateway.tenant_changed": "agents: {slug} is {status}, {allows_access:entitled|not entitled}{feature:, }",
     "agent-gateway.thawed": "{freeze} thawed by {thawed_by}",
     "billing.account_adopted": "existing customer {customer} at {provider} taken over",
     "billing.account_failed": "{provider} refused to open the account: {reason}",
@@ -202,6 +203,8 @@ _SENTENCES_OF_EVERY_CONTEXT = {
 
 def sentence(event: Event) -> str:
     """Returns what happened, without a final stop."""
+    if isinstance(event, Thawed) and event.thawed_by == _GATEWAY:
+        return "the agent gateway starts for the first time, and nothing is frozen"
     template = _SENTENCES.get(event.TYPE) or _SENTENCES_OF_EVERY_CONTEXT.get(event.TYPE.partition(".")[2])
     if template is None:
         text = (event.__doc__ or event.TYPE).partition("\n")[0].partition(". ")[0].rstrip(".").replace("`", "")
