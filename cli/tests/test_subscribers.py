@@ -5,10 +5,10 @@ import json
 import stat
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
+from nats.js.errors import NotFoundError
 from paybill_cli.client.event_log import connected
 from paybill_cli.client.stack import NatsAccess
 from paybill_cli.errors import CliError
@@ -196,12 +196,23 @@ def test_a_subscriber_that_cannot_be_applied_at_first_is_applied_later(on_stack,
 
     obstacle.mkdir()
     try:
-        store_subscriber(real_stack.data_dir, "later", ("tenant",), batches=False)
+        later = store_subscriber(real_stack.data_dir, "later", ("tenant",), batches=False)
         asyncio.run(until(reported))
     finally:
         obstacle.rmdir()
 
-    asyncio.run(until(partial(_accepted, url, "later", password(real_stack.data_dir, "nats-later"))))
+    secret = password(real_stack.data_dir, "nats-later")
+
+    async def reaches_the_streams() -> bool:
+        try:
+            async with connected(NatsAccess(url, "later", secret)) as client:
+                with pytest.raises(NotFoundError):
+                    await client.jetstream().consumer_info("EVENTS", later.consumer)
+                return True
+        except CliError:
+            return False
+
+    asyncio.run(until(reaches_the_streams))
     assert on_stack("subscriber", "delete", "later", "--yes").code == ExitCode.OK
 
 

@@ -248,7 +248,7 @@ async def _applied(data_dir: Path, url: str, subscriber: "Subscriber") -> None:
     from paybill_embedded.credentials import password
     from paybill_embedded.users import account_lines
 
-    from paybill_cli.client.event_log import connected
+    from paybill_cli.client.event_log import EVENTS, connected
 
     secret = password(data_dir, f"nats-{subscriber.name}")
     entry = account_lines(subscriber.name, secret, subscriber)
@@ -259,7 +259,9 @@ async def _applied(data_dir: Path, url: str, subscriber: "Subscriber") -> None:
                 await asyncio.sleep(_POLL_S)
             while True:
                 try:
-                    async with connected(NatsAccess(url, subscriber.name, secret)):
+                    # A new login is accepted a moment before its account reaches the streams.
+                    async with connected(NatsAccess(url, subscriber.name, secret)) as client:
+                        await client.jetstream().consumer_info(EVENTS, subscriber.consumer)
                         return
                 except CliError:
                     await asyncio.sleep(_POLL_S)
