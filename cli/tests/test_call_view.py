@@ -14,6 +14,7 @@ CALL = {
     "subject_hash": "c" * 64,
     "arguments": {"amount": 3000, "reason": "late"},
     "rows": [{"before": None, "after": {"id": "r-1", "amount": 3000, "note": None}}],
+    "other_rows": {},
 }
 
 
@@ -50,6 +51,10 @@ def test_a_call_shows_its_arguments_and_every_row():
         '      id  "r-1"',
         "      amount  3000",
         "      note  NULL",
+    ]
+    assert texts(call_lines(CALL | {"other_rows": {"audits": 990, "ledger": 1}}))[-2:] == [
+        "  audits: 990 rows change",
+        "  ledger: 1 row changes",
     ]
     assert texts(call_lines(CALL | {"rows": []}))[-1] == "  no row would change"
 

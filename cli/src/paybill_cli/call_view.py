@@ -50,5 +50,7 @@ def call_lines(call: Mapping[str, Any]) -> Iterator[Line]:
     yield "", f"run {call['run_id']}  seq {call['seq']}  hash {call['subject_hash']}"
     yield "", f"arguments  {fields_text(call['arguments'])}"
     yield from rows_lines(call["resource"], call["rows"])
+    for table, count in call["other_rows"].items():
+        yield _SIGNS["update"][0], f"  {table}: {count} {'row changes' if count == 1 else 'rows change'}"
     if not call["rows"]:
         yield "", "  no row would change"

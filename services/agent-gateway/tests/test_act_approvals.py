@@ -37,9 +37,9 @@ async def test_a_row_that_outgrows_the_rule_meanwhile_is_not_written(start: Any,
         run = await gateway.start(agent, "settle", refund="r-1")
         write = gateway.gate.databases.write
 
-        async def write_later(*arguments: Any) -> Any:
+        async def write_later(*arguments: Any, **options: Any) -> Any:
             await gateway.pool.execute("UPDATE product.refunds SET amount = 9000")
-            return await write(*arguments)
+            return await write(*arguments, **options)
 
         gateway.gate.databases.write = write_later  # type: ignore[method-assign]  # another writer is first
         changed = await gateway.refused(gateway.take(agent, "change", run.run, run.seq, reason="new"))
@@ -114,3 +114,47 @@ async def test_a_run_is_returned_for_its_own_inputs_alone(start: Any, postgres: 
 
     assert run == again
     assert (other.code, other.document()["next"]) == ("inputs_differ", [])
+
+
+CLOSES = """
+CREATE FUNCTION product.f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN DELETE FROM product.tickets WHERE tenant_id = NEW.tenant_id AND id LIKE 'x%'; RETURN NULL; END $$;
+CREATE TRIGGER t AFTER INSERT ON product.refunds FOR EACH ROW EXECUTE FUNCTION product.f();
+"""
+DECLARED = FILES["resources.yaml"].replace("{untrusted: [reason]}", "{untrusted: [reason], also_changes: [tickets]}")
+
+
+async def test_rows_of_other_tables_are_shown_approved_and_counted(start: Any, postgres: Any) -> None:
+    async with world(start, postgres, bundle_of(resources=DECLARED), RIGHTS) as gateway:
+        agent = await gateway.tenant()
+
+        async def add_tickets(first: int, last: int) -> None:
+            await gateway.pool.execute(
+                "INSERT INTO product.tickets (tenant_id, id, order_id, body)"  # our own
+                f" SELECT '{agent.tenant_id}', 'x' || n, 'o-1', '' FROM generate_series({first}, {last}) AS n"
+            )
+
+        await gateway.pool.execute(CLOSES)
+        run = await gateway.start(agent, ticket="t-17")
+        await add_tickets(1, 900)
+        many = await gateway.refused(gateway.take(agent, "propose", run.run, run.seq, amount=3000, reason="late"))
+        await gateway.pool.execute("DELETE FROM product.tickets WHERE id LIKE 'x%' AND id NOT IN ('x1', 'x2')")
+        asked = await gateway.refused(gateway.take(agent, "propose", run.run, run.seq, amount=3000, reason="late"))
+        waiting = (await gateway.run(run.run)).approval
+        assert asked.approval is not None
+        await gateway.approve(asked.approval.id, run.run)
+        await add_tickets(3, 3)
+        changed = await gateway.refused(gateway.take(agent, "propose", run.run, run.seq, amount=3000, reason="late"))
+        again = await gateway.refused(gateway.take(agent, "propose", run.run, run.seq, amount=3000, reason="late"))
+        assert again.approval is not None
+        await gateway.approve(again.approval.id, run.run)
+        before = (await gateway.run(run.run)).used.rows
+        await gateway.take(agent, "propose", run.run, run.seq, amount=3000, reason="late")
+        done = await gateway.run(run.run)
+
+    assert [each.code for each in (many, asked, changed, again)] == [
+        "too_many_rows", "approval_required", "rows_changed", "approval_required",
+    ]  # fmt: skip
+    assert waiting is not None
+    assert waiting.other_rows == {"tickets": 2}
+    assert (done.ended, done.used.rows - before) == ("finished", 4)

@@ -23,7 +23,7 @@ async def gateway(start: Any, postgres: Any) -> AsyncIterator[World]:
         yield found
 
 
-async def lost(*_: Any) -> Unknown:
+async def lost(*_: Any, **__: Any) -> Unknown:
     return Unknown()
 
 

@@ -52,13 +52,22 @@ async def test_rows_of_other_tables_count_and_must_be_declared(databases, pool, 
         for number, (resource, limit) in enumerate([(ORDERS, 9), (wrong, 9), (declared, 4)])
     ]
     shown = await databases.preview(tenant, deleting(resource=declared, limit=5), key(5), {"where.id": "a"})
+    assert isinstance(shown, Changed)
+    more = await databases.write(
+        tenant, deleting(resource=declared, limit=5), key(5), {"where.id": "a"}, shown.image.replace("4", "3")
+    )
+    few = await databases.write(
+        tenant, deleting(resource=declared, limit=5), key(5), {"where.id": "a"}, shown.image, rows_left=4
+    )
     assert await pool.fetch("SELECT count(*) FROM product.items") == [(4,)]
     assert await actions(pool) == []
-    done = await databases.write(tenant, deleting(resource=declared, limit=5), key(5), {"where.id": "a"})
+    done = await databases.write(tenant, deleting(resource=declared, limit=5), key(5), {"where.id": "a"}, shown.image)
 
     assert found == [Refused("resource_drifted"), Refused("resource_drifted"), Refused("too_many_rows")]
     assert isinstance(done, Changed)
     assert done == shown
+    assert shown.other_rows == {"items": 4}
+    assert (more, few) == (Refused("rows_changed"), Refused("too_many_rows"))
     assert await pool.fetch("SELECT count(*) FROM product.items") == [(0,)]
 
 

@@ -211,15 +211,21 @@ def test_the_hash_of_an_approval_covers_every_part() -> None:
     image = approvals.Image(None, {"id": "x", "amount": 5})
 
     def hashed(
-        of: Run = run, step: str = "pay", amount: int = 5, bundle: str = "0", row: approvals.Image = image
+        of: Run = run,
+        step: str = "pay",
+        amount: int = 5,
+        bundle: str = "0",
+        row: approvals.Image = image,
+        **others: int,
     ) -> str:
-        return approvals.subject_hash(of, step, {"amount": amount}, [row], bundle)
+        return approvals.subject_hash(of, step, {"amount": amount}, approvals.Preview((row,), "", others), bundle)
 
     changed = [
         hashed(replace(run, seq=2)), hashed(replace(run, tenant_id="other")), hashed(replace(run, id="other")),
         hashed(replace(run, bundle_hash="9")), hashed(step="x"), hashed(amount=6), hashed(bundle="1"),
         hashed(row=approvals.Image({"id": "x", "amount": 5}, None)),
         hashed(row=approvals.Image(None, {"id": "x", "amount": 6})),
+        hashed(audits=990), hashed(audits=991), hashed(ledger=990),
     ]  # fmt: skip
     assert len({hashed(), *changed}) == len(changed) + 1
 

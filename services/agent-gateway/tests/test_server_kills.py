@@ -177,10 +177,10 @@ async def test_a_call_whose_database_goes_away_after_the_intent_is_repeated_unde
     def call() -> Any:
         return gateway.take(agent, "propose", run.run, run.seq, amount=1200, reason="broken")
 
-    async def away(*arguments: Any) -> Any:
+    async def away(*arguments: Any, **options: Any) -> Any:
         await asyncio.to_thread(tenants.kill)
         gateway.gate.databases.close()  # no statement can be sent any more
-        return await write(*arguments)
+        return await write(*arguments, **options)
 
     gateway.gate.databases.write = away  # type: ignore[method-assign]  # the server is killed at this moment
     refused = await gateway.refused(call())

@@ -141,7 +141,7 @@ async def test_a_run_that_ended_by_time_starts_again_and_no_number_repeats(gatew
     agent = await gateway.tenant()
     first = await gateway.start(agent, ticket="t-17")
 
-    async def lost(*_: Any) -> Unknown:
+    async def lost(*_: Any, **__: Any) -> Unknown:
         return Unknown()
 
     write, gateway.gate.databases.write = gateway.gate.databases.write, lost  # type: ignore[method-assign]  # a lost connection

@@ -10,7 +10,7 @@ from gateway_samples import ENABLED, TENANT
 from paybill_agent_gateway.domain import approvals, runs
 from paybill_agent_gateway.domain.agents import Agent
 from paybill_agent_gateway.domain.answers import Answer, PlainFields, RefusalError, refusal
-from paybill_agent_gateway.domain.approvals import Image
+from paybill_agent_gateway.domain.approvals import Image, Preview
 from paybill_agent_gateway.domain.bundles import BundleInForce
 from paybill_agent_gateway.domain.calls import Call, CallCaller, Start, Take
 from paybill_agent_gateway.domain.decision import decide
@@ -24,7 +24,6 @@ from paybill_agent_gateway.domain.scenes import (
     Found,
     MissingError,
     Need,
-    Preview,
     RowsNeed,
     RunNeed,
     Scene,
@@ -122,7 +121,7 @@ class Walk:
         """Settles a write that changes one row."""
         image = self._image(need)
         assert self.run is not None
-        events, answer = settle(self.run, need, (image,), found, NOW)
+        events, answer = settle(self.run, need, Preview((image,), ""), found, NOW)
         self._record(events)
         return answer
 

@@ -151,7 +151,8 @@ class CallApprovalRequested(
 ):
     """A call waits for an approval. subject_hash: over tenant, run, seq, bundle, every argument and the rows as shown.
 
-    requester: who called the step; neither they nor who started the run may approve.
+    requester: who called the step; neither they nor who started the run may approve. other_rows: numbers of rows that
+    triggers and referential actions change beside `rows`, by table.
     """
 
     subject_hash: Digest
@@ -164,6 +165,7 @@ class CallApprovalRequested(
     requester: CallerSubject
     requested_at: Timestamp
     expires_at: Timestamp
+    other_rows: dict[Key, Count] = Field(default={})
 
 
 class CallApprovalGranted(

@@ -28,7 +28,7 @@ from paybill_runtime.http.listing import load_state
 
 from paybill_agent_gateway.domain import runs
 from paybill_agent_gateway.domain.answers import Answer, RefusalError, refusal
-from paybill_agent_gateway.domain.approvals import Image
+from paybill_agent_gateway.domain.approvals import Image, Preview
 from paybill_agent_gateway.domain.calls import Call, Take
 from paybill_agent_gateway.domain.decision import Verdict, decide
 from paybill_agent_gateway.domain.outcomes import claimed, settle
@@ -43,7 +43,6 @@ from paybill_agent_gateway.domain.scenes import (
     MissingError,
     Need,
     OpenNeed,
-    Preview,
     RowsNeed,
     RunNeed,
     Scene,
@@ -259,14 +258,14 @@ async def _write(gate: Gate, session: _Session, intended: Intended) -> Answer | 
     need = intended.need
     key, values = ActionKey(*need.key), dict(need.values)
     outcome = await gate.databases.write(
-        _endpoint_of(need, session), _statement(gate, need), key, values, intended.image
+        _endpoint_of(need, session), _statement(gate, need), key, values, intended.image, rows_left=need.rows_left
     )
     if isinstance(outcome, Unknown):
         return refusal(OutcomePendingError("the outcome is not known yet; send the same call again"), run=key.run)
-    result: str | tuple[Image, ...] | None
+    result: str | Preview | None
     match outcome:
         case Changed():
-            result = tuple(Image(row.before, row.after) for row in outcome.rows)
+            result = _preview_of(outcome)
         case Refused():
             result = outcome.code
         case Repeated():
@@ -340,10 +339,10 @@ async def _rows(gate: Gate, session: _Session, need: RowsNeed) -> Any:
     if isinstance(need.step, ReadStep):
         read = await gate.databases.read(endpoint, statement, values)
         return read.code if isinstance(read, Refused) else read.rows
-    shown = await gate.databases.preview(endpoint, statement, ActionKey(*need.key), values)
+    shown = await gate.databases.preview(endpoint, statement, ActionKey(*need.key), values, rows_left=need.rows_left)
     match shown:
         case Changed():
-            return Preview(tuple(Image(row.before, row.after) for row in shown.rows), shown.image)
+            return _preview_of(shown)
         case Refused():
             return shown.code
         case Repeated():
@@ -391,6 +390,10 @@ def _statement(gate: Gate, need: RowsNeed) -> Statement:
         while len(gate.statements) > MAX_STATEMENTS:
             gate.statements.popitem(last=False)
     return found
+
+
+def _preview_of(found: Changed) -> Preview:
+    return Preview(tuple(Image(row.before, row.after) for row in found.rows), found.image, found.other_rows)
 
 
 def _endpoint_of(need: RowsNeed, session: _Session) -> Endpoint:

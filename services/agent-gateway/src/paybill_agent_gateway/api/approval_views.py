@@ -104,6 +104,10 @@ class CallView(BaseModel):
     subject_hash: Digest
     arguments: Plain
     rows: list[RowView]
+    other_rows: Annotated[
+        dict[str, int],
+        Field(description="Numbers of rows that triggers and foreign keys change beside these rows, by table."),
+    ]
 
 
 class CallApprovalDetails(BaseModel):

@@ -125,6 +125,7 @@ def router(context: ServiceContext) -> APIRouter:
             subject_hash=found.subject_hash,
             arguments=await _plain(context, columns, found.arguments),
             rows=rows,
+            other_rows=found.other_rows,
         )
         return CallApprovalDetails(approval=view, call=call)
 

@@ -1,7 +1,7 @@
 """Approvals of calls: requested by the workflow or by trust, granted or denied by a person, used once."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from paybill_contracts.agent_bundles import ResourceColumn, Scalar
@@ -42,10 +42,23 @@ class Image:
     after: PlainFields | None
 
 
-def subject_hash(run: Run, step: str, arguments: PlainFields, rows: Sequence[Image], bundle_hash: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Rows before and after a write. image: digest of what the write compares: the rows before, and `other_rows`.
+
+    other_rows: numbers of rows that triggers and referential actions change beside these rows, by table.
+    """
+
+    rows: tuple[Image, ...]
+    image: str
+    other_rows: Mapping[str, int] = field(default_factory=dict)
+
+
+def subject_hash(run: Run, step: str, arguments: PlainFields, shown: Preview, bundle_hash: str) -> str:
     """Returns the hash that an approval is bound to. bundle_hash: of the grants in force."""
-    images = [[row.before, row.after] for row in rows]
-    return digest([run.tenant_id, run.id, run.seq, step, run.bundle_hash, bundle_hash, arguments, images])
+    images = [[row.before, row.after] for row in shown.rows]
+    others = [dict(shown.other_rows)] if shown.other_rows else []
+    return digest([run.tenant_id, run.id, run.seq, step, run.bundle_hash, bundle_hash, arguments, images, *others])
 
 
 def approval_id(run: Run, call_digest: str) -> str:

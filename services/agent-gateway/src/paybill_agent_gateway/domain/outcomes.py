@@ -8,7 +8,7 @@ from paybill_contracts.agent_runs import ActionDone, ActionVoided, RunEnd
 
 from paybill_agent_gateway.domain import turns
 from paybill_agent_gateway.domain.answers import Answer, PlainFields, RefusalError, refusal
-from paybill_agent_gateway.domain.approvals import Image
+from paybill_agent_gateway.domain.approvals import Image, Preview
 from paybill_agent_gateway.domain.records import Records
 from paybill_agent_gateway.domain.refusals import RowsTooLargeError, by_database
 from paybill_agent_gateway.domain.runs import Intent, Run, RunEvent, require_intent
@@ -17,11 +17,11 @@ from paybill_agent_gateway.domain.steps import fact_arguments
 
 
 def settle(
-    run: Run, need: RowsNeed, result: str | tuple[Image, ...] | None, found: Found, now: datetime
+    run: Run, need: RowsNeed, result: str | Preview | None, found: Found, now: datetime
 ) -> tuple[list[RunEvent], Answer | RefusalError | None]:
     """Returns the facts of a statement's outcome, and the answer to its call; None when the run continues by itself.
 
-    result: rows before and after; the code of a refusal; or None for an action that was done earlier. Raises
+    result: what was changed; the code of a refusal; or None for an action that was done earlier. Raises
     MissingError.
     """
     intent = run.intent
@@ -38,8 +38,8 @@ def settle(
             records.end(RunEnd.OUT_OF_BUDGET)
         next_steps = turns.allowed_next(records.so_far)
         return records.events, refusal(by_database(result), next_steps, None, run.id, records.run.seq)
-    rows = [row for image in result if (row := _row(need, image)) is not None]
-    _record_done(records, intent, need, rows)
+    rows = [row for image in result.rows if (row := _row(need, image)) is not None]
+    _record_done(records, intent, need, rows, sum(result.other_rows.values()))
     step = turns.next_step(records.workflow, records.run.done)
     if step is None:
         records.end(RunEnd.FINISHED)
@@ -90,9 +90,9 @@ def claimed(run: Run, now: datetime, *, is_done: bool) -> list[RunEvent]:
     ]
 
 
-def _record_done(records: Records, intent: Intent, need: RowsNeed, rows: list[PlainFields]) -> None:
+def _record_done(records: Records, intent: Intent, need: RowsNeed, rows: list[PlainFields], others: int) -> None:
     """Records a write that is done; without its rows when they do not fit into a fact, as after a claim."""
-    arguments, used = fact_arguments(need.step, dict(need.values)), _used(intent, need, len(rows))
+    arguments, used = fact_arguments(need.step, dict(need.values)), _used(intent, need, len(rows), others)
     common: dict[str, Any] = {"of": need.step, "verb": intent.verb, "grants": intent.grants, "used": used}
     try:
         records.done(need.step.name, arguments, rows, **common)
@@ -119,8 +119,11 @@ def _row(need: RowsNeed, image: Image) -> PlainFields | None:
     return found
 
 
-def _used(intent: Intent, need: RowsNeed, count: int) -> Amounts:
-    """Returns what a write has used of its reservation, which is for as many rows as it could have changed."""
+def _used(intent: Intent, need: RowsNeed, count: int, others: int) -> Amounts:
+    """Returns what a write has used of its reservation, which is for as many rows as it could have changed.
+
+    count: of its own rows, others: of those that triggers and referential actions changed.
+    """
     limit = 1 if isinstance(need.step, CreateStep) else intent.reserved.rows
     sums = {name: amount // max(1, limit) * count for name, amount in intent.reserved.sums.items()}
-    return Amounts(calls=1, rows=count, sums=sums)
+    return Amounts(calls=1, rows=count + others, sums=sums)

@@ -23,7 +23,6 @@ from paybill_contracts.event import canonical
 from paybill_agent_gateway.domain import approvals, run_ends, runs, sizes
 from paybill_agent_gateway.domain.amounts import exceeded, plus
 from paybill_agent_gateway.domain.answers import Answer, PlainFields
-from paybill_agent_gateway.domain.approvals import Image
 from paybill_agent_gateway.domain.attempts import Attempt
 from paybill_agent_gateway.domain.disclosure import Disclosure
 from paybill_agent_gateway.domain.refusals import BudgetExceededError, OutOfBudgetError
@@ -196,7 +195,7 @@ class Records:
         step: RowStep,
         verb: Verb,
         arguments: PlainFields,
-        rows: Sequence[Image],
+        shown: approvals.Preview,
         subject: str,
         reason: str,
         requester: str,
@@ -205,7 +204,7 @@ class Records:
         if not isinstance(step, WriteStep) or step.approval is None:
             raise TypeError(f"the step {step.name} has no rule about approvals")
         run = self.run
-        sizes.require_request_fits(step.name, arguments, rows)
+        sizes.require_request_fits(step.name, arguments, shown.rows)
         event = CallApprovalRequested(
             tenant_id=run.tenant_id,
             run_id=run.id,
@@ -219,13 +218,14 @@ class Records:
             verb=verb,
             resource=step.resource,
             arguments=self._sealed(step.name, step, arguments),
-            rows=approvals.images_of(rows, lambda fields: self._sealed(step.name, step, fields)),
+            rows=approvals.images_of(shown.rows, lambda fields: self._sealed(step.name, step, fields)),
             reason=reason,
             requester=requester,
             requested_at=self.now,
             expires_at=self.now + timedelta(minutes=step.approval.within_minutes),
+            other_rows=dict(shown.other_rows),
         )
-        sizes.require_request_fits(step.name, arguments, rows, event)
+        sizes.require_request_fits(step.name, arguments, shown.rows, event)
         self._record(event)
 
     def expire(self, reason: str) -> None:

@@ -1,7 +1,7 @@
 """Runs: the state that the facts of a run fold to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
@@ -74,6 +74,7 @@ class ApprovalStatus(StrEnum):
 class CallApproval:
     """An approval of one call. digest: of the call; rows: as they were shown; decided_by: who granted or denied it.
 
+    other_rows: numbers of rows that the call changes beside them, by table.
     subject_hash: over tenant, run, seq, bundle, every argument and the rows.
     """
 
@@ -94,6 +95,7 @@ class CallApproval:
     granted: Approval | None = None
     decided_by: str | None = None
     end_reason: str | None = None
+    other_rows: dict[Key, int] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
@@ -374,6 +376,7 @@ def _requested(event: CallApprovalRequested) -> CallApproval:
         requester=event.requester,
         requested_at=event.requested_at,
         expires_at=event.expires_at,
+        other_rows=event.other_rows,
     )
 
 

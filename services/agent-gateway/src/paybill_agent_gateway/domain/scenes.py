@@ -18,7 +18,7 @@ from paybill_contracts.personal import MAX_SEALED_BYTES, Personal
 
 from paybill_agent_gateway.domain.agents import Agent
 from paybill_agent_gateway.domain.answers import PlainFields
-from paybill_agent_gateway.domain.approvals import Image
+from paybill_agent_gateway.domain.approvals import Preview
 from paybill_agent_gateway.domain.budgets import Day
 from paybill_agent_gateway.domain.bundles import BundleInForce
 from paybill_agent_gateway.domain.freezes import Freezes
@@ -108,14 +108,15 @@ class RowsNeed:
     """Rows of a statement: read, or the preview of a write. Equal ones are the same statement with the same values.
 
     identity: of the step and of the grants in force. values: by the names of the statement's parameters. key: of the
-    action, run, seq and digest of the call. shown: columns that are returned in addition. readable: columns that the
-    role may read in every row.
+    action, run, seq and digest of the call. rows_left: of all tables, that the run may still change or read. shown:
+    columns that are returned in addition. readable: columns that the role may read in every row.
     """
 
     identity: tuple[str, ...]
     values: tuple[tuple[str, Scalar | None], ...]
     key: tuple[str, int, str]
     epoch: int
+    rows_left: int
     step: RowStep = field(compare=False)
     resource: AgentResource = field(compare=False)
     condition: RowCondition = field(compare=False)
@@ -132,14 +133,6 @@ class RowsNeed:
 
 StateNeed = RunNeed | BlueprintNeed | DayNeed
 Need = StateNeed | BundleNeed | ConnectionNeed | SealNeed | OpenNeed | RowsNeed
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """Rows before and after a write. image: digest of the rows before, which the write compares."""
-
-    rows: tuple[Image, ...]
-    image: str
 
 
 class MissingError(Exception):

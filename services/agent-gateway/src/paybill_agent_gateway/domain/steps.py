@@ -21,7 +21,7 @@ from paybill_definitions.agent_conditions import names
 
 from paybill_agent_gateway.domain import approvals, runs, trust, turns, values
 from paybill_agent_gateway.domain.answers import PlainFields
-from paybill_agent_gateway.domain.approvals import Image
+from paybill_agent_gateway.domain.approvals import Image, Preview
 from paybill_agent_gateway.domain.attempts import Attempt
 from paybill_agent_gateway.domain.grants import RowCondition
 from paybill_agent_gateway.domain.records import Records
@@ -36,7 +36,6 @@ from paybill_agent_gateway.domain.refusals import (
 from paybill_agent_gateway.domain.scenes import (
     ConnectionNeed,
     Found,
-    Preview,
     RowsNeed,
     Scene,
 )
@@ -129,7 +128,7 @@ def execute(turn: Turn, step: Step, given: dict[str, object], *, is_automatic: b
         _read(turn, step, need, arguments, grants)
         return None
     untrusted = trust.untrusted_arguments(step, arguments, so_far.origins)
-    reserved = records.reserve(1 if isinstance(step, CreateStep) else step.limit, _sums(turn, step, arguments))
+    reserved = records.reserve(_most_rows(step, need), _sums(turn, step, arguments))
     approval_id, image = _approved(turn, step, need, untrusted, is_automatic=is_automatic)
     turn.found.require_connection(ConnectionNeed(records.run.tenant_id, turn.endpoint.epoch, turn.endpoint))
     records.intended(step, VERBS[type(step)], fact_arguments(step, arguments), grants, reserved, approval_id)
@@ -178,6 +177,7 @@ def _need(
         values=tuple(arguments.items()),
         key=(run.id, run.seq, turn.records.digest),
         epoch=turn.endpoint.epoch,
+        rows_left=max(0, run.limit.rows - run.used.rows),
         step=step,
         resource=resource,
         condition=condition,
@@ -213,11 +213,11 @@ def _approved(
         raise ApprovalRequiredError(f"{step.name} needs an approval; call it to request one")
     preview = turn.found.preview(need)
     arguments = fact_arguments(step, dict(need.values))
-    subject = approvals.subject_hash(records.run, step.name, arguments, preview.rows, turn.bundle.hash)
+    subject = approvals.subject_hash(records.run, step.name, arguments, preview, turn.bundle.hash)
     if granted is None or granted.granted is None:
         records.require_request()
         reason = "untrusted values: " + ", ".join(untrusted) if untrusted else "the workflow requires it"
-        records.requested(step, VERBS[type(step)], arguments, preview.rows, subject, reason, turn.caller)
+        records.requested(step, VERBS[type(step)], arguments, preview, subject, reason, turn.caller)
         raise approvals.required(runs.require_approval(records.run))
     if granted.subject_hash != subject:
         records.expire("the rows or the grants have changed since it was requested")
@@ -259,6 +259,13 @@ def fact_arguments(step: RowStep, arguments: PlainFields) -> PlainFields:
 
 def _row_of(arguments: PlainFields) -> PlainFields:
     return {name.partition(".")[2]: value for name, value in arguments.items() if name.startswith("set.")}
+
+
+def _most_rows(step: Write, need: RowsNeed) -> int:
+    """Returns the rows of all tables that a write may change; a creation that changes others: all that are left."""
+    if not isinstance(step, CreateStep):
+        return step.limit
+    return max(1, need.rows_left) if need.resource.also_changes else 1
 
 
 def _sums(turn: Turn, step: Write, arguments: PlainFields) -> dict[str, int]:

@@ -6,7 +6,7 @@ leave this module, and never a text of PostgreSQL, because it names tables, cons
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -14,17 +14,18 @@ from paybill_contracts.agent_bundles import AgentResource, Scalar, Verb
 from paybill_runtime.security.secrets import Secrets
 
 from paybill_agent_gateway.domain.columns import ValueRefusedError, canonical, native, needs_conversion
-from paybill_agent_gateway.effects.changed_tables import FIRE_DEFERRED, changed_beside, counts
+from paybill_agent_gateway.effects.changed_tables import FIRE_DEFERRED, Counts, changed_beside, counts
 from paybill_agent_gateway.effects.connections import Connection, Connections, DatabaseUnavailableError, Endpoint, Place
+from paybill_agent_gateway.effects.refusal_codes import DATABASE_UNAVAILABLE, VALUE_REFUSED, code_of
 from paybill_agent_gateway.effects.shapes import SHAPES, Shapes, drift, shapes_of
 from paybill_agent_gateway.statements import (
     ANSWERED,
     CLAIM,
     DIGEST,
     IMAGE,
-    REFUSALS,
+    MAX_CREATED,
     RESOURCE_DRIFTED,
-    ROW_DENIED,
+    ROWS_CHANGED,
     RUN,
     SEQ,
     TOO_MANY_ROWS,
@@ -37,25 +38,9 @@ Values: TypeAlias = Mapping[str, Scalar | None]
 """Values of a statement by the names of its parameters, `where.<column>` and `set.<column>`, in canonical form."""
 Fields: TypeAlias = dict[str, Scalar | None]
 
-ROW_EXISTS = "row_exists"
-VALUE_REFUSED = ValueRefusedError.code
-DATABASE_UNAVAILABLE = DatabaseUnavailableError.code
 SHAPES_TRUSTED_S: Final = 30.0
 PROBE: Final = "SELECT 1"
 PROBE_TIMEOUT_S: Final = 5.0
-
-_CODES: Final = {
-    **REFUSALS,
-    "23505": ROW_EXISTS,
-    "42501": ROW_DENIED,  # a right of the login, or the row-level security policy
-    "0A000": RESOURCE_DRIFTED,  # a rule on the table
-    "42P01": RESOURCE_DRIFTED,
-    "42703": RESOURCE_DRIFTED,
-    "42804": RESOURCE_DRIFTED,
-    "3F000": RESOURCE_DRIFTED,
-}
-_REFUSED_VALUES: Final = ("22", "23", "P0", "44")
-"""Classes of SQLSTATE: data, constraints, errors that a trigger raises, and views' checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +69,14 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Rows that a write changed, or would change. image: digest of all rows before, for the write that is approved."""
+    """Rows that a write changed, or would change. image: digest of what it relies on, for the write that is approved.
+
+    These are all rows before, and other_rows: numbers of rows that triggers and referential actions change, by table.
+    """
 
     rows: tuple[RowChange, ...]
     image: str
+    other_rows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +117,27 @@ class _RefusedError(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Limits of a write that changes other tables. limit: of rows of all tables; image: that was approved."""
+
+    schema: str
+    limit: int
+    image: str | None = None
+
+    def counted(self, statement: Statement, found: Changed, before: Counts, after: Counts) -> Changed:
+        """Returns a change with the rows of other tables. Raises _RefusedError."""
+        others = changed_beside(statement.resource, self.schema, len(found.rows), before, after)
+        if others is None:
+            raise _RefusedError(RESOURCE_DRIFTED)
+        if len(found.rows) + sum(others.values()) > self.limit:
+            raise _RefusedError(TOO_MANY_ROWS)
+        counted = replace(found, image=f"{found.image} {json.dumps(others)}", other_rows=others)
+        if self.image is not None and self.image != counted.image:
+            raise _RefusedError(ROWS_CHANGED)
+        return counted
 
 
 class TenantDatabases:
@@ -172,14 +182,25 @@ class TenantDatabases:
         return await self._idempotent(endpoint, run)
 
     async def write(
-        self, endpoint: Endpoint, statement: Statement, key: ActionKey, values: Values, image: str | None = None
+        self,
+        endpoint: Endpoint,
+        statement: Statement,
+        key: ActionKey,
+        values: Values,
+        image: str | None = None,
+        *,
+        rows_left: int = MAX_CREATED,
     ) -> Changed | Refused | Repeated | Unknown:
-        """Changes rows and records the action, or neither. image: of the approved preview; None without an approval."""
+        """Changes rows and records the action, or neither. image: of the approved preview; None without an approval.
+
+        rows_left: maximum of rows of all tables, beside the statement's own.
+        """
 
         async def run(connection: Connection) -> Changed | Refused | Repeated:
-            arguments = _arguments(statement, values, key, image)
+            arguments = _arguments(statement, values, key, image and image.partition(" ")[0])
             if statement.resource.also_changes:
-                return await _in_transaction(connection, endpoint.schema, statement, arguments, key, commit=True)
+                check = _Check(endpoint.schema, min(statement.limit, rows_left), image)
+                return await _in_transaction(connection, statement, arguments, key, check, commit=True)
             return await _changed(connection, statement, arguments, key)
 
         if refused := await self._drifted(endpoint, statement):
@@ -187,13 +208,14 @@ class TenantDatabases:
         return await self._within(endpoint, run)
 
     async def preview(
-        self, endpoint: Endpoint, statement: Statement, key: ActionKey, values: Values
+        self, endpoint: Endpoint, statement: Statement, key: ActionKey, values: Values, *, rows_left: int = MAX_CREATED
     ) -> Changed | Refused | Repeated:
         """Returns what `write` would change: the same statement, rolled back."""
 
         async def run(connection: Connection) -> Changed | Refused | Repeated:
             arguments = _arguments(statement, values, key)
-            return await _in_transaction(connection, endpoint.schema, statement, arguments, key, commit=False)
+            check = _Check(endpoint.schema, min(statement.limit, rows_left))
+            return await _in_transaction(connection, statement, arguments, key, check, commit=False)
 
         if refused := await self._drifted(endpoint, statement):
             return refused
@@ -287,13 +309,6 @@ class TenantDatabases:
         return shapes
 
 
-def code_of(sqlstate: str) -> str:
-    """Returns the code of a refusal by PostgreSQL."""
-    if sqlstate in _CODES:
-        return _CODES[sqlstate]
-    return VALUE_REFUSED if sqlstate.startswith(_REFUSED_VALUES) else DATABASE_UNAVAILABLE
-
-
 def _arguments(
     statement: Statement, values: Values, key: ActionKey | None = None, image: str | None = None
 ) -> list[Any]:
@@ -316,7 +331,13 @@ async def _changed(
 
 
 async def _in_transaction(
-    connection: Connection, schema: str, statement: Statement, arguments: list[Any], key: ActionKey, *, commit: bool
+    connection: Connection,
+    statement: Statement,
+    arguments: list[Any],
+    key: ActionKey,
+    check: _Check,
+    *,
+    commit: bool,
 ) -> Changed | Refused | Repeated:
     """Runs a write in a transaction: rolled back for a preview, and when another table or too many rows changed.
 
@@ -330,8 +351,7 @@ async def _in_transaction(
         found = await _changed(connection, statement, arguments, key)
         await connection.fetch(FIRE_DEFERRED)
         if others and isinstance(found, Changed):
-            beside = changed_beside(statement.resource, schema, len(found.rows), before, await counts(connection))
-            _require_declared(statement, found, beside)
+            found = check.counted(statement, found, before, await counts(connection))
     except _RefusedError as refused:
         await connection.fetch("ROLLBACK")
         return Refused(refused.code)
@@ -341,14 +361,6 @@ async def _in_transaction(
         raise
     await connection.fetch("COMMIT" if commit else "ROLLBACK")
     return found
-
-
-def _require_declared(statement: Statement, found: Changed, beside: dict[str, int] | None) -> None:
-    """Refuses a write that changed tables which the resource does not declare, or more rows than the limit."""
-    if beside is None:
-        raise _RefusedError(RESOURCE_DRIFTED)
-    if len(found.rows) + sum(beside.values()) > statement.limit:
-        raise _RefusedError(TOO_MANY_ROWS)
 
 
 async def _answered(connection: Connection, run: str, seq: int) -> Repeated:
