@@ -107,6 +107,7 @@ def _start(scene: Scene, caller: CallCaller, request: Start, found: Found) -> Ve
         expires_at=scene.now + timedelta(minutes=workflow.limits.minutes),
     )
     records = Records(scene.now, runs.evolve(run, started), bundle, found, started.digest, bundle.hash, [started])
+    records.agent_id = caller.agent_id
     intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint, caller.subject))
     return Verdict(intended or records.answer(bundle, whole_run=True), tuple(records.events), reserved)
 
@@ -118,10 +119,14 @@ def _resume(scene: Scene, caller: CallCaller, run: Run, inputs: PlainFields, fou
         raise InputsDifferError(f"the run {run.id} has this key and other inputs; start it with the same inputs")
     bundle, endpoint = _in_force(scene, found)
     own = found.bundle(run.bundle_hash).labelled(bundle, run.workflow)
-    records = Records(scene.now, run, own, found, run.digest, bundle.hash)
+    records = Records(scene.now, run, own, found, run.digest, bundle.hash, agent_id=caller.agent_id)
     intended = None
     if run.ended is None and run.intent is None and run.approval is None:
-        intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint, caller.subject))
+        try:
+            intended = steps.automatic(steps.Turn(scene, found, records, bundle, endpoint, caller.subject))
+        except DomainError as error:
+            records.refused(error, str(error))
+            return Verdict(_refused(records, error), tuple(records.events))
     return Verdict(intended or records.answer(bundle, whole_run=True), tuple(records.events))
 
 
@@ -184,8 +189,7 @@ def _ordered(scene: Scene, caller: CallCaller, request: Take, records: Records) 
     if step is None or step.name != request.step:
         expected = step.name if step is not None else "none"
         raise StepNotAllowedError(f"the next step of this run is {expected}")
-    if run.due is not None and scene.now >= run.end:
-        records.end(RunEnd.EXPIRED)
+    if records.end_on_time():
         return _refused(records, RunEndedError("the time of this run is over"))
     intended = steps.execute(turn, step, dict(request.values)) or steps.automatic(turn)
     return intended or records.answer(bundle, whole_run=False)

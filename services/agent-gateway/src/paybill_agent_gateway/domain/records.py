@@ -233,6 +233,13 @@ class Records:
         for event in approvals.expire(self.run, reason, self.now):
             self._record(event)
 
+    def end_on_time(self) -> bool:
+        """Ends the run when its time is over; returns whether it is."""
+        is_over = self.run.ended is None and self.run.intent is None and self.now >= self.run.end
+        if is_over:
+            self.end(RunEnd.EXPIRED)
+        return is_over
+
     def end(self, reason: RunEnd) -> None:
         """Records the end of the run, unless it has ended already, while its last write was executed."""
         if self.run.ended is None:

@@ -77,9 +77,10 @@ def automatic(turn: Turn) -> Intended | None:
 
     A run whose next step can never be taken fails: no option of a choice applies, or a cycle has come to its bound.
     A refusal of such a step is none of the call, unless the run has done nothing yet: the caller may take it itself.
+    It is a fact of the run, and costs a call. Nothing is executed after the end of the run's time.
     """
     records = turn.records
-    while records.run.ended is None:
+    while records.run.ended is None and not records.end_on_time():
         step = turns.next_step(records.workflow, records.run.done)
         if step is None:
             records.end(RunEnd.FINISHED)
@@ -92,17 +93,29 @@ def automatic(turn: Turn) -> Intended | None:
         try:
             intended = execute(turn, step, {}, is_automatic=True)
         except DomainError as error:
-            if records.run.done or isinstance(error, ApprovalRequiredError):
-                return None
-            raise
+            waits = isinstance(error, ApprovalRequiredError)
+            if not waits and not records.run.done:
+                raise
+            if not waits or _needs_preview(step):
+                records.called = ""
+                records.refused(error, str(error))
+            return None
         if intended is not None:
             return intended
     return None
 
 
+def _needs_preview(step: Step) -> bool:
+    """Returns whether the rule of a step about approvals decides on rows that exist, which takes a statement."""
+    if not isinstance(step, UpdateStep | DeleteStep):
+        return False
+    return step.approval is not None and step.approval.when is not None
+
+
 def execute(turn: Turn, step: Step, given: dict[str, object], *, is_automatic: bool = False) -> Intended | None:
     """Executes a step that needs no write; returns the intent of one that does."""
     records, so_far = turn.records, turn.records.so_far
+    records.attempt = None
     turns.require_executions(step, records.run.done)
     if hidden := turns.hidden_names(step, so_far):
         raise NotPermittedError(
