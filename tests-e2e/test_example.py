@@ -77,3 +77,10 @@ def test_the_readme_of_the_example_is_true_and_a_restart_keeps_the_agent(tmp_pat
 
     with example(tmp_path) as second:
         assert second["example"] == first["example"]
+        environment = variables(tmp_path, first["operator_key"], first["example"])
+        command = [sys.executable, "-m", "paybill_cli", "agent", "end", "helpdesk", "--yes"]
+        subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True)
+
+    with example(tmp_path) as third:
+        assert third["example"] == first["example"] | {"key": ""}
+        assert "the agent helpdesk is ended, and is not registered again" in (tmp_path / "messages").read_text()

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from paybill_cli.commands.agent_runs import action_lines
+from paybill_cli.commands.agent_runs import action_lines, attempt_lines
 from paybill_cli.example.agent_client import AgentClient, Reply
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.postgres import SUPERUSER
@@ -146,6 +146,18 @@ def test_the_bundle_of_the_grants_is_shown_when_it_is_not_that_of_the_run() -> N
 
     assert ["under bundle" in text for _, text in lines] == [False, True, False]
     assert f"by refunds  under bundle {'b' * 14}  " in lines[1][1]
+
+
+def test_every_attempt_of_a_number_is_a_line_with_its_decision() -> None:
+    at = "2026-11-30T12:00:00Z"
+    refused = {"step": "propose", "allowed": False, "code": "invalid_input", "rule": "amount is missing", "grants": []}
+    done = {"step": "propose", "allowed": True, "code": None, "rule": "permitted", "grants": ["refunds"]}
+
+    lines = list(attempt_lines([refused | {"at": at}, done | {"at": at}]))
+
+    assert [style for style, _ in lines] == ["red", "green"]
+    assert "attempt 1  propose  invalid_input: amount is missing  " in lines[0][1]
+    assert "attempt 2  propose  allowed  by refunds  " in lines[1][1]
 
 
 def test_a_call_that_is_made_up_is_explained_by_its_rule(run) -> None:

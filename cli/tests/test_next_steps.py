@@ -60,7 +60,8 @@ NOT_ANSWERED = {
     "step_exhausted, step_not_allowed, "
     "too_many_rows, untrusted_value, value_refused, wrong_seq, wrong_tenant": "refusals of calls of agents, which "
     "name the steps that are allowed next",
-    "no_agent, not_acceptable, origin_refused, wrong_content_type": "no command calls the endpoint of agents",
+    "no_agent, not_acceptable, origin_refused, unknown_tool, wrong_content_type": "no command calls the "
+    "endpoint of agents",
     "condition_invalid": "conditions are checked before they are published",
     "plan_mismatch, too_many_members, usage_outside_window, usage_too_late": "raised in handlers and in jobs",
     "no_statement": "no command requests the statement of a tenant",

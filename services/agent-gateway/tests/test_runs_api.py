@@ -251,6 +251,8 @@ async def test_a_call_is_explained_by_its_grant_and_rule(gateway: Endpoints) -> 
 
     assert (read["allowed"], read["grants"], read["verb"]) == (True, ["reads"], "read")
     assert (done["allowed"], done["grants"], done["step"]) == (True, ["refunds up to 50.00"], "propose")
+    assert [(each["allowed"], each["code"]) for each in done["attempts"]] == [(False, "invalid_input"), (True, None)]
+    assert done["attempts"][0]["rule"]
     assert (waits["allowed"], waits["code"], waits["needs_approval"]) == (False, "approval_required", True)
     assert (small["allowed"], small["grants"], small["needs_approval"]) == (True, ["refunds up to 50.00"], False)
     assert approved["needs_approval"]

@@ -176,7 +176,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "retention_not_over": _TENANT,
     "retention_unknown": ("{line}", "repeat the command when billing has registered the account"),
     "revocations_old": ("paybill licence list",),
-    "role_unknown": ("paybill agent new --help",),
+    "role_unknown": ("paybill agent bundles",),
     "run_not_found": ("paybill agent runs",),
     "same_placement": ("paybill environment show {tenant}", "paybill environment list"),
     "same_version": ("paybill plans list",),
@@ -238,7 +238,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "usage_too_large": ("choose a smaller quantity",),
     "violation_unknown": ("paybill doctor",),
     "window_not_reported": ("paybill usage windows",),
-    "workflow_not_found": ("paybill agent publish --help",),
+    "workflow_not_found": ("paybill agent bundles",),
     "wrong_key": ("paybill up --new-key, which creates another key of a local stack; elsewhere ask an admin for one",),
     "wrong_scope": ("ask an admin for a key with this permission",),
 }

@@ -68,7 +68,7 @@ def publish(
         if again is not None:
             again = _hash(gateway, again)
             path, body = f"{PATH}/{again}/activate", None
-            publication = gateway.post(f"{path}?dry_run=true")
+            publication = gateway.post(f"{PATH}/{again}/activate?dry_run=true")
             content = gateway.get(f"{PATH}/{again}")["content"]
         else:
             path, (body, content) = PATH, _body(out, stack, folder)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -97,6 +97,8 @@ def explain(
 ) -> None:
     """Name the grant and the rule that decided; exit code 6 for a denied call.
 
+    A number that was called several times is listed with every decision; the last one counts.
+
     The call happened (--run and --seq), or is made up (--tenant, --role, --step and --values).
 
     Example: paybill agent explain --run run_0123456789abcdef0123456789abcdef --seq 3
@@ -104,7 +106,10 @@ def explain(
     body = _call(run, seq) if run is not None else _made_up(stack, tenant, role, step, values)
     with Service(stack, "agent-gateway") as gateway:
         found = gateway.post("/v1/explanations", body)
-    out.record("agent.explanation", for_reading(out, stack, _explanation(out, found)))
+    shown = for_reading(out, stack, _explanation(out, found))
+    out.record("agent.explanation", shown, () if out.json else tuple(each for each in shown if each != "attempts"))
+    if not out.json and len(found["attempts"]) > 1:
+        out.styled("agent.attempts", found, list(attempt_lines(found["attempts"])))
     if not found["allowed"]:
         raise CliError(found["code"], "the call is not allowed", exit_code=ExitCode.CONFLICT)
 
@@ -136,6 +141,15 @@ def _explanation(out: Output, found: Mapping[str, Any]) -> dict[str, Any]:
     nearest = [f"{each['id']} ({each['condition'] or 'every row'})" for each in found["nearest"]]
     grants, others = ", ".join(found["grants"]) or "none", ", ".join(nearest) or "none"
     return {**found, "grants": grants, "nearest": others}
+
+
+def attempt_lines(attempts: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
+    """Yields a line for each decision about a number of a run."""
+    for number, each in enumerate(attempts, 1):
+        decision = "allowed" if each["allowed"] else f"{each['code']}: {each['rule']}"
+        grants = f"  by {', '.join(each['grants'])}" if each["grants"] else ""
+        style = "green" if each["allowed"] else "red"
+        yield style, f"  attempt {number}  {each['step']}  {decision}{grants}  {formatting.time(each['at'])}"
 
 
 def _run_id(text: str) -> str:

@@ -16,7 +16,7 @@ from paybill_contracts.agent_runs import (
 )
 from paybill_contracts.agents import FREEZES, AgentId
 from paybill_contracts.errors import DomainError, NotFoundError
-from paybill_contracts.values import Digest, Key, TenantId
+from paybill_contracts.values import Digest, Key, TenantId, Timestamp
 from paybill_definitions.agent_condition_text import condition_text
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.listing import load_events, load_state
@@ -80,6 +80,17 @@ class NearestGrant(BaseModel):
     condition: Annotated[str | None, Field(description="As Cedar text; null when every row is permitted.")]
 
 
+class AttemptView(BaseModel):
+    """One of several decisions about the same number of a run."""
+
+    step: str
+    allowed: bool
+    code: Annotated[str | None, Field(description="Of the refusal.")]
+    rule: str
+    grants: list[str]
+    at: Timestamp
+
+
 class ExplanationView(BaseModel):
     """The decision about a call."""
 
@@ -99,6 +110,10 @@ class ExplanationView(BaseModel):
     verb: Verb | None
     resource: str | None
     bundle_hash: Digest
+    attempts: Annotated[
+        list[AttemptView],
+        Field(description="Of a call that happened: every decision about its number, the last one last."),
+    ] = Field(default_factory=list)
 
 
 def router(context: ServiceContext) -> APIRouter:
@@ -122,32 +137,38 @@ def router(context: ServiceContext) -> APIRouter:
 
 
 async def _happened(context: ServiceContext, run_id: str, seq: int) -> ExplanationView:
-    """Returns the last decision about a number of a run, as it was recorded."""
+    """Returns the last decision about a number of a run, as it was recorded, with all attempts."""
     run = runs.existing(await load_state(context, RUNS, run_id), run_id)
-    view: ExplanationView | None = None
+    views: list[ExplanationView] = []
+    times: list[Timestamp] = []
     for each in await load_events(context, f"{RUNS.kind}/{run_id}", MAX_EVENTS):
         event = each.event
         if not isinstance(event, _DECISIONS) or event.seq != seq:
             continue
-        if view is None or isinstance(event, ActionRefused | ActionIntended | CallApprovalRequested):
-            view = ExplanationView(
-                allowed=True,
-                code=None,
-                rule=PERMITTED,
-                grants=[],
-                needs_approval=False,
-                tenant_id=run.tenant_id,
-                run=run_id,
-                seq=seq,
-                workflow=run.workflow,
-                step=event.step,
-                verb=None,
-                resource=None,
-                bundle_hash=event.bundle_hash,
+        if not views or isinstance(event, ActionRefused | ActionIntended | CallApprovalRequested):
+            views.append(
+                ExplanationView(
+                    allowed=True,
+                    code=None,
+                    rule=PERMITTED,
+                    grants=[],
+                    needs_approval=False,
+                    tenant_id=run.tenant_id,
+                    run=run_id,
+                    seq=seq,
+                    workflow=run.workflow,
+                    step=event.step,
+                    verb=None,
+                    resource=None,
+                    bundle_hash=event.bundle_hash,
+                )
             )
+            times.append(each.at)
+        view = views[-1]
         match event:
             case ActionRefused():
                 view.allowed, view.code, view.rule = False, event.code, event.rule
+                view.verb, view.resource, view.grants = event.verb, event.resource, list(event.grants)
             case ActionFailed():
                 view.allowed, view.code, view.rule = False, event.code, "the tenant's database refused the statement"
             case ActionVoided():
@@ -161,9 +182,13 @@ async def _happened(context: ServiceContext, run_id: str, seq: int) -> Explanati
             case ActionDone():
                 view.allowed, view.code, view.rule = True, None, PERMITTED
                 view.verb, view.resource, view.grants = event.verb, event.resource, list(event.grants)
-    if view is None:
+    if not views:
         raise CallNotFoundError(f"{run_id} has no decided call {seq}; `paybill agent show {run_id}` lists its calls")
-    return view
+    attempts = [
+        AttemptView(step=each.step, allowed=each.allowed, code=each.code, rule=each.rule, grants=each.grants, at=at)
+        for each, at in zip(views, times, strict=True)
+    ]
+    return views[-1].model_copy(update={"attempts": attempts})
 
 
 async def _made_up(context: ServiceContext, body: ExplanationBody) -> ExplanationView:

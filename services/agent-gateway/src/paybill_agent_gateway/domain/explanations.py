@@ -52,7 +52,16 @@ def explain(bundle: CompiledBundle, role: str, workflow: str, step: str, given: 
     compiled = bundle.workflows.get(workflow)
     found = compiled.steps.get(step) if compiled is not None else None
     if compiled is None or found is None or compiled.workflow.role != role:
-        raise WorkflowNotFoundError(f"the role {role} has no step {step} of a workflow {workflow} in this bundle")
+        known = sorted(
+            f"{each.workflow.name}.{name}"
+            for each in bundle.workflows.values()
+            if each.workflow.role == role
+            for name in each.steps
+        )
+        raise WorkflowNotFoundError(
+            f"the role {role} has no step {step} of a workflow {workflow} in this bundle; "
+            f"its steps: {', '.join(known) or 'none'}"
+        )
     if isinstance(found, ChooseStep):
         options = [each.name for each in found.options]
         if set(given) != {CHOICE} or given[CHOICE] not in options:
