@@ -97,3 +97,86 @@ def test_a_value_of_a_wrong_form_is_reported_in_plain_words() -> None:
     assert errors_of(texts | {"resources.yaml": "- tasks"}) == [
         "resources.yaml:1: the file: write an object: names with values, such as {a: b}"
     ]
+
+
+def test_a_slot_without_its_limit_hides_no_other_error_of_its_step_and_workflow() -> None:
+    steps = f"{TASK}\nadd: {{create: notes, set: {{id: run.id, tsk: task.id, task: {{slot: text}}}}}}"
+    texts = files(steps)
+    texts["w.yaml"] = texts["w.yaml"].replace("once: [input.task]", "once: [input.tsk]")
+
+    assert errors_of(texts) == [
+        "w.yaml:4: there is no input tsk",
+        "w.yaml:8: steps.add.set.task.max: a text needs `max`: its greatest number of characters",
+        "w.yaml:8: notes has no column tsk, only id, task",
+        "w.yaml:8: irreversible or compensation: write `irreversible: true`, or how to undo it: `compensation`",
+    ]
+
+
+def test_a_wrong_limit_hides_no_other_limit() -> None:
+    limits = "limits: {calls: 5, rows: 5, minutes: -15, sum: {tasks.pints: 5}, agent_day: {calls: 1, rows: 1}}\n"
+
+    (minutes, total) = errors(TASK, limits=limits)
+
+    assert minutes == "w.yaml:5: limits.minutes: write 1 or more"
+    assert total.startswith("w.yaml:5: tasks.pints is no column of whole")
+
+
+def test_an_error_in_the_order_of_steps_hides_no_error_of_a_step() -> None:
+    assert errors("a: {read: notes, limit: 1, where: {idd: x}, next: a}") == [
+        "w.yaml:7: after a no path leads to the end; add `next: end` to one",
+        "w.yaml:7: notes has no column idd, only id, task",
+    ]
+
+
+def test_a_repeated_name_and_an_unknown_label_hide_no_error_of_the_resources() -> None:
+    resources = (
+        "tasks: {hidden: [secret], hiden: [a], untrusted: [titel]}\n"
+        "notes: {untrusted: [x]}\n"
+        "tasks: {hidden: [id]}\n"
+        "nots: {}\n"
+    )
+
+    found = errors(TASK, resources=resources)
+
+    assert [each.partition("; ")[0].partition(", only")[0] for each in found] == [
+        "resources.yaml:1: tasks.hiden: there is no such field",
+        "resources.yaml:1: tasks has no column titel",
+        "resources.yaml:2: notes has no column x",
+        "resources.yaml:3: tasks is written twice, first in line 1",
+        "resources.yaml:4: the blueprint work has no table nots",
+    ]
+    assert found[0].endswith("only hidden, untrusted, personal, also_changes")
+
+
+def test_a_repeated_name_of_a_workflow_is_reported_beside_other_errors_of_its_file() -> None:
+    texts = files(TASK)
+    texts["x.yaml"] = texts["w.yaml"].replace("minutes: 5", "minutes: 0")
+
+    assert errors_of(texts) == [
+        "x.yaml:1: w.yaml has a workflow w, too; rename one",
+        "x.yaml:5: limits.minutes: write 1 or more",
+    ]
+
+
+def test_an_error_is_reported_once_for_a_line_and_a_cycle_once() -> None:
+    grants = '@id("all") @columns("*") permit(principal, action, resource is tasks) when '
+    grants += '{ resource has secret && resource.secret == "a" };'
+    steps = "a: {read: notes, limit: 1}\nb: {read: notes, limit: 1}\nc: {read: notes, limit: 1, next: b}"
+
+    assert len([each for each in errors(TASK, grants=grants) if "hidden" in each]) == 1
+    assert errors(steps) == ["w.yaml:8: after b, c no path leads to the end; add `next: end` to one"]
+
+
+def test_limits_that_no_run_can_keep_are_refused() -> None:
+    steps = (
+        "task: {read: tasks, where: {id: input.task}, one: true}\n"
+        "way: {choose: {short: {next: add, when: task.is_open}, long: {next: more}}}\n"
+        "more: {read: tasks, where: {id: input.task}, one: true}\n"
+        "add: {create: notes, set: {id: run.id, task: task.id}, irreversible: true, approval: {within_minutes: 5}}"
+    )
+
+    assert errors(steps, limits="limits: {calls: 4, rows: 2, minutes: 5}\n") == []
+    assert errors(steps, limits="limits: {calls: 3, rows: 1, minutes: 5}\n") == [
+        "w.yaml:5: a run needs 4 calls or more, of 3: each step costs one, and so does an approval",
+        "w.yaml:5: a run needs 2 rows or more, of 1",
+    ]

@@ -160,7 +160,7 @@ def test_an_option_of_a_choice_applies_to_every_row(options: str, *, is_refused:
         ("a: {choose: {x: {next: end}}}\nb: {read: notes, limit: 1}", "w.yaml:8: no step leads to b"),
         (
             "a: {read: notes, limit: 1, repeat: 2, next: b}\nb: {read: notes, limit: 1, repeat: 2, next: a}",
-            "w.yaml:7: after a no path leads to the end",
+            "w.yaml:7: after a, b no path leads to the end",
         ),
         # cycles are bounded
         ("a: {choose: {x: {next: end}, y: {next: a}}}", "w.yaml:7: a is in a cycle: write with `repeat`"),

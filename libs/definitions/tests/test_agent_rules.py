@@ -222,7 +222,10 @@ def test_the_head_of_a_workflow_is_checked(old: str, new: str, reason: str) -> N
         ("tasks: &x {}\nnotes: *x", "resources.yaml:2: an alias is refused; write the value again"),
         ("- tasks", "resources.yaml:1: the file: "),
         ("", "resources.yaml:1: the file is empty"),
-        ("tasks: {untrusted: " + "[" * 200 + "]" * 200 + "}", "resources.yaml:1: no YAML: nested too deeply"),
+        (
+            "tasks: {untrusted: " + "[" * 200 + "]" * 200 + "}",
+            "resources.yaml:1: no YAML: nested too deeply, in more than 100 levels",
+        ),
         ("tasks: {}\n" + "#" * 1024 * 1024, "resources.yaml:1: the files have more than 1048576 characters together"),
         ("tasks: {}\n" + "#" * 600 * 1024, "resources.yaml:1: the file is larger than 524288 bytes"),
         ("tasks: {", "resources.yaml:1: no YAML: "),
@@ -394,4 +397,4 @@ def test_a_bundle_that_does_not_fit_into_a_fact_is_refused() -> None:
     with pytest.raises(
         BundleFileError, match=r"resources.yaml:1: the bundle has \d+ bytes in canonical form, of 491520"
     ):
-        read_bundle(files(large), BLUEPRINT)
+        read_bundle(files(large, limits="limits: {calls: 41, rows: 50, minutes: 5}\n"), BLUEPRINT)

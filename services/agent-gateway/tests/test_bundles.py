@@ -166,7 +166,7 @@ async def test_a_replay_gives_the_same_bundles(gateway, log) -> None:
 
 async def test_a_bundle_of_nearly_the_maximum_is_one_fact(gateway, log) -> None:
     steps = "".join(f"  s{number}: {{compute: {{x: {'a' * 11_500}}}}}\n" for number in range(40))
-    head = "workflow: large\nrole: support\nlimits: {calls: 5, rows: 5, minutes: 5}\nsteps:\n"
+    head = "workflow: large\nrole: support\nlimits: {calls: 40, rows: 5, minutes: 5}\nsteps:\n"
 
     view = (
         await gateway.client.post("/v1/bundles", json=BODY | {"files": FILES | {"large.yaml": head + steps}})

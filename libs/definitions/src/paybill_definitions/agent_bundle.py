@@ -57,6 +57,7 @@ def read_bundle(files: Mapping[str, str], blueprint: Blueprint) -> Bundle:
         reason = "a bundle has at least one workflow: add a file such as refund.yaml"
         found.setdefault(RESOURCES, []).append(Diagnostic(1, reason))
     workflows: dict[str, Workflow] = {}
+    named: dict[str, str] = {}
     sources = {"resources": _Place(RESOURCES, resource_lines), "grants": _Place(GRANTS, grant_lines)}
     for name in names:
         read = read_workflow(files[name], resources, grants)
@@ -65,11 +66,11 @@ def read_bundle(files: Mapping[str, str], blueprint: Blueprint) -> Bundle:
         if read.workflow is None:
             continue
         own = read.workflow.name
-        if own in workflows and not read.faults:
-            other = sources[f"workflow {own}"].file
-            found[name] = [Diagnostic(read.lines["workflow",], f"{other} has a workflow {own}, too; rename one")]
+        if ("workflow",) not in read.unread and named.setdefault(own, name) != name:
+            reason = f"{named[own]} has a workflow {own}, too; rename one"
+            found.setdefault(name, []).append(Diagnostic(read.lines["workflow",], reason))
         is_complete = has_labels and not read.faults
-        for each in workflow_errors(read.workflow, resources, grants, is_complete=is_complete):
+        for each in workflow_errors(read.workflow, resources, grants, is_complete=is_complete, unread=read.unread):
             line = line_of(read.lines, each.path[2:])
             found.setdefault(name, []).append(Diagnostic(line, each.reason))
         if not read.faults:

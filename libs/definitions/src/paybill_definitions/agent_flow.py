@@ -33,14 +33,18 @@ def errors(workflow: Workflow) -> Iterator[PartDiagnostic]:
     next_steps = {step.name: successors(step) for step in workflow.steps}
     reached = _reached(names[0], next_steps)
     ending = _ending(next_steps)
-    cyclic = {name for cycle in _cycles(names, next_steps) for name in cycle}
+    cycles = _cycles(names, next_steps)
+    cyclic = {name for cycle in cycles for name in cycle}
+    endless = {cycle[0]: ", ".join(cycle) for cycle in cycles}
     faults = []
     for step in workflow.steps:
         path = ("steps", step.name)
         if step.name not in reached:
             faults.append(PartDiagnostic(path, f"no step leads to {step.name}; remove it, or name it in `next`"))
         elif step.name not in ending:
-            faults.append(PartDiagnostic(path, f"after {step.name} no path leads to the end; add `next: {END}` to one"))
+            if step.name in endless:  # the other steps of the cycle, and those before it, follow from this
+                reason = f"after {endless[step.name]} no path leads to the end; add `next: {END}` to one"
+                faults.append(PartDiagnostic(path, reason))
         elif step.repeat == 1 and step.name in cyclic:
             faults.append(
                 PartDiagnostic(path, f"{step.name} is in a cycle: write with `repeat` how often it may be executed")
@@ -141,6 +145,16 @@ def _reached(first: str, next_steps: Mapping[str, Collection[str]]) -> set[str]:
 
 def _reached_after(name: str, next_steps: Mapping[str, Collection[str]]) -> set[str]:
     return {each for next_ in next_steps[name] for each in _reached(next_, next_steps)}
+
+
+def least(workflow: Workflow, cost: Mapping[str, int]) -> int:
+    """Returns the smallest sum of costs of a path through a workflow without errors. cost: of a step by its name."""
+    next_steps = {step.name: successors(step) for step in workflow.steps}
+    rest = {**dict.fromkeys(next_steps, sum(cost.values())), END: 0}
+    for _ in next_steps:
+        for name, after in next_steps.items():
+            rest[name] = min(rest[name], cost[name] + min(rest[each] for each in after))
+    return rest[workflow.steps[0].name]
 
 
 def _ending(next_steps: Mapping[str, Collection[str]]) -> set[str]:

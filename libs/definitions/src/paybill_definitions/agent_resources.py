@@ -1,16 +1,17 @@
 """Reads resources.yaml of a bundle: labels of people on the tables of a blueprint."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from paybill_contracts.agent_bundles import AgentResource, ResourceColumn
 from paybill_contracts.blueprints import Blueprint
 from paybill_contracts.kinds import Table
 from paybill_contracts.values import Key
-from pydantic import RootModel
+from pydantic import RootModel, ValidationError
 
 from paybill_definitions.agent_cedar import RESERVED
 from paybill_definitions.definition_file import StrictInput
-from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, read
+from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, parsed, validated
 
 COLUMN_LABELS = ("hidden", "untrusted", "personal")
 
@@ -28,12 +29,27 @@ class _File(RootModel[dict[Key, _Labels]]):
 
 def read_resources(text: str, blueprint: Blueprint) -> tuple[tuple[AgentResource, ...], Lines]:
     """Returns every table of the blueprint that Cedar can name, with its labels. Raises InvalidDocumentError."""
-    source, lines = read(_File, text, refuses_aliases=True)
-    labels = source.root
-    if found := list(_errors(labels, blueprint, lines)):
+    raw, lines, repeated = parsed(text, refuses_aliases=True)
+    labels, faults = _labels(raw, lines)
+    if found := [*repeated, *faults, *_errors(labels, blueprint, lines)]:
         raise InvalidDocumentError(*found)
     tables = sorted((each for each in blueprint.tables if _is_nameable(each.name)), key=lambda table: table.name)
     return tuple(_resource(table, labels.get(table.name, _Labels())) for table in tables), lines
+
+
+def _labels(raw: object, lines: Lines) -> tuple[dict[str, _Labels], tuple[Diagnostic, ...]]:
+    """Returns the labels by table, and the errors of those that are left out: an unknown label hides no other."""
+    try:
+        return validated(_File, raw, lines).root, ()
+    except InvalidDocumentError as error:
+        faults = error.diagnostics
+    found: dict[str, _Labels] = {}
+    for name, of in raw.items() if isinstance(raw, dict) else ():
+        for part in ({}, *({label: columns} for label, columns in of.items())) if isinstance(of, dict) else ():
+            known = found.get(name, _Labels()).model_dump()
+            with suppress(ValidationError):  # it is one of the faults
+                found |= _File.model_validate({name: known | part}).root
+    return found, faults
 
 
 def _is_nameable(table: str) -> bool:

@@ -1,7 +1,7 @@
 """Rules of a bundle in canonical form; the service repeats them, whoever sends it. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from paybill_contracts.agent_bundles import (
     MAX_BUNDLE_BYTES,
@@ -14,7 +14,9 @@ from paybill_contracts.agent_bundles import (
     DeleteStep,
     FixedValue,
     Grant,
+    ReadStep,
     Slot,
+    Step,
     UpdateStep,
     Workflow,
 )
@@ -24,9 +26,11 @@ from paybill_definitions.agent_conditions import GROUPS
 from paybill_definitions.agent_conditions import errors as condition_errors
 from paybill_definitions.agent_fields import Fields
 from paybill_definitions.agent_flow import errors as flow_errors
+from paybill_definitions.agent_flow import least
 from paybill_definitions.agent_steps import StepRules
 from paybill_definitions.cedar_text import MAX_POLICIES
 from paybill_definitions.diagnostics import PartDiagnostic
+from paybill_definitions.yaml_lines import Path
 
 MAX_WORKFLOWS = 100
 
@@ -113,29 +117,48 @@ def _grant(grant: Grant, resources: Iterable[AgentResource]) -> Iterator[PartDia
 
 
 def workflow_errors(
-    workflow: Workflow, resources: Sequence[AgentResource], grants: Sequence[Grant] | None, *, is_complete: bool = True
+    workflow: Workflow,
+    resources: Sequence[AgentResource],
+    grants: Sequence[Grant] | None,
+    *,
+    is_complete: bool = True,
+    unread: Collection[Path] = (),
 ) -> Iterator[PartDiagnostic]:
     """Yields every error of one workflow. grants: None when they are unknown.
 
     is_complete: without it, steps of the workflow or labels of the resources are missing, and only the rules that do
-    not depend on them are checked.
+    not depend on them are checked. unread: paths of parts of the workflow that have errors already.
     """
-    for each in _workflow(workflow, resources, grants, is_complete=is_complete):
+    for each in _workflow(workflow, resources, grants, frozenset(unread), is_complete=is_complete):
         yield PartDiagnostic(("workflows", workflow.name, *each.path), each.reason)
 
 
 def _workflow(
-    workflow: Workflow, resources: Sequence[AgentResource], grants: Sequence[Grant] | None, *, is_complete: bool
+    workflow: Workflow,
+    resources: Sequence[AgentResource],
+    grants: Sequence[Grant] | None,
+    unread: frozenset[Path],
+    *,
+    is_complete: bool,
 ) -> Iterator[PartDiagnostic]:
     order = list(flow_errors(workflow)) if is_complete else []
     fields = Fields.of(workflow, resources)
     yield from order
     yield from _inputs(workflow, fields)
-    if not order:
-        yield from StepRules(workflow, resources, grants, is_complete=is_complete).errors()
-    if is_complete:
-        yield from _once(workflow)
-        yield from _limits(workflow, fields)
+    is_ordered = is_complete and not order
+    yield from StepRules(workflow, resources, grants, is_complete=is_ordered, unread=unread).errors()
+    yield from _once(workflow, unread)
+    if ("limits",) not in unread:
+        faults = [each for each in _limits(workflow, fields) if not _is_unread(each, unread)]
+        yield from faults
+        if is_ordered and not faults:
+            yield from _shortest(workflow)
+
+
+def _is_unread(fault: PartDiagnostic, unread: frozenset[Path]) -> bool:
+    """Returns whether an error is about a limit that has another one: a day follows from every limit of a run."""
+    is_day = fault.path[1] in {"agent_day", "tenant_day"}
+    return fault.path[:2] in unread or (is_day and any(each[0] == "limits" for each in unread))
 
 
 def _inputs(workflow: Workflow, fields: Fields) -> Iterator[PartDiagnostic]:
@@ -151,13 +174,13 @@ def _inputs(workflow: Workflow, fields: Fields) -> Iterator[PartDiagnostic]:
             yield PartDiagnostic(("input", each.name), f"{name} is {column.type}; an input is {', '.join(GROUPS)}")
 
 
-def _once(workflow: Workflow) -> Iterator[PartDiagnostic]:
-    declared = {each.name for each in workflow.inputs}
+def _once(workflow: Workflow, unread: frozenset[Path]) -> Iterator[PartDiagnostic]:
+    declared = {each.name for each in workflow.inputs} | {each[1] for each in unread if each[0] == "input" and each[1:]}
     for index, each in enumerate(workflow.once):
         if each.name not in declared:
             yield PartDiagnostic(("once", index), f"there is no input {each.name}")
     writes = [each.name for each in workflow.steps if isinstance(each, CreateStep | UpdateStep | DeleteStep)]
-    if writes and not workflow.once:
+    if writes and not workflow.once and ("once",) not in unread:
         yield PartDiagnostic(
             ("once",), f"{writes[0]} writes: name the inputs of the business key, such as `once: [input.ticket]`"
         )
@@ -179,6 +202,38 @@ def _limits(workflow: Workflow, fields: Fields) -> Iterator[PartDiagnostic]:
         if day is not None and not _covers(day, limits.run):
             reason = "a day covers at least one run: give calls, rows and each sum, none below that of a run"
             yield PartDiagnostic(("limits", name), reason)
+
+
+def _shortest(workflow: Workflow) -> Iterator[PartDiagnostic]:
+    """Yields limits of calls and rows that no run can keep."""
+    calls = {step.name: 2 if _needs_approval(step) else 1 for step in workflow.steps}
+    rows = {step.name: _least_rows(step) for step in workflow.steps}
+    limit = workflow.limits.run
+    needed = least(workflow, calls)
+    if needed > limit.calls:
+        reason = f"a run needs {needed} calls or more, of {limit.calls}: each step costs one, and so does an approval"
+        yield PartDiagnostic(("limits", "calls"), reason)
+    needed = least(workflow, rows)
+    if needed > limit.rows:
+        yield PartDiagnostic(("limits", "rows"), f"a run needs {needed} rows or more, of {limit.rows}")
+
+
+def _needs_approval(step: Step) -> bool:
+    rule = step.approval if isinstance(step, CreateStep | UpdateStep | DeleteStep) else None
+    return rule is not None and rule.when is None
+
+
+def _least_rows(step: Step) -> int:
+    """Returns the rows that a step needs at least: a write reserves all that it may change."""
+    match step:
+        case CreateStep():
+            return 1
+        case UpdateStep() | DeleteStep():
+            return step.limit
+        case ReadStep():
+            return 1 if step.one else 0
+        case _:
+            return 0
 
 
 def _covers(day: Amounts, run: Amounts) -> bool:

@@ -1,6 +1,6 @@
 """Rules of one step: columns are permitted, arguments typed and bound, and untrusted values need an approval. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from paybill_contracts.agent_bundles import (
     AgentResource,
@@ -31,6 +31,7 @@ from paybill_definitions.agent_outcomes import NULL, Known, known, outcomes
 from paybill_definitions.agent_values import errors as argument_errors
 from paybill_definitions.agent_values import references
 from paybill_definitions.diagnostics import PartDiagnostic
+from paybill_definitions.yaml_lines import Path
 
 RESERVED_SLOTS = frozenset({"run", "seq", "choice"})
 """Arguments that every tool of a step has."""
@@ -49,16 +50,19 @@ class StepRules:
         grants: Sequence[Grant] | None,
         *,
         is_complete: bool = True,
+        unread: Collection[Path] = (),
     ) -> None:
         """grants: None when they are unknown.
 
         is_complete: without it, steps or labels are missing; order and trust, which follow from them, are not checked.
+        unread: paths of parts with errors, which stand for anything.
         """
         self._workflow = workflow
         self._grants = grants
         self._fields = Fields.of(workflow, resources)
         everything = frozenset(step.name for step in workflow.steps if has_fields(step))
         self._is_complete = is_complete
+        self._unread = frozenset(unread)
         self._heads = heads(workflow) if is_complete else {}
         self._before = (
             available(workflow) if is_complete else dict.fromkeys((each.name for each in workflow.steps), everything)
@@ -128,6 +132,8 @@ class StepRules:
         columns = {column.name: column for column in resource.columns}
         faults = list(self._named(step, resource, columns))
         yield from faults
+        if not isinstance(step, ReadStep):
+            yield from self._compensation(step)
         if faults:
             return
         for part in ("where", "set"):
@@ -139,11 +145,12 @@ class StepRules:
         yield from self._condition(
             step.approval.when if step.approval else None, columns, step, (*path, "approval", "when")
         )
-        yield from self._compensation(step)
         yield from self._untrusted(step, columns)
 
     def _argument(self, argument: Argument, column: ResourceColumn, step: Step, part: str) -> Iterator[PartDiagnostic]:
         path = ("steps", step.name, part, column.name)
+        if path in self._unread:
+            return
         if part == "where":  # a field that is NULL equals no row; NULL itself would be a mistake
             is_field = not isinstance(argument, Slot) and self._fields.type_of(argument) is not None
             column = column.model_copy(update={"nullable": is_field})
@@ -224,7 +231,7 @@ class StepRules:
             row |= dict.fromkeys((each.name for each in resource.columns if each.name not in step.set), NULL)
         for part in ("where", "set"):
             for name, argument in _part(step, part).items():
-                found = known(argument)
+                found = None if (*place[:2], part, name) in self._unread else known(argument)
                 row.pop(name, None)
                 row |= {name: found} if found is not None else {}
         if all(True not in outcomes(each.condition, row) for each in permits):
@@ -236,6 +243,8 @@ class StepRules:
     def _compensation(self, step: Write) -> Iterator[PartDiagnostic]:
         path = ("steps", step.name, "compensation")
         found = step.compensation
+        if path in self._unread:
+            return
         if (found is None) != step.irreversible:
             reason = "write `irreversible: true`, or how to undo it: `compensation`" if found is None else "it has both"
             yield PartDiagnostic(("steps", step.name), f"irreversible or compensation: {reason}")

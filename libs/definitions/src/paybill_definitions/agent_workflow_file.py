@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 from paybill_contracts.agent_bundles import LineOfText, SumName
 from paybill_contracts.values import Count, Key
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from paybill_definitions.definition_file import StrictInput
+from paybill_definitions.yaml_lines import Path
 
 _Minutes = Annotated[int, Field(ge=1, le=10_080, strict=True)]
 _Limit = Annotated[int, Field(ge=1, le=1000, strict=True)]
@@ -35,6 +36,35 @@ class WorkflowFile(StrictInput):
     once: tuple[str, ...] = ()
     limits: LimitsPart
     steps: Annotated[dict[Key, dict[str, Any]], Field(min_length=1, max_length=50)]
+
+
+_HEAD: Mapping[str, Any] = {
+    "workflow": "unknown",
+    "role": "unknown",
+    "limits": {"calls": 0, "rows": 0, "minutes": 1},
+}
+"""Replaces required parts of the head that are wrong, so that the others are checked in the same run."""
+_NESTED = ("input", "steps", "limits")
+"""Parts of which only the wrong entries are left out."""
+
+
+def mended(raw: Any) -> tuple[WorkflowFile | None, frozenset[Path]]:
+    """Returns the file without its wrong parts, and their paths; None when it has no steps that can be checked."""
+    try:
+        return WorkflowFile.model_validate(raw), frozenset()
+    except ValidationError as error:
+        locations = [each["loc"] for each in error.errors()]
+    if not isinstance(raw, dict) or {("input",), ("steps",)} & set(locations):
+        return None, frozenset()
+    wrong: set[Path] = {place[:2] if place[0] in _NESTED else place[:1] for place in locations}
+    kept = {name: value for name, value in raw.items() if name in WorkflowFile.model_fields and (name,) not in wrong}
+    for part in _NESTED:
+        if part in kept:
+            kept[part] = {name: value for name, value in kept[part].items() if (part, name) not in wrong}
+    if not kept.get("steps"):
+        return None, frozenset()
+    limits = {**_HEAD["limits"], **kept.get("limits", {})}
+    return WorkflowFile.model_validate({**_HEAD, **kept, "limits": limits}), frozenset(wrong)
 
 
 class StepPart(StrictInput):

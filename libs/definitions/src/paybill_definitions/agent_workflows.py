@@ -16,6 +16,7 @@ from paybill_contracts.agent_bundles import (
     CreateStep,
     DeleteStep,
     Effect,
+    FixedValue,
     Grant,
     InputValue,
     Option,
@@ -29,13 +30,10 @@ from paybill_contracts.agent_bundles import (
     WorkflowLimits,
 )
 from paybill_contracts.agent_expressions import Condition
-from pydantic import ValidationError
 
 from paybill_definitions.agent_arguments import argument, arguments, fault, is_reference
-from paybill_definitions.agent_cedar import expression, step_schema, validate
-from paybill_definitions.agent_conditions import errors as condition_errors
-from paybill_definitions.agent_conditions import names as condition_names
 from paybill_definitions.agent_fields import Computed, Fields, used_steps
+from paybill_definitions.agent_workflow_conditions import Conditions
 from paybill_definitions.agent_workflow_file import (
     KINDS,
     WRITES,
@@ -53,15 +51,14 @@ from paybill_definitions.agent_workflow_file import (
     WhenPart,
     WorkflowFile,
     WritePart,
+    mended,
 )
-from paybill_definitions.cedar_text import CedarError
 from paybill_definitions.yaml_lines import (
     Diagnostic,
     InvalidDocumentError,
     Lines,
     Path,
-    line_of,
-    plain,
+    parsed,
     together,
     validated,
 )
@@ -70,65 +67,45 @@ END = "end"
 """Name that ends a run, instead of a next step."""
 
 P = TypeVar("P")
-_HEAD: Mapping[str, Any] = {
-    "workflow": "unknown",
-    "role": "unknown",
-    "limits": {"calls": 0, "rows": 0, "minutes": 1},
-}
-"""Relocations required parts of the head that are wrong, so that the steps are checked in the same run."""
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowText:
     """A workflow as far as it could be read. faults: every error in the text; with any, `workflow` is incomplete.
 
-    workflow: without the steps that have an error or use a step with one; None when nothing of it can be checked.
+    workflow: without the steps that cannot be checked; None when nothing of it can be. unread: paths of the parts with
+    an error, such as ("steps", "propose", "set", "amount"), of which no rule reports anything.
     """
 
     workflow: Workflow | None
     lines: Lines
     faults: tuple[Diagnostic, ...]
+    unread: frozenset[Path] = frozenset()
 
 
 def read_workflow(text: str, resources: Sequence[AgentResource], grants: Sequence[Grant] | None) -> WorkflowText:
     """Returns the workflow, the line of each part, and every error. grants: None when they have errors themselves."""
     try:
-        raw, lines = plain(text, refuses_aliases=True)
+        raw, lines, repeated = parsed(text, refuses_aliases=True)
     except InvalidDocumentError as error:
         return WorkflowText(None, {}, error.diagnostics)
+    faults, wrong = repeated, frozenset[Path]()
+    source: WorkflowFile | None
     try:
         source = validated(WorkflowFile, raw, lines)
     except InvalidDocumentError as error:
-        mended, wrong = _mended(raw)
-        if mended is None:
-            return WorkflowText(None, lines, error.diagnostics)
-        parts = _Workflow(mended, lines, resources, None if "role" in wrong else grants, wrong)
-        return WorkflowText(parts.workflow(), lines, (*error.diagnostics, *parts.faults))
-    parts = _Workflow(source, lines, resources, grants)
-    return WorkflowText(parts.workflow(), lines, tuple(parts.faults))
-
-
-def _mended(raw: Any) -> tuple[WorkflowFile | None, frozenset[str]]:
-    """Returns the file without its wrong parts, and their names, those of inputs and steps among them."""
-    try:
-        return WorkflowFile.model_validate(raw), frozenset()
-    except ValidationError as error:
-        locations = [each["loc"] for each in error.errors()]
-    if not isinstance(raw, dict) or {("input",), ("steps",)} & set(locations):
-        return None, frozenset()
-    nested = {(str(place[0]), str(place[1])) for place in locations if place[0] in {"input", "steps"}}
-    wrong = {str(place[0]) for place in locations} - {"input", "steps"}
-    kept = {name: value for name, value in raw.items() if name in WorkflowFile.model_fields and name not in wrong}
-    for part in {part for part, _ in nested}:
-        kept[part] = {name: value for name, value in kept[part].items() if (part, name) not in nested}
-    if not kept.get("steps"):
-        return None, frozenset()
-    mended = WorkflowFile.model_validate({**_HEAD, **kept})
-    return mended, frozenset({*wrong, *(name if part == "steps" else part for part, name in nested)})
+        faults += error.diagnostics
+        source, wrong = mended(raw)
+    if source is None:
+        return WorkflowText(None, lines, faults)
+    parts = _Workflow(source, lines, resources, None if ("role",) in wrong else grants, wrong)
+    workflow = parts.workflow()
+    return WorkflowText(workflow, lines, (*faults, *parts.faults), frozenset(parts.unread))
 
 
 class _Workflow:
-    """Reads one file. faults: all errors so far; a part with an error is left out."""
+    """Reads one file. faults: all errors so far; unread: the paths of the parts with an error."""
 
     def __init__(
         self,
@@ -136,21 +113,23 @@ class _Workflow:
         lines: Lines,
         resources: Sequence[AgentResource],
         grants: Sequence[Grant] | None,
-        wrong: frozenset[str] = frozenset(),
+        wrong: frozenset[Path],
     ) -> None:
-        """wrong: names of parts and steps that are not in `source` because they have errors."""
+        """wrong: paths of parts that are not in `source` because they have errors."""
         self._source = source
         self._lines = lines
         self._resources = {each.name: each for each in resources}
         self._grants = grants
-        self._wrong = wrong
+        self.unread = {*wrong}
         self.faults: list[Diagnostic] = []
 
     def workflow(self) -> Workflow:
         """Returns the workflow without the steps that have an error, or use one that has."""
         source = self._source
         inputs = dict(self._each(self._input, source.input))
+        self.unread |= {("input", name) for name in source.input.keys() - inputs.keys()}
         once = dict(self._each(self._once, source.once))
+        self.unread |= {("once",)} if len(once) < len(set(source.once)) else set()
         models = dict(self._each(self._model, source.steps))
         reads = dict(
             self._each(
@@ -162,14 +141,14 @@ class _Workflow:
         computed = dict(self._each(self._computed, computes))
         known = {*reads, *computed, *(name for name in models if name not in {*computes, *reads})}
         unread = {name for name, each in models.items() if isinstance(each, ReadPart) and name not in reads}
-        broken = ({*source.steps} - known) | unread | self._wrong
-        if inputs.keys() != source.input.keys() or self._wrong & {"role", "input"}:
+        broken = ({*source.steps} - known) | unread | {str(each[1]) for each in self.unread if each[0] == "steps"}
+        if ("role",) in self.unread or any(each[0] == "input" for each in self.unread):
             broken |= {*source.steps}  # each may use them
         if broken:
             broken |= {*computes}  # their types may follow from what is broken
         single = {name: step for name, step in reads.items() if step.one}
         fields = Fields(self._resources, inputs, single, computed)
-        conditions = _Conditions(fields, tuple(models), self._lines, broken)
+        conditions = Conditions(fields, tuple(models), self._lines, broken)
         steps = dict(
             self._each(
                 lambda name: reads.get(name) or self._step(name, models[name], computed, conditions),
@@ -193,6 +172,15 @@ class _Workflow:
                 yield name, part(name)
             except InvalidDocumentError as error:
                 self.faults += error.diagnostics
+
+    def _read_part(self, path: Path, part: Callable[[], P], default: D) -> P | D:
+        """Returns a part of a step; one with an error is reported and replaced, so that the others are checked."""
+        try:
+            return part()
+        except InvalidDocumentError as error:
+            self.faults += error.diagnostics
+            self.unread.add(path)
+            return default
 
     def _input(self, name: str) -> WorkflowInput:
         text = self._source.input[name]
@@ -220,16 +208,17 @@ class _Workflow:
         return step.next or names[names.index(name) + 1]
 
     def _arguments(self, name: str, part: str, values: Mapping[str, Any]) -> dict[str, Argument]:
-        return arguments(values, self._lines, ("steps", name, part))
+        path = ("steps", name, part)
+        return {
+            each: self._read_part((*path, each), partial(argument, value, self._lines, (*path, each)), _NOTHING)
+            for each, value in values.items()
+        }
 
     def _read(self, name: str, step: StepPart | ChoosePart) -> ReadStep:
         if not isinstance(step, ReadPart):
             raise TypeError(f"{name} is no read")
-        found = together(
-            columns=lambda: self._columns(name, step),
-            where=lambda: self._arguments(name, "where", step.where),
-            limit=lambda: self._limit(name, step),
-        )
+        where = self._arguments(name, "where", step.where)
+        limit = self._limit(name, step)
         order = tuple(SortOrder(column=each.lstrip("-"), descending=each[0] == "-") for each in step.order)
         common: dict[str, Any] = {
             "next": self._next(name, step),
@@ -237,7 +226,8 @@ class _Workflow:
             "one": step.one,
             "order": order,
         }
-        return ReadStep(name=name, resource=step.read, **common, **found)
+        columns = self._columns(name, step)
+        return ReadStep(name=name, resource=step.read, where=where, limit=limit, columns=columns, **common)
 
     def _columns(self, name: str, step: ReadPart) -> tuple[str, ...]:
         resource = self._resource(name, "read", step.read)
@@ -263,20 +253,23 @@ class _Workflow:
         return tuple(sorted(columns))
 
     def _limit(self, name: str, step: "ReadPart | UpdatePart | DeletePart") -> int:
+        path = ("steps", name, "limit")
         if step.one and step.limit is not None:
-            raise fault(self._lines, ("steps", name, "limit"), "`one` is a limit of 1 already; remove one of them")
+            self.faults += fault(self._lines, path, "`one` is a limit of 1 already; remove one of them").diagnostics
         if not step.one and step.limit is None:
-            raise fault(self._lines, ("steps", name), "it needs `one: true`, or `limit`: its greatest number of rows")
+            reason = "it needs `one: true`, or `limit`: its greatest number of rows"
+            self.faults += fault(self._lines, path[:2], reason).diagnostics
         return step.limit or 1
 
     def _computed(self, name: str) -> Computed:
         step = validated(ComputePart, self._source.steps[name], self._lines, ("steps", name))
         conditions = [each for each, value in step.compute.items() if isinstance(value, dict) and "when" in value]
         values = {each: value for each, value in step.compute.items() if each not in conditions}
-        return Computed(self._arguments(name, "compute", values), dict.fromkeys(conditions))
+        found = arguments(values, self._lines, ("steps", name, "compute"))
+        return Computed(found, dict.fromkeys(conditions))
 
     def _step(
-        self, name: str, step: StepPart | ChoosePart, computed: Mapping[str, Computed], conditions: "_Conditions"
+        self, name: str, step: StepPart | ChoosePart, computed: Mapping[str, Computed], conditions: "Conditions"
     ) -> Step:
         path = ("steps", name)
         if isinstance(step, ChoosePart):
@@ -302,24 +295,27 @@ class _Workflow:
             return ComputeStep(**common, values=dict(computed[name].values), conditions=found)
         return self._write(name, step, common, conditions)
 
-    def _write(self, name: str, step: StepPart, common: Mapping[str, Any], conditions: "_Conditions") -> Step:
+    def _write(self, name: str, step: StepPart, common: Mapping[str, Any], conditions: "Conditions") -> Step:
         if not isinstance(step, WritePart):
             raise TypeError(f"{name} is no write")
         write, verb, *names = next(each for part, *each in _WRITES if isinstance(step, part))
         table = getattr(step, verb)
-        parts: dict[str, Callable[[], Any]] = {
-            "resource": lambda: self._resource(name, verb, table).name,
-            "approval": lambda: self._approval(name, step.approval, self._resources.get(table), conditions),
-            "compensation": lambda: step.compensation and self._compensation(name, step.compensation),
-            **{each: partial(self._arguments, name, each, getattr(step, each)) for each in names},
-        }
+        path, undo = ("steps", name), step.compensation
+        known = self._resources.get(table)
+        approval = partial(self._approval, name, step.approval, known, conditions)
+        parts: dict[str, Any] = {each: self._arguments(name, each, getattr(step, each)) for each in names}
+        parts["approval"] = self._read_part((*path, "approval"), approval, None)
+        if undo is not None:
+            compensation = partial(self._compensation, name, undo)
+            parts["compensation"] = self._read_part((*path, "compensation"), compensation, None)
         if isinstance(step, UpdatePart | DeletePart):
-            parts["limit"] = partial(self._limit, name, step)
-        found: Step = write(**common, irreversible=step.irreversible, **together(**parts))
+            parts["limit"] = self._limit(name, step)
+        resource = self._resource(name, verb, table).name
+        found: Step = write(**common, irreversible=step.irreversible, resource=resource, **parts)
         return found
 
     def _approval(
-        self, name: str, part: ApprovalPart | None, resource: AgentResource | None, conditions: "_Conditions"
+        self, name: str, part: ApprovalPart | None, resource: AgentResource | None, conditions: "Conditions"
     ) -> ApprovalRule | None:
         if part is None or resource is None:
             return None
@@ -339,44 +335,14 @@ class _Workflow:
         return Compensation(verb=Verb(verb), resource=table, **found)
 
 
+_NOTHING = FixedValue(value=None)
+"""Stands for an argument with an error."""
+
 _WRITES: Sequence[tuple[Any, ...]] = (
     (CreatePart, CreateStep, "create", "set"),
     (UpdatePart, UpdateStep, "update", "where", "set"),
     (DeletePart, DeleteStep, "delete", "where"),
 )
-
-
-class _Conditions:
-    """Reads conditions over the fields of a workflow and, in a write, over the columns of its row."""
-
-    def __init__(self, fields: Fields, steps: Sequence[str], lines: Lines, broken: Collection[str]) -> None:
-        """broken: steps with errors; a condition that uses one cannot be checked."""
-        self._fields = {step: found for step in steps if (found := fields.fields(step))}
-        self._lines = lines
-        self._broken = frozenset(broken)
-
-    def of(self, text: str | None, resource: AgentResource | None, path: Path) -> Condition | None:
-        """Returns the condition of `text`; None without one. Raises InvalidDocumentError."""
-        return None if text is None else self.required(text, resource, path)
-
-    def required(self, text: str, resource: AgentResource | None, path: Path) -> Condition:
-        """Returns the condition of `text`. Raises InvalidDocumentError."""
-        columns = {each.name: each for each in (resource.columns if resource else ())}
-        columns |= {f"{step}.{name}": each for step, found in self._fields.items() for name, each in found.items()}
-        line = line_of(self._lines, path)
-        try:
-            policy, condition = expression(text, resource)
-            if self._broken & {name.partition(".")[0] for name in condition_names(condition) if "." in name}:
-                return condition
-            reasons = [reason for _, reason in condition_errors(condition, columns)]
-            if not reasons:
-                fields = {step: tuple(found.values()) for step, found in self._fields.items()}
-                reasons = [each.reason for each in validate(policy, step_schema(resource, fields))]
-        except CedarError as error:
-            raise InvalidDocumentError(Diagnostic(line, f"{text:.80}: {error.reason}")) from None
-        if reasons:
-            raise InvalidDocumentError(*(Diagnostic(line, f"{text:.80}: {reason}") for reason in reasons))
-        return condition
 
 
 def _sound(steps: list[Step], broken: Collection[str]) -> list[Step]:
