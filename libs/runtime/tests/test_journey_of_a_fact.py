@@ -1,8 +1,14 @@
 """Journey of a fact from an HTTP request over the outbox to the stream, also during outages."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
+from paybill_contracts.envelope import Origin
+from paybill_contracts.operations import RequestRefused, service_event
+from paybill_contracts.sentences import sentence
+from paybill_runtime.clock import new_id
+from paybill_runtime.decisions import refusal_facts
 from paybill_runtime.testing import until
 
 
@@ -34,6 +40,28 @@ async def test_refusals_of_one_caller_become_facts_only_up_to_a_limit(served, lo
 
     assert {answer.status_code for answer in answers} == {404}
     assert len(await log.facts("tenant.request_refused", at_least=60)) == 60
+
+
+async def test_the_limit_is_of_each_code_and_what_it_leaves_out_is_counted(served, log, monkeypatch) -> None:
+    monkeypatch.setattr(refusal_facts, "MINUTE", timedelta(seconds=3))
+    monkeypatch.setattr(refusal_facts, "PAUSE_S", 0.05)
+    facts, refused = served.running.context.refusal_facts, service_event("tenant", RequestRefused)
+
+    async def refuse(code: str, target: str) -> None:
+        event = refused(refusal_id=new_id(), verb="show", code=code, target=target)
+        await facts.add(Origin("c", "c", "agent:a", ""), event)
+
+    served.running.loops.start("refusals again", facts.run)  # the service's own waits for its first pause
+    await asyncio.gather(*(refuse("run_not_found", str(n)) for n in range(100)))
+    await refuse("wrong_tenant", "acme")
+    events = [fact.event for fact in await log.facts("tenant.request_refused", at_least=62)]
+
+    assert [(each.code, each.left_out) for each in events if each.left_out or each.code == "wrong_tenant"] == [
+        ("wrong_tenant", 0),
+        ("run_not_found", 39),
+    ]
+    assert (len(events), events[-1].target) == (62, "99")
+    assert sentence(events[-1]) == "show refused: run_not_found, and 39 more in the same minute"
 
 
 @pytest.mark.own_nats

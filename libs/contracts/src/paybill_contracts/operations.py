@@ -12,6 +12,7 @@ class RequestRefused(Event):
     """A rule of the domain refused an authenticated caller. `code` is the problem's stable code.
 
     tenant_id: the tenant that the request was about, where the service names it; caller: who sent it.
+    left_out: further requests of the caller with this code, in the minute before, that are not recorded.
     """
 
     refusal_id: EventId
@@ -20,6 +21,7 @@ class RequestRefused(Event):
     target: Text
     tenant_id: TenantId | None = None
     caller: Text | None = None
+    left_out: Count = 0
 
 
 class MessageDeadLettered(Event):

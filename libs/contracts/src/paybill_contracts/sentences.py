@@ -14,6 +14,7 @@ from paybill_contracts.drift import ResourceDifference
 from paybill_contracts.environment_plans import BuiltOutputs
 from paybill_contracts.event import Event
 from paybill_contracts.money import Money
+from paybill_contracts.operations import RequestRefused
 from paybill_contracts.tenant import Hold, OpenIncident
 
 _DAY_S = 86_400
@@ -210,6 +211,8 @@ def sentence(event: Event) -> str:
         text = (event.__doc__ or event.TYPE).partition("\n")[0].partition(". ")[0].rstrip(".").replace("`", "")
         return text[:1].lower() + text[1:]
     text = template.format_map({name: _Readable(getattr(event, name)) for name in type(event).model_fields})
+    if isinstance(event, RequestRefused) and event.left_out:
+        return f"{text}, and {event.left_out} more in the same minute"
     return text + _beside_plan(event) if isinstance(event, EntitlementsSet) else text
 
 

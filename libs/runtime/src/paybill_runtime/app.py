@@ -273,6 +273,7 @@ class Running:
         if self.service.timers:
             self.loops.start("timers", self.timers.run)
         self.loops.start("backlog", self._measure_backlog)
+        self.loops.start("refusals", self.context.refusal_facts.run)
         if exporting():
             measured = Measurements(
                 self.database, self.leases, self._lag, self.service.counts, self.settings.secrets_dir

@@ -21,6 +21,7 @@ from paybill_runtime.database.statement import NOTIFY_CHANNEL, ExtraStatements, 
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.group_commit import Decide, Decision, GroupCommit
 from paybill_runtime.decisions.journeys import journeys
+from paybill_runtime.decisions.refusal_facts import RefusalFacts
 from paybill_runtime.errors import OverloadedError, single_line
 from paybill_runtime.http.auth import KeyRing
 from paybill_runtime.http.caller import Idempotency
@@ -30,9 +31,6 @@ from paybill_runtime.security.secrets import Secrets
 from paybill_runtime.telemetry import TraceLink
 
 T = TypeVar("T")
-
-REFUSALS_PER_MINUTE = 60
-"""Refusals of one caller that are recorded as facts; more are not."""
 
 _RESPONSE = text("SELECT digest, answer FROM chassis.idempotency WHERE key = :key")
 
@@ -52,7 +50,7 @@ class EarlierResponseError(ConflictError):
 class ServiceContext:
     """Decides, queries and encrypts for one service. `settings` are the service's own.
 
-    key_ring: the API keys that this process accepts.
+    key_ring: the API keys that this process accepts. refusal_facts: of requests that decisions refuse.
     fast_routes: ASGI endpoints that answer a POST to their path without FastAPI (see `http.fast_route`), and raise what
     routes raise. Each needs an ordinary route too, for the documentation. bodies_refused: by the path of a fast route,
     a function that is called for each request whose body is too large.
@@ -77,7 +75,7 @@ class ServiceContext:
         self._group_commit = group_commit
         self._data_keys = data_keys
         self._service_seal = service_seal
-        self._refusals: dict[str, tuple[datetime, int]] = {}
+        self.refusal_facts = RefusalFacts(self._record_refused)
         self.backlog: Callable[[], int] = lambda: 0
         self.wake_worker: Callable[[str], None] = lambda _: None
         self.is_held: Callable[[str], bool] = lambda _: False
@@ -198,13 +196,7 @@ class ServiceContext:
     async def _record_refusal(
         self, origin: Origin, verb: str, error: DomainError, target: str, tenant_id: str | None
     ) -> None:
-        since, count = self._refusals.get(origin.actor, (self.now(), 0))
-        if (self.now() - since).total_seconds() > 60:  # noqa: PLR2004  # a minute
-            since, count = self.now(), 0
-        self._refusals[origin.actor] = (since, count + 1)
-        if count >= REFUSALS_PER_MINUTE:
-            return
-        event = service_event(self.service, RequestRefused)(
+        refused = service_event(self.service, RequestRefused)(
             refusal_id=clock.new_id(),
             verb=verb,
             code=error.code,
@@ -212,7 +204,10 @@ class ServiceContext:
             tenant_id=tenant_id,
             caller=origin.actor,
         )
-        await self._group_commit.decide(Decision(origin, lambda unit, _: unit.emit(event)))
+        await self.refusal_facts.add(origin, refused)
+
+    async def _record_refused(self, origin: Origin, refused: RequestRefused) -> None:
+        await self._group_commit.decide(Decision(origin, lambda unit, _: unit.emit(refused)))
 
 
 def _store_response(request: Idempotency, decision: Decision[Any], statement: Statement) -> None:
