@@ -1,12 +1,13 @@
 """Runs that are stopped with an unknown outcome or a waiting approval, and claims beside closed tenants."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from gateway_world import World, origin, world
 from paybill_agent_gateway.act import settle_unknown
 from paybill_agent_gateway.domain import agents
+from paybill_agent_gateway.domain.calls import CallCaller
 from paybill_agent_gateway.domain.runs import ApprovalStatus
 from paybill_agent_gateway.effects.tenant_databases import Unknown
 from paybill_agent_gateway.tables import AGENTS, CLAIM_DATABASES, CLAIMS_DUE
@@ -25,6 +26,17 @@ async def gateway(start: Any, postgres: Any) -> AsyncIterator[World]:
 
 async def lost(*_: Any, **__: Any) -> Unknown:
     return Unknown()
+
+
+async def ended(gateway: World, agent: CallCaller) -> None:
+    """Ends an agent."""
+    assert agent.agent_id is not None
+
+    def end(unit: Any, at: Any) -> None:
+        known = agents.existing(unit.get(AGENTS, agent.agent_id), "")
+        unit.record(AGENTS, agent.agent_id, agents.end(known, "user:ann", at.now))
+
+    await gateway.gate.context.decide(origin(), end, writes=[AGENTS.key(agent.agent_id)])
 
 
 async def test_a_run_with_an_unknown_outcome_is_stopped_with_its_tenant(gateway: World) -> None:
@@ -69,15 +81,10 @@ async def test_closed_tenants_hold_up_no_claims_of_others(gateway: World) -> Non
 
 async def test_the_end_of_an_agent_stops_its_runs_that_wait_for_an_approval(gateway: World) -> None:
     agent = await gateway.tenant()
-    assert agent.agent_id is not None
     waiting, other = [await gateway.start(agent, ticket=ticket) for ticket in ("t-17", "t-18")]
     waits = await gateway.refused(gateway.take(agent, "propose", waiting.run, waiting.seq, amount=3000, reason="x"))
 
-    def end(unit: Any, at: Any) -> None:
-        known = agents.existing(unit.get(AGENTS, agent.agent_id), "")
-        unit.record(AGENTS, agent.agent_id, agents.end(known, "user:ann", at.now))
-
-    await gateway.gate.context.decide(origin(), end, writes=[AGENTS.key(agent.agent_id)])
+    await ended(gateway, agent)
     await until(lambda: gateway.has_ended(waiting.run))
     state = await gateway.run(waiting.run)
 
@@ -85,3 +92,52 @@ async def test_the_end_of_an_agent_stops_its_runs_that_wait_for_an_approval(gate
     assert state.approval is not None
     assert (state.ended, state.approval.status) == (RunEnd.STOPPED, ApprovalStatus.EXPIRED)
     assert not await gateway.has_ended(other.run)
+
+
+async def requested(gateway: World) -> tuple[CallCaller, CallCaller, str, Callable[[CallCaller], Any]]:
+    """Returns an agent that has requested an approval in the run of another one, both, the run and their call."""
+    starter = await gateway.tenant()
+    requester = await gateway.agent(starter.tenant_id)
+    run = await gateway.start(starter, ticket="t-17")
+
+    def call(agent: CallCaller) -> Any:
+        return gateway.take(agent, "propose", run.run, run.seq, amount=3000, reason="x")
+
+    waits = await gateway.refused(call(requester))
+    assert waits.approval is not None
+    await gateway.approve(waits.approval.id, run.run)
+    return starter, requester, run.run, call
+
+
+async def test_the_end_of_an_agent_ends_the_approval_that_it_requested_in_a_run_of_another(gateway: World) -> None:
+    starter, requester, run, call = await requested(gateway)
+    await ended(gateway, requester)
+
+    async def is_over() -> bool:
+        state = await gateway.run(run)
+        return state.approval is not None and not state.approval.is_open
+
+    await until(is_over)
+    expired, again = await gateway.refused(call(starter)), await gateway.refused(call(starter))
+
+    assert (expired.code, again.code) == ("approval_expired", "approval_required")
+    assert not await gateway.has_ended(run)
+    assert await gateway.refunds() == []
+
+
+async def test_the_approval_of_an_agent_that_has_ended_is_used_by_nobody(gateway: World) -> None:
+    starter, requester, run, call = await requested(gateway)
+    await ended(gateway, requester)
+    refused = await gateway.refused(call(starter))  # the end of the approval may not be recorded yet
+    state = await gateway.run(run)
+
+    assert refused.code == "approval_expired"
+    assert state.earlier_approvals[-1].end_reason == "the agent that requested the approval has ended"
+    assert await gateway.refunds() == []
+
+
+async def test_another_agent_uses_the_approval_of_an_active_one(gateway: World) -> None:
+    starter, _, _, call = await requested(gateway)
+
+    assert (await call(starter)).ended == "finished"
+    assert len(await gateway.refunds()) == 1

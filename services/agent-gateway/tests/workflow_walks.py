@@ -88,7 +88,7 @@ class Walk:
         while True:
             scene = Scene(
                 now=NOW,
-                agent=AGENT if caller.agent_id is not None else None,
+                agents={caller.agent_id: AGENT} if caller.agent_id is not None else {},
                 tenant=_tenant(self.bundle.bundle.blueprint.name),
                 freezes=Freezes(),
                 blueprint=self.bundle.bundle.blueprint.name,

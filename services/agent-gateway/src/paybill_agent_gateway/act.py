@@ -35,6 +35,7 @@ from paybill_agent_gateway.domain.outcomes import claimed, settle
 from paybill_agent_gateway.domain.refusals import OutcomePendingError
 from paybill_agent_gateway.domain.runs import Run
 from paybill_agent_gateway.domain.scenes import (
+    AgentNeed,
     BlueprintNeed,
     BundleNeed,
     ConnectionNeed,
@@ -105,6 +106,7 @@ class _Session:
     """One call: the states that it is about, and what was found for it."""
 
     call: Call
+    agents: list[str]
     run_id: str | None = None
     blueprint: str | None = None
     day_id: str | None = None
@@ -121,21 +123,17 @@ class _Session:
     @property
     def reads(self) -> list[Key]:
         """Keys of the states on which the call depends."""
-        caller = self.call.caller
-        keys = [TENANTS.key(caller.tenant_id), FREEZE_STATES.key(FREEZES)]
-        if caller.agent_id is not None:
-            keys.append(AGENTS.key(caller.agent_id))
+        keys = [TENANTS.key(self.call.caller.tenant_id), FREEZE_STATES.key(FREEZES), *map(AGENTS.key, self.agents)]
         if self.blueprint is not None:
             keys.append(IN_FORCE.key(self.blueprint))
         return keys + [DAYS.key(each) for each in self.earlier_ids]
 
     def scene(self, now: datetime, get: Callable[[Stored[Any], str], Any]) -> Scene:
         """Returns the states of the call. get: returns a state."""
-        caller = self.call.caller
         return Scene(
             now=now,
-            agent=get(AGENTS, caller.agent_id) if caller.agent_id is not None else None,
-            tenant=get(TENANTS, caller.tenant_id),
+            agents={each: get(AGENTS, each) for each in self.agents},
+            tenant=get(TENANTS, self.call.caller.tenant_id),
             freezes=get(FREEZE_STATES, FREEZES),
             blueprint=self.blueprint,
             in_force=get(IN_FORCE, self.blueprint) if self.blueprint is not None else None,
@@ -170,7 +168,8 @@ async def act(gate: Gate, call: Call) -> Answer:
 
 def _session(gate: Gate, call: Call) -> _Session:
     """Returns a call with what the process knows already: it saves decisions that would find only this."""
-    session = _Session(call, found=Found(dict(gate.bundles.items())))
+    agents = [call.caller.agent_id] if call.caller.agent_id is not None else []
+    session = _Session(call, agents, found=Found(dict(gate.bundles.items())))
     if isinstance(call.request, Take) and runs.is_run_id(call.request.run):
         session.run_id = call.request.run
     tenant: TenantAccess | None = gate.views.get(TENANTS.key(call.caller.tenant_id))
@@ -312,6 +311,8 @@ async def _fulfil(gate: Gate, session: _Session, need: Need) -> None:
     match need:
         case RunNeed():
             session.run_id = need.run_id
+        case AgentNeed():
+            session.agents.append(need.agent_id)
         case BlueprintNeed():
             session.blueprint = need.blueprint
         case DayNeed():
@@ -325,8 +326,7 @@ async def _fulfil(gate: Gate, session: _Session, need: Need) -> None:
             results[need] = sealed = await gate.context.seal(need.tenant_id, need.text)
             session.seals.append(sealed)
         case OpenNeed():
-            text = await gate.context.open(Personal[str](key=need.key, sealed=need.sealed))
-            results[need] = orjson.loads(text)
+            results[need] = orjson.loads(await gate.context.open(Personal[str](key=need.key, sealed=need.sealed)))
         case RowsNeed():
             results[need] = await _rows(gate, session, need)
         case _:

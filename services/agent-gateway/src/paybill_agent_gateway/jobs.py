@@ -20,7 +20,7 @@ from paybill_agent_gateway.act import Gate, settle_unknown
 from paybill_agent_gateway.domain import agents, run_ends
 from paybill_agent_gateway.domain.agents import SERVICE
 from paybill_agent_gateway.domain.outcomes import claimed
-from paybill_agent_gateway.domain.runs import Run, RunEvent
+from paybill_agent_gateway.domain.runs import ApprovalStatus, Run, RunEvent
 from paybill_agent_gateway.tables import AGENTS, CLAIM_DATABASES, CLAIMS_DUE, CLAIMS_LEFT, RUNS
 
 log = logging.getLogger(__name__)
@@ -110,12 +110,19 @@ async def stop_tenant(job: Job[AgentTenantChanged], _: object) -> AsyncIterator[
 
 @JOBS.effect(AgentEnded)
 async def stop_agent(job: Job[AgentEnded], _: object) -> AsyncIterator[Outcome]:
-    """Ends the runs of an agent that has ended in which a call waits for an approval."""
+    """Ends what waits for an approval when an agent ends: its own runs, and its requests in runs of others."""
+    tenant_id, agent_id = job.event.tenant_id, job.event.agent_id
     after = ""
-    while ids := await job.ids(RUNS, after, PAGE, tenant_id=job.event.tenant_id, agent_id=job.event.agent_id):
+    while ids := await job.ids(RUNS, after, PAGE, tenant_id=tenant_id, agent_id=agent_id):
         for id_ in ids:
             yield _stopped(id_, run_ends.stop_waiting)
         after = ids[-1]
+    for status in (ApprovalStatus.REQUESTED, ApprovalStatus.GRANTED):
+        after = ""
+        while ids := await job.ids(RUNS, after, PAGE, tenant_id=tenant_id, approval_status=status):
+            for id_ in ids:
+                yield _stopped(id_, lambda run, now: run_ends.stop_requests(run, agent_id, now))
+            after = ids[-1]
     yield Outcome(lambda _unit, _at: None, last=True)
 
 

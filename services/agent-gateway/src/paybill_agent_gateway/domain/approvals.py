@@ -99,6 +99,12 @@ def required(approval: CallApproval) -> ApprovalRequiredError:
     )
 
 
+def requesting_agent(approval: CallApproval) -> str | None:
+    """Returns the id of the agent that requested an approval; None for a person or a service."""
+    kind, _, id_ = approval.requester.partition(":")
+    return id_ if kind == "agent" else None
+
+
 def find(run: Run, named: str) -> CallApproval:
     """Returns an approval of a run, also an earlier one. Raises ApprovalNotFoundError."""
     approvals = [*run.earlier_approvals, *([run.approval] if run.approval is not None else [])]

@@ -58,7 +58,7 @@ def decide(scene: Scene, call: Call, found: Found) -> Verdict:
     """Decides about a call. Raises MissingError, and refusals of calls about no run of the caller."""
     caller = call.caller
     if caller.agent_id is not None:
-        agents.require_active(scene.agent, caller.tenant_id, caller.role or "", scene.now)
+        agents.require_active(scene.agents.get(caller.agent_id), caller.tenant_id, caller.role or "", scene.now)
     if isinstance(call.request, Start):
         return _start(scene, caller, call.request, found)
     return _take(scene, caller, call.request, found)

@@ -8,6 +8,7 @@ from paybill_agent_gateway.domain.amounts import plus
 from paybill_agent_gateway.domain.runs import CallApproval, Run, RunEvent, evolve
 
 RUN_ENDED = "its run has ended"
+AGENT_ENDED = "the agent that requested the approval has ended"
 
 
 def ended(run: Run, reason: RunEnd, now: datetime) -> list[RunEvent]:
@@ -41,6 +42,14 @@ def stop(run: Run, now: datetime) -> list[RunEvent]:
 def stop_waiting(run: Run, now: datetime) -> list[RunEvent]:
     """Ends a run of an agent that has ended, when a call of the run waits for a person or has their approval."""
     return stop(run, now) if run.approval is not None and run.approval.is_open else []
+
+
+def stop_requests(run: Run, agent_id: str, now: datetime) -> list[RunEvent]:
+    """Ends the open approval of a run, also one that somebody else has started, when this agent requested it."""
+    approval = run.approval
+    if run.ended is not None or approval is None or not approval.is_open or approval.requester != f"agent:{agent_id}":
+        return []
+    return [approval_expired(run, approval, AGENT_ENDED, now)]
 
 
 def on_time(run: Run, now: datetime) -> list[RunEvent]:

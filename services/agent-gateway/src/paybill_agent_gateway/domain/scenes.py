@@ -33,11 +33,12 @@ from paybill_agent_gateway.domain.workflows import CompiledBundle, RowStep, name
 class Scene:
     """States of one call. blueprint, run_id, day_id: of the states that are loaded; None for a state that is not.
 
+    agents: by their ids, the caller and another one that the call depends on.
     earlier: days of the month before `day`, by their ids, which a metered entitlement counts.
     """
 
     now: datetime
-    agent: Agent | None
+    agents: Mapping[str, Agent | None]
     tenant: TenantAccess | None
     freezes: Freezes | None
     blueprint: str | None = None
@@ -61,6 +62,13 @@ class RunNeed:
     """The state of another run: the one that the call is about."""
 
     run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNeed:
+    """The state of another agent: the one that requested the approval of the call."""
+
+    agent_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,7 @@ class RowsNeed:
         return tuple(each.name for each in self.resource.columns if each.name in named(self.step) | key)
 
 
-StateNeed = RunNeed | BlueprintNeed | DayNeed
+StateNeed = RunNeed | AgentNeed | BlueprintNeed | DayNeed
 Need = StateNeed | BundleNeed | ConnectionNeed | SealNeed | OpenNeed | RowsNeed
 
 

@@ -19,13 +19,14 @@ from paybill_contracts.agent_runs import RunEnd
 from paybill_contracts.errors import DomainError
 from paybill_definitions.agent_conditions import names
 
-from paybill_agent_gateway.domain import approvals, runs, trust, turns, values
+from paybill_agent_gateway.domain import approvals, run_ends, runs, trust, turns, values
 from paybill_agent_gateway.domain.answers import PlainFields
 from paybill_agent_gateway.domain.approvals import Image, Preview
 from paybill_agent_gateway.domain.attempts import Attempt
 from paybill_agent_gateway.domain.grants import RowCondition
 from paybill_agent_gateway.domain.records import Records
 from paybill_agent_gateway.domain.refusals import (
+    ApprovalExpiredError,
     ApprovalRequiredError,
     NotPermittedError,
     RowMissingError,
@@ -33,9 +34,12 @@ from paybill_agent_gateway.domain.refusals import (
     TooManyRowsError,
     UntrustedValueError,
 )
+from paybill_agent_gateway.domain.runs import CallApproval
 from paybill_agent_gateway.domain.scenes import (
+    AgentNeed,
     ConnectionNeed,
     Found,
+    MissingError,
     RowsNeed,
     Scene,
 )
@@ -216,6 +220,8 @@ def _approved(
             raise UntrustedValueError(f"{names} of {step.name} come from the model, and nobody can approve them")
         return None, None
     granted = approvals.require_decided(records.run, records.digest, records.now)
+    if granted is not None:
+        _require_requester(turn, granted)
     if granted is None and not untrusted and rule.when is not None:
         rows, image = _rows_as_they_will_be(turn, step, need)
         when = records.workflow.whens[step.name]
@@ -237,6 +243,22 @@ def _approved(
         raise RowsChangedError("the rows are not those that the approver saw; repeat the call for a new request")
     granted.granted.check(subject, records.now)
     return granted.id, preview.image
+
+
+def _require_requester(turn: Turn, approval: CallApproval) -> None:
+    """Ends an approval that an agent requested which may not act any more. Raises ApprovalExpiredError, MissingError.
+
+    Another caller may repeat the call with the approval; who calls has been checked already.
+    """
+    agent_id, scene = approvals.requesting_agent(approval), turn.scene
+    if agent_id is None or approval.requester == turn.caller:
+        return
+    if agent_id not in scene.agents:
+        raise MissingError(AgentNeed(agent_id))
+    requester = scene.agents[agent_id]
+    if requester is None or not requester.is_active(scene.now):
+        turn.records.expire(run_ends.AGENT_ENDED)
+        raise ApprovalExpiredError(f"{run_ends.AGENT_ENDED}; repeat the call to request a new approval")
 
 
 def _rows_as_they_will_be(turn: Turn, step: Write, need: RowsNeed) -> tuple[list[PlainFields], str | None]:
