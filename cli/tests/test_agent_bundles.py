@@ -146,6 +146,8 @@ def test_a_bundle_is_checked_against_the_blueprint_in_force(on_stack, product: P
     assert f"publish it first: paybill blueprint publish {blueprint}" in done.err
     assert drifted.code == ExitCode.FAILED
     assert "compared with the stack at http" in drifted.err
+    assert f"next: paybill blueprint publish {blueprint}, or repeat the check without --blueprint" in drifted.err
+    assert "environment drift" not in drifted.err
     assert {each["where"] for each in drifted.data["drift"]} == {"blueprint standard"}
     assert "standard has no table tickets" in [each["difference"] for each in drifted.data["drift"]]
 

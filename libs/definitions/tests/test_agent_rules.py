@@ -311,9 +311,9 @@ def test_drift_names_what_the_blueprint_does_not_have_any_more() -> None:
     assert list(drift(known, BLUEPRINT)) == []
     assert [each.reason for each in drift(known, BLUEPRINT.model_copy(update={"tables": (changed,)}))] == [
         "work has no table notes",
-        "tasks.owner may be NULL now",
-        "tasks.title is jsonb, no longer text",
-        "tasks.points is gone",
+        "tasks.owner may be NULL in the blueprint in force",
+        "tasks.title is jsonb in the blueprint in force, not text",
+        "the blueprint in force has no column tasks.points",
     ]
     assert [each.reason for each in drift(known, BLUEPRINT.model_copy(update={"name": "other"}))] == [
         "the bundle is for the blueprint work, not for other"

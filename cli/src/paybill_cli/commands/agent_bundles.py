@@ -85,9 +85,16 @@ def check(out: Output, stack: Stack, folder: Folder = Path("agents"), blueprint:
         out.record("agent.check", {**_summary(folder, bundle), "drift": found})
     else:
         summary = _summary(folder, bundle)
-        out.record("agent.check", summary | {"workflows": ", ".join(summary["workflows"])})
+        source = {} if blueprint is None else {"blueprint": f"{summary['blueprint']} of {blueprint}"}
+        out.record("agent.check", summary | source | {"workflows": ", ".join(summary["workflows"])})
         if found:
             out.rows("agent.drift", found, DRIFT)
+    if blueprint is not None and any(each["where"] == f"blueprint {content.name}" for each in found):
+        out.info(
+            f"{blueprint} differs from the blueprint in force; next: paybill blueprint publish {blueprint}, or repeat "
+            "the check without --blueprint"
+        )
+        return int(ExitCode.FAILED)
     if found:
         out.info(f"next: paybill environment drift, or correct the bundle and repeat paybill agent check {folder}")
         return int(ExitCode.FAILED)

@@ -1,4 +1,4 @@
-"""Differences between a bundle and a version of its blueprint. Pure."""
+"""Differences between a bundle and the blueprint in force. Pure."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from paybill_definitions.diagnostics import PartDiagnostic
 
 
 def drift(bundle: Bundle, blueprint: Blueprint) -> Iterator[PartDiagnostic]:
-    """Yields what the bundle assumes and the blueprint does not have.
+    """Yields what the bundle assumes and the blueprint, the one in force, does not have.
 
     A table or column that the bundle does not name is no drift: no grant and no step uses it.
     """
@@ -40,10 +40,12 @@ def _columns(resource: AgentResource, table: Table) -> Iterator[PartDiagnostic]:
         name = f"{resource.name}.{column.name}"
         found = columns.get(column.name)
         if found is None:
-            yield PartDiagnostic(path, f"{name} is gone")
+            yield PartDiagnostic(path, f"the blueprint in force has no column {name}")
             continue
         if found.type != column.type:
-            yield PartDiagnostic(path, f"{name} is {found.type}, no longer {column.type}")
+            yield PartDiagnostic(path, f"{name} is {found.type} in the blueprint in force, not {column.type}")
         is_nullable = column.name != key and not found.required
         if is_nullable != column.nullable:
-            yield PartDiagnostic(path, f"{name} {'may be' if is_nullable else 'is never'} NULL now")
+            yield PartDiagnostic(
+                path, f"{name} {'may be' if is_nullable else 'is never'} NULL in the blueprint in force"
+            )
