@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -54,7 +55,11 @@ async def test_calls_that_name_no_step_of_an_own_run_are_facts(gateway: Endpoint
     agent, foreign = await gateway.agent(tenant.tenant_id), await gateway.agent(other.tenant_id)
     async with gateway.client(foreign["key"], MODERN) as client:
         run = (await client.call_tool("refund", {"ticket": "t-17"})).structured_content["run"]
+    text = "ada@example.com\nagent:x refused: FORGED"
     calls = (
+        ("refund__propose", {"run": text, "seq": 1, "amount": 1, "reason": "secret"}),
+        (f"refund__{text}", {"run": run, "seq": 1}),
+        (text, {"run": run, "seq": 1}),
         ("drop", {}),
         ("refund__drop", {}),
         ("refund__drop", {"run": run, "seq": 1}),
@@ -67,8 +72,12 @@ async def test_calls_that_name_no_step_of_an_own_run_are_facts(gateway: Endpoint
         codes = await codes_of(client, *calls)
     events = [fact.event for fact in await log.facts("agent-gateway.request_refused", at_least=len(calls))]
 
-    assert codes == ["unknown_tool"] * 3 + ["invalid_input"] * 2 + ["run_not_found"]
+    hashed = f"sha256:{sha256(text.encode()).hexdigest()[:16]}"
+    assert codes == ["invalid_input"] + ["unknown_tool"] * 5 + ["invalid_input"] * 2 + ["run_not_found"]
     assert [(each.target, each.code) for each in events] == [
+        ("refund.propose", "invalid_input"),
+        (f"refund.{hashed} of {run}", "run_not_found"),
+        (hashed, "unknown_tool"),
         ("drop", "unknown_tool"),
         ("refund.drop", "unknown_tool"),
         (f"refund.drop of {run}", "run_not_found"),
@@ -77,7 +86,7 @@ async def test_calls_that_name_no_step_of_an_own_run_are_facts(gateway: Endpoint
         (f"refund.propose of {run}", "run_not_found"),
     ]
     assert {(each.tenant, each.caller) for each in events} == {(tenant.tenant_id, f"agent:{agent['id']}")}
-    assert sentence(events[0]) == f"act drop by agent:{agent['id']} refused: unknown_tool"
+    assert sentence(events[3]) == f"act drop by agent:{agent['id']} refused: unknown_tool"
     assert await gateway.world.refunds() == []
 
 
@@ -96,5 +105,25 @@ async def test_the_facts_of_a_looping_agent_are_bounded(gateway: Endpoints, log:
     events = await log.facts("agent-gateway.request_refused", at_least=6)
 
     assert codes == ["unknown_tool"] * 5 + ["budget_exceeded"] * 10
-    assert [fact.event.target[:4] for fact in events] == ["drop"] * 4 + ["x ?x", "last"]
+    assert [fact.event.target[:4] for fact in events] == ["drop"] * 4 + ["sha2", "last"]
     assert all(len(fact.event.target) <= 200 for fact in events)
+
+
+async def test_calls_outside_of_act_count_too(gateway: Endpoints, log: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(refused_calls, "MAX_REFUSED", 3)
+    tenant, other = await gateway.world.tenant(), await gateway.world.tenant("bolt")
+    made = await gateway.agent(tenant.tenant_id)
+    start = {"tenant": other.tenant_id, "inputs": {"ticket": "t-17"}}
+
+    async with gateway.rest(made["key"]) as agent:
+        shown = [await agent.get(f"/v1/runs/run_{n:032x}") for n in range(2)]
+        started = [await agent.post("/v1/workflows/refund/runs", json=start) for _ in range(2)]
+        shown.append(await agent.get(f"/v1/runs/run_{9:032x}"))
+    events = await log.facts("agent-gateway.request_refused", at_least=3)
+
+    assert [each.json()["code"] for each in (*shown, *started)] == [
+        "run_not_found", "run_not_found", "budget_exceeded", "wrong_tenant", "budget_exceeded",
+    ]  # fmt: skip
+    assert [(each.event.verb, each.event.code) for each in events] == [
+        ("show_run", "run_not_found"), ("show_run", "run_not_found"), ("act", "wrong_tenant"),
+    ]  # fmt: skip

@@ -40,11 +40,18 @@ class RefusedCalls:
             self._numbers[caller.agent_id] = self._numbers.get(caller.agent_id, 0) + 1
 
     async def refuse(
-        self, context: ServiceContext, caller: CallCaller, origin: Origin, target: str, error: DomainError
+        self,
+        context: ServiceContext,
+        caller: CallCaller,
+        origin: Origin,
+        target: str,
+        error: DomainError,
+        verb: str = "act",
     ) -> DomainError:
         """Records that a call is refused which cannot be decided about, as a decision would, and counts it.
 
-        Returns the error of the call: the given one, or that of a bound. target: what was called.
+        Returns the error of the call: the given one, or that of a bound. target: what was called. caller: with an empty
+        tenant_id for a person or a program whose call names no tenant.
         """
 
         def decide(_: UnitOfWork, __: DecisionContext) -> None:
@@ -52,7 +59,7 @@ class RefusedCalls:
 
         try:
             self.require(caller, context.now())
-            await context.decide(origin, decide, verb="act", target=target, tenant_id=caller.tenant_id)
+            await context.decide(origin, decide, verb=verb, target=target, tenant_id=caller.tenant_id or None)
         except DomainError as refused:
             if refused is error:
                 self.count(caller, error, context.now())

@@ -7,9 +7,10 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from paybill_contracts.agent_bundles import Amounts
 from paybill_contracts.agent_runs import Fields, RunEnd, RunId
 from paybill_contracts.agents import AgentId
+from paybill_contracts.errors import DomainError
 from paybill_contracts.values import Digest, Key, Slug, TenantId, Timestamp
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.http.caller import Caller
+from paybill_runtime.http.caller import Caller, WrongTenantError
 from paybill_runtime.http.listing import Limit, load_events, load_page, load_state
 from paybill_runtime.http.problems import Problem
 from paybill_runtime.http.router import Router
@@ -26,6 +27,7 @@ from paybill_agent_gateway.api.tenants import tenant_named
 from paybill_agent_gateway.domain import runs
 from paybill_agent_gateway.domain.calls import Call, Start, Take
 from paybill_agent_gateway.domain.disclosure import Disclosure, without_personal
+from paybill_agent_gateway.domain.refusals import RunNotFoundError
 from paybill_agent_gateway.domain.runs import Run
 from paybill_agent_gateway.domain.tenants import TenantAccess
 from paybill_agent_gateway.domain.turns import progress
@@ -255,22 +257,22 @@ def router(context: ServiceContext, gate: Gate) -> APIRouter:
         if found is not None and (principal.tenant_id is None or _is_own(found, principal)):
             return found
 
-        def refuse(*_: object) -> Run:
+        try:
             return runs.existing(None, run)
-
-        return await context.decide(
-            principal.origin, refuse, verb="show_run", target=run, tenant_id=principal.tenant_id
-        )
+        except RunNotFoundError as error:
+            raise await _refused(principal, run, error, "show_run") from None
 
     async def _require_tenant(principal: Caller, tenant_id: str, workflow: str) -> None:
         """Raises WrongTenantError for an agent of another tenant, and records it."""
-
-        def require(*_: object) -> None:
+        try:
             principal.require_tenant(tenant_id)
+        except WrongTenantError as error:
+            raise await _refused(principal, workflow, error) from None
 
-        if principal.tenant_id not in {None, tenant_id}:
-            own = principal.tenant_id
-            await context.decide(principal.origin, require, verb="act", target=workflow, tenant_id=own)
+    async def _refused(principal: Caller, target: str, error: DomainError, verb: str = "act") -> DomainError:
+        """Records and counts a refusal outside of `act`, and returns it, or that of a bound."""
+        caller = call_caller(principal, principal.tenant_id or "")
+        return await gate.refused.refuse(context, caller, principal.origin, target, error, verb)
 
     return routes
 

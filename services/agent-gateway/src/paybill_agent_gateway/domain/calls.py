@@ -1,14 +1,15 @@
 """Calls of agents, people and programs: the start of a run, and a step of one."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import digest
 
-MAX_NAME = 128
-"""Longest name of a workflow and a step, `workflow.step`."""
-MAX_TARGET = 200
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_RUN = re.compile(r"run_[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +59,21 @@ class Call:
 
     @property
     def target(self) -> str:
-        """The workflow that the call starts, or the step and its run, in ASCII: the caller has given the text."""
+        """The workflow that the call starts, or the step and its run."""
         request = self.request
         if isinstance(request, Start):
-            text = request.workflow
-        else:
-            step = request.step if request.workflow is None else f"{request.workflow}.{request.step}"
-            text = f"{step[:MAX_NAME]} of {request.run}"
-        return target_of(text)
+            return target_of(request.workflow)
+        names = (request.step,) if request.workflow is None else (request.workflow, request.step)
+        return f"{target_of(*names)} of {request.run if _RUN.fullmatch(request.run) else _digest(request.run)}"
 
 
-def target_of(text: str) -> str:
-    """Returns a text of the caller as the target of a fact: in ASCII, and not long."""
-    return text[:MAX_TARGET].encode("ascii", "replace").decode()
+def target_of(*names: str) -> str:
+    """Returns names that the caller has given as the target of a fact; a text that is no name by its digest alone."""
+    return ".".join(each if _NAME.fullmatch(each) else _digest(each) for each in names)
+
+
+def _digest(text: str) -> str:
+    return f"sha256:{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 def digest_of(run: str, request: Start | Take) -> str:

@@ -22,6 +22,7 @@ from paybill_agent_gateway.act import Gate, act
 from paybill_agent_gateway.domain.answers import Answer, RefusalError, refusal
 from paybill_agent_gateway.domain.calls import Call, CallCaller, Start, Take, target_of
 from paybill_agent_gateway.domain.refusals import InvalidInputError, UnknownToolError
+from paybill_agent_gateway.domain.runs import is_run_id
 from paybill_agent_gateway.mcp.messages import (
     INVALID_PARAMS,
     Json,
@@ -135,7 +136,7 @@ class McpEndpoint:
         try:
             call = _call(origin, caller, name, tool, arguments)
         except (InvalidInputError, UnknownToolError) as error:
-            target = target_of(name.replace(SEPARATOR, "."))
+            target = target_of(*name.split(SEPARATOR, 1))
             raise refusal(await self._gate.refused.refuse(self._context, caller, origin, target, error)) from error
         return await act(self._gate, call)
 
@@ -147,14 +148,18 @@ def _origin(scope: Scope, caller: CallCaller, traceparent: str) -> Origin:
 
 
 def _call(origin: Origin, caller: CallCaller, name: str, tool: Tool | None, arguments: Json) -> Call:
-    """Returns the call of a tool. Raises UnknownToolError, and InvalidInputError for a step without run and number."""
+    """Returns the call of a tool. Raises UnknownToolError, and InvalidInputError for a step without run and number.
+
+    The run has the form that the tool's schema says: facts have it in clear.
+    """
     if tool is not None and tool.step is None:
         return Call(caller, Start(tool.workflow, arguments, origin.correlation), origin)
-    if tool is None and (SEPARATOR not in name or not isinstance(arguments.get("run"), str)):
-        raise UnknownToolError(f"{name[:100]!a} is no tool of this agent")
     values: dict[str, Any] = dict(arguments)
     run, seq = values.pop("run", None), values.pop("seq", None)
-    if not isinstance(run, str) or not isinstance(seq, int) or isinstance(seq, bool):
+    is_run = isinstance(run, str) and is_run_id(run)
+    if tool is None and (SEPARATOR not in name or not is_run):
+        raise UnknownToolError(f"{name[:100]!a} is no tool of this agent")
+    if not is_run or not isinstance(seq, int) or isinstance(seq, bool):
         raise InvalidInputError("send `run`, a string, and `seq`, an integer, as the last answer has them")
     workflow, _, step = name.partition(SEPARATOR)
     if tool is not None:
