@@ -220,3 +220,27 @@ async def test_truncate_of_a_declared_table_is_refused_and_its_deferred_deletes_
     assert (truncated, many) == (Refused("resource_drifted"), Refused("too_many_rows"))
     assert isinstance(done, Changed)
     assert await pool.fetch("SELECT count(*) FROM product.items") == [(0,)]
+
+
+DEFERRED_AGAIN = """
+CREATE FUNCTION product.f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN SET CONSTRAINTS ALL DEFERRED; DELETE FROM product.items WHERE id = '1'; RETURN NULL; END $$;
+CREATE FUNCTION product.g() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN DELETE FROM product.ledger; RETURN NULL; END $$;
+CREATE TABLE product.ledger AS SELECT generate_series(1, 100) AS id;
+CREATE CONSTRAINT TRIGGER t AFTER UPDATE ON product.orders DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION product.f();
+CREATE CONSTRAINT TRIGGER t AFTER DELETE ON product.items DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION product.g();
+"""
+
+
+async def test_triggers_that_defer_others_again_are_counted(databases, pool, tenant) -> None:
+    await items(pool, tenant)
+    await pool.execute(DEFERRED_AGAIN)
+    declared = ORDERS.model_copy(update={"also_changes": ("items",)})
+    values = {"set.total": 1, "where.id": "a"}
+    found = await databases.write(tenant, updating("total", resource=declared, limit=1000), key(1), values)
+
+    assert found == Refused("resource_drifted")
+    assert await pool.fetch("SELECT count(*) FROM product.ledger") == [(100,)]

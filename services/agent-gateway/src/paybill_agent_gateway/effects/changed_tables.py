@@ -12,6 +12,9 @@ Counts: TypeAlias = dict[tuple[str, str], int]
 FIRE_DEFERRED: Final = "SET CONSTRAINTS ALL IMMEDIATE"
 """Executes deferred triggers and constraints now instead of after the count, at COMMIT."""
 
+MAX_ROUNDS: Final = 8
+"""Rounds of triggers that defer others again; after more, a write is refused like one of an undeclared table."""
+
 # Statistics of earlier transactions of the session that are not reported yet are in the counts, so the difference is
 # taken. TRUNCATE and the like count no row, and take counts of the transaction back; their lock shows them, and lasts
 # until the end of the transaction. It appears as a table of no schema, which no resource declares.
@@ -28,6 +31,22 @@ WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'AccessE
 async def counts(connection: Connection) -> Counts:
     """Returns the changed rows of the transaction, and of earlier ones whose statistics are not reported yet."""
     return {(each["schema"], each["name"]): each["rows"] for each in await connection.fetch(COUNTS)}
+
+
+async def settled_counts(connection: Connection) -> Counts:
+    """Executes deferred triggers, and returns the changed rows.
+
+    A trigger can defer others again. Each of these follows from a changed row: none is left when no row changes.
+    """
+    await connection.fetch(FIRE_DEFERRED)
+    found = await counts(connection)
+    for _ in range(MAX_ROUNDS):
+        await connection.fetch(FIRE_DEFERRED)
+        again = await counts(connection)
+        if again == found:
+            return again
+        found = again
+    return found | {("", "triggers without an end"): 1}
 
 
 def changed_beside(

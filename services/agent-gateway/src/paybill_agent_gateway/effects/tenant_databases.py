@@ -14,7 +14,7 @@ from paybill_contracts.agent_bundles import AgentResource, Scalar, Verb
 from paybill_runtime.security.secrets import Secrets
 
 from paybill_agent_gateway.domain.columns import ValueRefusedError, canonical, native, needs_conversion
-from paybill_agent_gateway.effects.changed_tables import FIRE_DEFERRED, Counts, changed_beside, counts
+from paybill_agent_gateway.effects.changed_tables import FIRE_DEFERRED, Counts, changed_beside, counts, settled_counts
 from paybill_agent_gateway.effects.connections import Connection, Connections, DatabaseUnavailableError, Endpoint, Place
 from paybill_agent_gateway.effects.refusal_codes import DATABASE_UNAVAILABLE, VALUE_REFUSED, code_of
 from paybill_agent_gateway.effects.shapes import SHAPES, Shapes, drift, shapes_of
@@ -349,9 +349,10 @@ async def _in_transaction(
         others = statement.resource.also_changes
         before = await counts(connection) if others else {}
         found = await _changed(connection, statement, arguments, key)
-        await connection.fetch(FIRE_DEFERRED)
         if others and isinstance(found, Changed):
-            found = check.counted(statement, found, before, await counts(connection))
+            found = check.counted(statement, found, before, await settled_counts(connection))
+        elif not commit:
+            await connection.fetch(FIRE_DEFERRED)
     except _RefusedError as refused:
         await connection.fetch("ROLLBACK")
         return Refused(refused.code)
