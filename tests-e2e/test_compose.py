@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bcrypt
 import pytest
 import yaml
 from fastapi.routing import APIRoute
@@ -105,10 +106,11 @@ def test_a_service_is_a_nats_user_of_its_own(service: str, credentials: Path) ->
     environment = CONTAINERS[service]["environment"]
     conf = (credentials / "nats/nats-1.conf").read_text()
     password = (credentials / service / "nats-password").read_text().strip()
-    line = next(line for line in conf.splitlines() if f'user: "{service}"' in line)
+    [(user, hashed)] = re.findall(rf'user: "({service})", password: "([^"]+)"', conf)
 
-    assert environment["PAYBILL_NATS_USER"] == service
-    assert f'"{password}"' in line
+    assert environment["PAYBILL_NATS_USER"] == user == service
+    assert bcrypt.checkpw(password.encode(), hashed.encode())
+    assert password not in conf
     assert sum(password in folder.read_text() for folder in credentials.glob("*/nats-password")) == 1
 
 

@@ -104,7 +104,7 @@ async def create(
     state = "applied" if embedded else "add it to the configuration of NATS"
     out.record("subscriber", rights | {"created": created, "rights": state})
     if not embedded:
-        _show_configuration(out, subscriber)
+        _show_configuration(out, stack, subscriber)
     out.info(f"next: copy {path} to the service, and write Subscriber({path.name!r}) in it; see libs/client/README.md")
 
 
@@ -275,15 +275,14 @@ async def _applied(data_dir: Path, url: str, subscriber: "Subscriber") -> None:
         ) from error
 
 
-def _show_configuration(out: Output, subscriber: "Subscriber") -> None:
-    """Prints the lines for a NATS that `paybill up` does not run; the password is in the credentials file."""
+def _show_configuration(out: Output, stack: Stack, subscriber: "Subscriber") -> None:
+    """Prints the lines for a NATS that `paybill up` does not run, with the hash of the password."""
+    from paybill_embedded.credentials import password
     from paybill_embedded.users import account_lines
 
-    variable = f"$NATS_PASSWORD_{subscriber.name.replace('-', '_').upper()}"
     out.info(
-        "add this account to `accounts` in nats-server.conf of every node, set "
-        f"{variable.removeprefix('$')} to the password in the credentials file, and reload each server twice "
+        "add this account to `accounts` in nats-server.conf of every node, and reload each server twice "
         "(nats-server --signal reload), or restart it; until then the login is refused:"
     )
-    for line in account_lines(subscriber.name, variable, subscriber):
+    for line in account_lines(subscriber.name, password(stack.data_dir, f"nats-{subscriber.name}"), subscriber):
         out.info(line)

@@ -6,10 +6,13 @@ itself publishes an answer: in one account, a request with a foreign reply subje
 answer cannot leave the account of the identity that asked.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+import bcrypt
 
 from paybill_embedded.subscribers import Subscriber
 
@@ -22,7 +25,6 @@ CORE = "PAYBILL"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ENVIRONMENT_VARIABLE = re.compile(r"\$[A-Z][A-Z0-9_]*")
 _ONE_LINE = re.compile(r"[^\x00-\x1f\x7f]+")
-
 # Services whose personal data a service may open besides its own: billing writes invoices to the tenant's contact.
 _READABLE_KEYS = {"billing": ("tenant",)}
 # Owners of event types that others publish into INTAKE: billing owns usage.
@@ -130,8 +132,8 @@ def render_conf(
 ) -> str:
     """Returns the text of nats-server.conf: the account with JetStream, and one with one user for each of `passwords`.
 
-    subscribers: those of the users that are subscribers. listen, monitor: host:port. The server itself resolves a value
-    such as `$NATS_PASSWORD_TENANT` from its environment, so that a committed file holds no secret.
+    subscribers: those of the users that are subscribers. listen, monitor: host:port. The text holds hashes of the
+    passwords of users. The server itself resolves a cluster's password such as `$ROUTE` from its environment.
     """
     lines = [
         f"server_name: {_value(server_name)}",
@@ -197,7 +199,7 @@ def account_lines(user: str, secret: str, subscriber: Subscriber | None = None) 
     imports = dict.fromkeys(("$JS.API.INFO", *allowed.publish))
     return [
         f"{_value(f'ID_{user}')}: {{",
-        f"  users: [{{user: {_value(user)}, password: {_value(secret)}, permissions: {{",
+        f"  users: [{{user: {_value(user)}, password: {_value(_hashed(user, secret))}, permissions: {{",
         f"    publish: {{allow: [{', '.join(map(_value, allowed.publish))}]}}",
         f"    subscribe: {{allow: [{', '.join(map(_value, allowed.subscribe))}]}}",
         "  }}]",
@@ -206,6 +208,15 @@ def account_lines(user: str, secret: str, subscriber: Subscriber | None = None) 
         "  ]",
         "}",
     ]
+
+
+def _hashed(user: str, password: str) -> str:
+    """Returns the form of bcrypt that the server compares a password with; equal for equal arguments.
+
+    Passwords here are random and of 256 bits, so that the lowest cost is enough, and the salt may follow from them.
+    """
+    salt = hashlib.sha256(f"{user}:{password}".encode()).hexdigest()[:21] + "."  # 22 characters of bcrypt's alphabet
+    return bcrypt.hashpw(password.encode(), f"$2a$04${salt}".encode("ascii")).decode("ascii")
 
 
 def _cluster_lines(cluster: Cluster) -> list[str]:
