@@ -207,7 +207,7 @@ def test_a_refusal_names_who_tried_what_and_its_code():
     of_run = sample(ActionRefused).model_copy(update=by | {"seq": 3, "code": "step_not_allowed", "rule": "it is order"})
     without_name = of_run.model_copy(update={"called": None, "agent_id": None})
     request = sample(AgentGatewayRequestRefused).model_copy(
-        update={"verb": "act", "target": "refund", "caller": "agent:agt_1", "code": "no_bundle"}
+        update={"verb": "act", "target": "refund", "caller": "agent:agt_1", "code": "no_bundle", "left_out": 0}
     )
     of_earlier_version = request.model_copy(update={"caller": None})
 
@@ -215,6 +215,7 @@ def test_a_refusal_names_who_tried_what_and_its_code():
     assert sentence(without_name).endswith(" seq 3: refund.- refused, step_not_allowed: it is order")
     assert sentence(request) == "act refund by agent:agt_1 refused: no_bundle"
     assert sentence(of_earlier_version) == "act refund refused: no_bundle"
+    assert sentence(request.model_copy(update={"left_out": 7})).endswith(": no_bundle, and 7 more in the same minute")
 
 
 def test_the_start_of_the_agent_gateway_is_no_thaw():
