@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -52,7 +53,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def paybill(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a command in this process, with additional environment variables and no contexts."""
+    """Runs a command in this process, with additional environment variables, and no context of an earlier command."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     for name in [name for name in os.environ if name.startswith("PAYBILL_")]:
         monkeypatch.delenv(name)
@@ -62,7 +63,7 @@ def paybill(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
         with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             for name, value in environment.items():
                 patch.setenv(name, value)
-            code = main([str(argument) for argument in arguments])
+            code = copy_context().run(main, [str(argument) for argument in arguments])
         return Done(code, out.getvalue(), err.getvalue())
 
     return run

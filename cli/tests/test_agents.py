@@ -369,13 +369,17 @@ def test_one_thing_is_frozen_at_once(run) -> None:
 
 
 def test_agents_facts_are_sentences_in_the_log(run, call) -> None:
+    call("refund", {"ticket": "t-17"})
     call("refund__propose", {"run": "run_" + "0" * 32, "seq": 1, "amount": 1, "reason": "x"})
 
-    lines = run("events", "tail", "--no-follow", "--tenant", "acme", "--type", "agent-gateway.").out
+    def published() -> str:
+        text: str = run("events", "tail", "--no-follow", "--tenant", "acme", "--type", "agent-gateway.").out
+        return text if " refused: run_not_found" in text else ""
+
+    lines = until(published)
     bundles = run("events", "tail", "--no-follow", "--type", "agent-gateway.bundle").out
 
     assert "of refund started by agent:" in lines
     assert f"act refund.propose of run_{'0' * 32} by agent:agt_" in lines
-    assert " refused: run_not_found" in lines
     assert "bundle " in bundles
     assert "agent helpdesk registered" in lines

@@ -76,13 +76,13 @@ def _fail_at(gate: Any, stage: str) -> None:
     write, decide = gate.databases.write, gate.context.decide
     intended: list[bool] = []
 
-    async def dying_write(*arguments: Any) -> Any:
+    async def dying_write(*arguments: Any, **more: Any) -> Any:
         intended.append(True)
         if stage == "after_intent":
             _die()
         if stage == "in_statement":
             asyncio.get_running_loop().call_later(0.003, _die)
-        outcome = await write(*arguments)
+        outcome = await write(*arguments, **more)
         if stage == "after_statement":
             _die()
         return outcome

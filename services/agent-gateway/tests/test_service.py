@@ -64,8 +64,8 @@ async def test_why_has_the_facts_about_a_tenant(start, publish, log) -> None:
     part = (await gateway.client.get(f"/v1/why/{TENANT}")).json()
 
     assert [fact["sentence"] for fact in part["facts"]] == [
-        "agents: acme is pending, not entitled, agent-actions -",
-        "agents: acme is running, not entitled, agent-actions -",
+        "agents: acme is pending, not entitled",
+        "agents: acme is running, not entitled",
     ]
 
 
