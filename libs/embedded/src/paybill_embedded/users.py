@@ -167,18 +167,15 @@ def render_conf(
 def _exports() -> list[str]:
     """Returns the exports of the account with JetStream: every subject that any identity imports a part of."""
     streams = [f"$JS.API.STREAM.{verb}.{stream}" for stream in STREAMS for verb in ("INFO", "CREATE", "UPDATE")]
-    consumers = [
-        f"$JS.API.CONSUMER.{verb}.{stream}.>"
-        for stream in ("EVENTS", "INTAKE")
-        for verb in ("CREATE", "INFO", "DELETE", "MSG.NEXT")
-    ]
     subjects = [
         "paybill.events.>",
         "paybill.intake.>",
         "$KV.keys.>",
         "$JS.API.INFO",
         *streams,
-        *consumers,
+        *_consume("EVENTS"),
+        *_consume("INTAKE"),
+        "$JS.API.CONSUMER.DELETE.EVENTS.>",
         "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.DIRECT.GET.EVENTS",
         "$JS.API.DIRECT.GET.INTAKE",
