@@ -15,7 +15,7 @@ TENANT = "ten_" + "d" * 32
 PLANS = """
 product: shop
 meters:
-  - {meter: calls, window: hour, lateness: 30d, provider_meters: {stripe: api_calls}}
+  - {meter: calls, window: hour, lateness: 35d, provider_meters: {stripe: api_calls}}
 plans:
   - plan: starter
     version: 1

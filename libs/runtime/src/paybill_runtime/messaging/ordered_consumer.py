@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import Error as JetStreamError
 
 from paybill_runtime.clock import wait_for_event
 
@@ -104,6 +105,13 @@ class OrderedConsumer:
         if subscription is not None:
             with contextlib.suppress(NatsError):  # it may have been closed with its connection
                 await subscription.unsubscribe()
+
+    async def delete(self) -> None:
+        """Closes, and deletes the consumer at once; only the operator may."""
+        await self.close()
+        if self._consumer:
+            with contextlib.suppress(NatsError, JetStreamError):  # it is gone, or goes after a while
+                await self._client.jetstream().delete_consumer(self._stream, self._consumer)
 
     def _needs_reopening(self) -> bool:
         timed_out = self._credit > 0 and monotonic() - self._last_activity > HEARTBEAT_TIMEOUT_S
