@@ -198,6 +198,8 @@ _SENTENCES_OF_EVERY_CONTEXT = {
     "message_redriven": "dead letter retried by {operator}",
     "message_skipped": "dead letter skipped by {operator}: {reason}",
     "request_refused": "{verb} refused: {code}",
+    "signing_key_published": "facts are signed with key {key_id} (number {number}) from now on",
+    "signing_key_withdrawn": "signing key {key_id} withdrawn: {reason}",
 }
 """Templates of events that several contexts have, by name without the context."""
 
