@@ -318,9 +318,9 @@ class Running:
             recipients = KeyRecipients(self.service.name, self.database, self.store, self._on_commit)
             routers.append(operations.key_recipients(self.service.name, recipients))
         app = documented_app(
+            self.service.name,
             # Not by include_router: at each level it builds every route once more, and searches them level by level.
             routes=[route for router in routers for route in router.routes],
-            title=f"Paybill {self.service.name}",
             version="1",
             redoc_url=None,
             telemetry={"operation_spans": False, "logs": False},  # one span for a request; our own log lines
