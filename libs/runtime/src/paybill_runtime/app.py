@@ -49,8 +49,10 @@ from paybill_runtime.messaging import asyncapi, operations
 from paybill_runtime.messaging.api_key_copies import ApiKeyCopies
 from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.consumer import Consumer, sources
+from paybill_runtime.messaging.foreign_facts import ForeignFacts
 from paybill_runtime.messaging.key_bucket import KeyBucket
 from paybill_runtime.messaging.key_recipients import KeyRecipients
+from paybill_runtime.messaging.log_audit import LogAudit
 from paybill_runtime.messaging.message import STREAM_LEASE
 from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.publication_spans import FactDuration, PublicationSpans
@@ -143,18 +145,20 @@ class Running:
         self.data_keys = DataKeys(service.name, self.identity, self.database, self.key_bucket.fetch)
         self.restore_guard = RestoreGuard()
         self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
-        publish_keys = self.key_bucket.publish_new
         spans = PublicationSpans(self.database, service.durations, aggregate_of(service.invariants))
+        foreign_facts = ForeignFacts(service.name, service.incidents, self.group_commit)
         self.relay = Relay(
             service.name,
             self.database,
             self.broker,
             self.leases,
-            publish_keys,
+            self.key_bucket.publish_new,
             self.restore_guard,
             spans,
+            foreign_facts,
             service.gather_facts_s,
         )
+        self.log_audit = LogAudit(service.name, self.database, self.broker, self.relay, foreign_facts)
         secrets = FileSecrets(settings.secrets_dir, self.identity)
         self.effects = service.effects(settings, secrets)
         self.jobs = JobQueue(service.name, self.database, self.group_commit)
@@ -264,6 +268,7 @@ class Running:
             raise
         self.loops.start("leases", self.leases.run)
         self.loops.start("relay", self.relay.run)
+        self.loops.start("log_audit", self.log_audit.run)
         for name, consumer in self.consumers.items():
             self.loops.start(name, consumer.run)
         self.loops.start("api_keys", self.api_key_copies.run)

@@ -147,12 +147,7 @@ async def _log(client: Client, service: str) -> AsyncIterator[Sequence[Msg]]:
     """Yields every message of this service in the stream. Raises LogUnavailableError."""
     consumer = OrderedConsumer(client, EVENTS, [f"paybill.events.*.{service}.>"], 1, batch=PART)
     try:
-        remaining = await consumer.pending()
-        while remaining > 0:
-            messages = await consumer.fetch(ANSWER_TIMEOUT_S)
-            if not messages:
-                raise LogUnavailableError("the stream does not answer")
-            remaining -= len(messages)
+        async for messages in consumer.existing(ANSWER_TIMEOUT_S):
             yield messages
         await consumer.close()
     except (NatsError, JetStreamError, OSError, TimeoutError) as error:

@@ -1,0 +1,161 @@
+"""Foreign facts: messages on the subjects of this service that its outbox does not hold, told apart by their cause.
+
+They are the end of the log that an older copy of the database lacks, or somebody else wrote them.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+from paybill_contracts.envelope import Origin
+from paybill_contracts.incidents import Evidence, Finding
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paybill_runtime import clock
+from paybill_runtime.database.pool import Database
+from paybill_runtime.decisions.group_commit import Decision, GroupCommit
+from paybill_runtime.decisions.incidents import Incidents
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.errors import single_line
+from paybill_runtime.messaging.message import UUID_TEXT, message_id
+from paybill_runtime.messaging.ordered_consumer import stream_sequence
+from paybill_runtime.messaging.streams import EVENTS
+
+log = logging.getLogger(__name__)
+
+FOREIGN_FACT = "foreign_fact"
+"""The kind of the incident about one foreign fact. subject: `event/<sequence>`."""
+MAX_REPORTED = 50
+"""Incidents that one check opens; a flood of foreign facts must not become as many facts of ours."""
+
+_WITNESS = text(
+    "SELECT greatest("
+    "(SELECT coalesce(max(sequence), 0) FROM chassis.publication WHERE sequence IS NOT NULL), "
+    "(SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream IN ('EVENTS', 'EVENTS/witness')))"
+)
+_CURRENT_WITNESS = text(
+    "SELECT coalesce((SELECT sequence FROM chassis.position WHERE stream = 'EVENTS/witness' AND partition = 0), 0)"
+)
+_NOTE_WITNESS = text(
+    "INSERT INTO chassis.position AS p (stream, partition, sequence) VALUES ('EVENTS/witness', 0, :sequence) "
+    "ON CONFLICT (stream, partition) DO UPDATE SET sequence = excluded.sequence WHERE p.sequence = :before"
+)
+_PUBLISHED = text(
+    "SELECT aggregate, max(revision) AS revision FROM chassis.outbox JOIN chassis.publication USING (position) "
+    "WHERE sequence IS NOT NULL AND aggregate = ANY(CAST(:aggregates AS text[])) GROUP BY aggregate"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LogMessage:
+    """A message on a subject of this service. revision: 0 when its headers are not those of a fact of the service."""
+
+    sequence: int
+    id: str
+    subject: str
+    aggregate: str
+    revision: int
+
+
+def log_message(service: str, message: Msg) -> LogMessage:
+    """Reads a message of the log without ever raising."""
+    headers, sequence = message.headers or {}, stream_sequence(message)
+    revision = headers.get("pb-revision", "")
+    is_own = (
+        headers.get("ce-source") == f"paybill/{service}"
+        and UUID_TEXT.fullmatch(headers.get("ce-id", "")) is not None
+        and f".{headers.get('ce-type')}.v" in message.subject
+        and revision.isascii()
+        and revision.isdecimal()
+    )
+    id_ = message_id(EVENTS, message.subject, headers, sequence)
+    number = int(revision[:15]) if is_own else 0
+    return LogMessage(sequence, id_, message.subject, headers.get("pb-aggregate", ""), number)
+
+
+def continuation(unknown: Sequence[LogMessage], published: Mapping[str, int], witness: int) -> list[LogMessage]:
+    """Returns those of `unknown`, in the order of the log, that an older copy of the database would lack.
+
+    published: the newest published revision of each aggregate. witness: a sequence that the stream had reached when the
+    database was written. A fact is recorded before it is published: a database that knows a later sequence holds every
+    fact of its own before it. The facts after it continue each aggregate without a gap.
+    """
+    newest = dict(published)
+    found = []
+    for message in unknown:
+        if message.sequence > witness and message.revision == newest.get(message.aggregate, 0) + 1:
+            newest[message.aggregate] = message.revision
+            found.append(message)
+    return found
+
+
+async def current_witness(connection: AsyncConnection) -> int:
+    """Returns the stored witness: a sequence that the stream had reached when this database was written."""
+    witness: int = (await connection.execute(_CURRENT_WITNESS)).scalar_one()
+    return witness
+
+
+async def note_witness(database: Database, before: int, sequence: int) -> bool:
+    """Raises the witness; returns False when it is not `before`, so that this may be another copy of the database."""
+    async with database.transaction() as connection:
+        result = await connection.execute(_NOTE_WITNESS, {"before": before, "sequence": sequence})
+    return result.rowcount == 1
+
+
+async def lacking(connection: AsyncConnection, unknown: Sequence[LogMessage]) -> list[LogMessage]:
+    """Returns those of `unknown` that show an older copy of the database."""
+    witness = (await connection.execute(_WITNESS)).scalar_one()
+    aggregates = sorted({message.aggregate for message in unknown})
+    rows = await connection.execute(_PUBLISHED, {"aggregates": aggregates})
+    return continuation(unknown, {row.aggregate: row.revision for row in rows}, witness)
+
+
+class ForeignFacts:
+    """Reports facts that nobody decided, as incidents of the service; without `incidents` only in its log."""
+
+    def __init__(self, service: str, incidents: Incidents | None, group_commit: GroupCommit) -> None:
+        self._service = service
+        self._incidents = incidents
+        self._group_commit = group_commit
+
+    async def report(self, messages: Sequence[LogMessage]) -> None:
+        """Opens an incident for each. Raises DatabaseUnavailableError when it cannot be recorded now."""
+        if not messages:
+            return
+        log.error(
+            "%d facts in the log were not decided by %s, the first at sequence %d (%s)",
+            len(messages),
+            self._service,
+            messages[0].sequence,
+            single_line(messages[0].subject),
+        )
+        incidents = self._incidents
+        if incidents is None:
+            return
+        findings = [self._finding(message) for message in messages[:MAX_REPORTED]]
+
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+            for finding in findings:
+                incidents.open(unit, finding, clock.now())
+
+        origin = Origin("check of the log", "check of the log", f"service:{self._service}", "")
+        writes = [incidents.key_of(finding.kind, finding.subject) for finding in findings]
+        await self._group_commit.decide(Decision(origin, decide, writes=writes))
+
+    def _finding(self, message: LogMessage) -> Finding:
+        pairs = {
+            "sequence": str(message.sequence),
+            "event": message.id,
+            "subject": message.subject,
+            "aggregate": message.aggregate,
+        }
+        return Finding(
+            FOREIGN_FACT,
+            f"event/{message.sequence}",
+            f"the event at sequence {message.sequence} is not in the outbox of {self._service}: "
+            "somebody else wrote it, or its row was deleted",
+            tuple(Evidence(name=name, value=single_line(value)[:200]) for name, value in pairs.items() if value),
+            command=f"paybill events void {message.sequence} --reason TEXT",
+        )
