@@ -1,5 +1,7 @@
 """The OpenAPI document names every error that a route can answer; HEAD and repeated keys are answered as it says."""
 
+import asyncio
+import json
 import re
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from paybill_contracts.errors import ConflictError
+from paybill_runtime import serving
 from paybill_runtime.http.documented_problems import complete
 from paybill_runtime.http.problems import ANY_CODE
 from paybill_runtime.http.router import Router
@@ -129,3 +132,18 @@ async def test_a_body_with_more_than_one_meaning_is_refused(served, body, code) 
 
     assert answer.status_code == 400
     assert answer.json()["code"] == code
+
+
+async def test_head_keeps_its_connection_and_sends_no_byte_of_a_body(served) -> None:
+    head = b"HEAD /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with serving.serving(served.running) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + head.replace(b"HEAD", b"GET"))
+        async with asyncio.timeout(60):
+            heads = [await reader.readuntil(b"\r\n\r\n") for _ in range(2)]
+            length = int(re.findall(rb"content-length: (\d+)", heads[0])[0])
+            body = await reader.readexactly(length)
+        writer.close()
+
+    assert all(each.startswith(b"HTTP/1.1 200 ") for each in heads)
+    assert json.loads(body)["openapi"]
