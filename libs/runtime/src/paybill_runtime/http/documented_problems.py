@@ -31,9 +31,12 @@ _KEY: Problems = {
     400: ("invalid_idempotency_key",),
     401: ("no_key", "wrong_key"),
     403: ("wrong_scope", "key_bound_to_tenant"),
+    404: (),
     503: ("keys_unavailable",),
 }
 _CHANGE: Problems = {409: (), 422: (), 503: ("log_and_state_disagree",)}
+_NAMED: Problems = {404: (), 409: ()}
+"""Of a route with a path parameter: what it names is absent, or in a state that excludes the request."""
 _INPUT: Problems = {404: ("no_such_route",), 422: ("invalid_request",)}
 _HEADERS = {
     401: {"WWW-Authenticate": "The scheme: `Bearer`."},
@@ -101,6 +104,8 @@ def _complete(operation: dict[str, Any], refusals: Problems, shared: dict[str, A
         parts.append(_BODY)
     if changes:
         parts.append(_CHANGE)
+    if any(each["in"] == "path" for each in parameters):
+        parts.append(_NAMED)
     if has_body or any(each["in"] != "header" for each in parameters):
         parts.append(_INPUT)
     elif parameters:
