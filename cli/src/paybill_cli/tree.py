@@ -343,6 +343,10 @@ TREE = Branch(
                     "paybill_cli.commands.quarantine:quarantine",
                     "List events that could not be handled or were refused.",
                 ),
+                "void": Leaf(
+                    "paybill_cli.commands.void:void",
+                    "Declare an event void that no service decided, and list what was decided because of it.",
+                ),
                 "redrive": Leaf("paybill_cli.commands.quarantine:redrive", "Retry a failed event now."),
                 "skip": Leaf(
                     "paybill_cli.commands.quarantine:skip",

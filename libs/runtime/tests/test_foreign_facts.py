@@ -3,13 +3,17 @@
 from datetime import UTC, datetime
 
 import pytest
+from paybill_contracts.blueprints import Blueprint, BlueprintPublished
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import encode
 from paybill_contracts.tenant import OfferingNoted
+from paybill_contracts.voided_events import payload_digest
 from paybill_runtime.clock import new_id
 from paybill_runtime.messaging import log_audit
 from paybill_runtime.messaging.foreign_facts import LogMessage, continuation
+from paybill_runtime.messaging.message import message_id
 from paybill_runtime.messaging.streams import EVENTS, connect
+from paybill_runtime.replay.verify import replay
 from paybill_runtime.telemetry import child
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
@@ -94,6 +98,75 @@ async def test_a_forged_fact_that_fits_nothing_does_not_stop_a_service_that_star
 
     await until(lambda: is_ready(again))
     assert [each["subject"] for each in await until(lambda: incidents(again))] == [f"event/{sequence}"]
+
+
+async def void(served, nats, sequence: int) -> None:
+    """Declares a message void, as `paybill events void` does."""
+    client = await connect(nats.url, "operator", nats.password("operator"))
+    found = await client.jetstream().get_msg(EVENTS, sequence)
+    await client.close()
+    body = {
+        "sequence": sequence,
+        "event_id": message_id(EVENTS, found.subject, found.headers or {}, sequence),
+        "digest": payload_digest(found.data),
+        "subject": found.subject,
+        "reason": "written by somebody else",
+    }
+    assert (await served.client.post("/v1/voided-events", json=body)).status_code == 200
+
+
+async def test_a_void_closes_the_incident_and_a_replay_leaves_the_fact_out(audits_often, start, served, nats) -> None:
+    sequence = await forge(nats, 1)
+    await until(lambda: incidents(served))
+    settings = served.running.settings
+    report = await replay(service(), settings, served.running.database)
+    assert [fault.kind for fault in report.faults if fault.where == f"sequence {sequence}"] == ["unknown_fact"]
+
+    await void(served, nats, sequence)
+
+    async def closed() -> bool:
+        return not await incidents(served)
+
+    await until(closed)
+    report = await replay(service(), settings, served.running.database)
+    assert (report.equal, report.voided) == (True, 1)
+    await served.running.__aexit__()
+    again = await start(service(), str(settings.database_url))
+    await until(lambda: is_ready(again))
+    assert not await incidents(again)
+
+
+def regions(*names: str) -> BlueprintPublished:
+    content = Blueprint(name="main", version=1, regions=names, cells=(), tiers=(), tables=())
+    return BlueprintPublished(blueprint="main", content=content, content_hash="d" * 64)
+
+
+async def test_a_service_skips_a_void_fact_that_it_has_not_handled(start, nats, publish, log, offerings) -> None:
+    served = await start(service(), lease_s=300)
+    await publish(*offerings)
+    await log.facts("tenant.offering_noted", at_least=2)
+    leases = served.running.leases
+    owned = {name: epoch for name, epoch in leases.held.items() if name.startswith("partition-")}
+    leases.held = {name: epoch for name, epoch in leases.held.items() if name not in owned}
+    served.running.consumers["reader"]._owners_changed()
+    await until(consumer_paused(served))
+    await publish(regions("forged-1"))
+    await void(served, nats, (await log.facts())[-1].sequence)
+    await log.facts("tenant.event_voided")
+
+    leases.held = leases.held | owned
+    served.running.consumers["reader"]._owners_changed()
+    await publish(regions("eu-2"))
+
+    facts = await log.facts("tenant.offering_noted", at_least=3)
+    assert [fact.event.keys for fact in facts[2:]] == [("eu-2",)]
+
+
+def consumer_paused(served):
+    async def paused() -> bool:
+        return served.running.consumers["reader"]._ordered_consumer is None
+
+    return paused
 
 
 @pytest.fixture

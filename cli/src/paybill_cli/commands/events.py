@@ -40,7 +40,7 @@ async def show(
             sequence = await _sequence_of(client, fact, last)
         else:
             raise usage(f"{fact!r} is neither a sequence nor an id", next="paybill events tail --no-follow")
-        found = await _message_at(client, sequence, last)
+        found = await message_at(client, sequence, last)
     subject, headers, payload = found.subject or "", found.headers or {}, found.data or b""
     event = event_fields(sequence, subject, headers, payload) | {"stored_at": found.time and found.time.isoformat()}
     read, sentence = read_event(subject, headers, payload)
@@ -84,7 +84,8 @@ def schema(
     out.document("event.schema", schema_of(found[-1]))
 
 
-async def _message_at(client: "Client", sequence: int, last: int) -> "RawStreamMsg":
+async def message_at(client: "Client", sequence: int, last: int) -> "RawStreamMsg":
+    """Returns the message at a sequence. Raises CliError fact_not_found."""
     from nats.js.errors import NotFoundError
 
     from paybill_cli.client.event_log import EVENTS

@@ -166,6 +166,7 @@ _SENTENCES = {
     "tenant.incidents_noted": "open incidents about the tenant: {incidents:none}",
     "tenant.key_created": "API key {key_id} ({name}) created for {subject} by {created_by}: {role}, {scopes}, until "
     "{expires_at}",
+    "tenant.event_voided": "event {sequence} is void: {reason} ({by})",
     "tenant.key_revoked": "API key {key_id} of {subject} revoked by {revoked_by}",
     "tenant.legal_hold_placed": "legal hold for case {case}: data is kept",
     "tenant.legal_hold_released": "legal hold for case {case} released",

@@ -59,6 +59,7 @@ from paybill_runtime.messaging.publication_spans import FactDuration, Publicatio
 from paybill_runtime.messaging.relay import Relay
 from paybill_runtime.messaging.retry_queue import RetryQueue
 from paybill_runtime.messaging.subscriptions import Subscriptions
+from paybill_runtime.messaging.voided_facts import VoidedFacts
 from paybill_runtime.replay.formats import migrate_states
 from paybill_runtime.security.data_keys import RECIPIENTS, DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
@@ -146,7 +147,8 @@ class Running:
         self.restore_guard = RestoreGuard()
         self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
         spans = PublicationSpans(self.database, service.durations, aggregate_of(service.invariants))
-        foreign_facts = ForeignFacts(service.name, service.incidents, self.group_commit)
+        self._foreign_facts = foreign_facts = ForeignFacts(service.name, service.incidents, self.group_commit)
+        self.voided = VoidedFacts()
         self.relay = Relay(
             service.name,
             self.database,
@@ -156,9 +158,10 @@ class Running:
             self.restore_guard,
             spans,
             foreign_facts,
+            self.voided,
             service.gather_facts_s,
         )
-        self.log_audit = LogAudit(service.name, self.database, self.broker, self.relay, foreign_facts)
+        self.log_audit = LogAudit(service.name, self.database, self.broker, self.relay, foreign_facts, self.voided)
         secrets = FileSecrets(settings.secrets_dir, self.identity)
         self.effects = service.effects(settings, secrets)
         self.jobs = JobQueue(service.name, self.database, self.group_commit)
@@ -178,7 +181,7 @@ class Running:
             self.key_ring,
         )
         self.consumers = {
-            name: Consumer(source, self.processor, self.broker, self.leases)
+            name: Consumer(source, self.processor, self.broker, self.leases, self.voided)
             for name, source in sources(service.subscriptions).items()
         }
         self.timers = Timers(
@@ -214,8 +217,7 @@ class Running:
         self._app: FastAPI | None = None
         self._resources = AsyncExitStack()
         self.request_limit = ConcurrencyLimit(MAX_CONCURRENT_REQUESTS)
-        self._backlog = 0
-        self._committed = True
+        self._backlog, self._committed = 0, True
         self._progress_at = time.monotonic()
         self.context.backlog = lambda: self._backlog
         self.context.wake_worker = self.worker.wake
@@ -269,6 +271,7 @@ class Running:
         self.loops.start("leases", self.leases.run)
         self.loops.start("relay", self.relay.run)
         self.loops.start("log_audit", self.log_audit.run)
+        self.loops.start("voided", partial(self.voided.follow, self.broker, self._foreign_facts.close))
         for name, consumer in self.consumers.items():
             self.loops.start(name, consumer.run)
         self.loops.start("api_keys", self.api_key_copies.run)

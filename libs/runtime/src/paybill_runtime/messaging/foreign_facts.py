@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from nats.aio.msg import Msg
 from paybill_contracts.envelope import Origin
 from paybill_contracts.incidents import Evidence, Finding
+from paybill_contracts.voided_events import EventVoided
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_runtime import clock
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.decisions.incidents import Incidents
@@ -22,6 +22,7 @@ from paybill_runtime.errors import single_line
 from paybill_runtime.messaging.message import UUID_TEXT, message_id
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
 from paybill_runtime.messaging.streams import EVENTS
+from paybill_runtime.messaging.voided_facts import VoidedFacts
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +51,20 @@ _PUBLISHED = text(
 
 @dataclass(frozen=True, slots=True)
 class LogMessage:
-    """A message on a subject of this service. revision: 0 when its headers are not those of a fact of the service."""
+    """A message on a subject of this service. revision: 0 when its headers are not those of a fact of the service.
+
+    is_void: an operator declared it void.
+    """
 
     sequence: int
     id: str
     subject: str
     aggregate: str
     revision: int
+    is_void: bool = False
 
 
-def log_message(service: str, message: Msg) -> LogMessage:
+def log_message(service: str, message: Msg, voided: VoidedFacts) -> LogMessage:
     """Reads a message of the log without ever raising."""
     headers, sequence = message.headers or {}, stream_sequence(message)
     revision = headers.get("pb-revision", "")
@@ -72,7 +77,8 @@ def log_message(service: str, message: Msg) -> LogMessage:
     )
     id_ = message_id(EVENTS, message.subject, headers, sequence)
     number = int(revision[:15]) if is_own else 0
-    return LogMessage(sequence, id_, message.subject, headers.get("pb-aggregate", ""), number)
+    is_void = voided.covers(sequence, id_, message.data)
+    return LogMessage(sequence, id_, message.subject, headers.get("pb-aggregate", ""), number, is_void)
 
 
 def continuation(unknown: Sequence[LogMessage], published: Mapping[str, int], witness: int) -> list[LogMessage]:
@@ -85,7 +91,11 @@ def continuation(unknown: Sequence[LogMessage], published: Mapping[str, int], wi
     newest = dict(published)
     found = []
     for message in unknown:
-        if message.sequence > witness and message.revision == newest.get(message.aggregate, 0) + 1:
+        if (
+            not message.is_void
+            and message.sequence > witness
+            and message.revision == newest.get(message.aggregate, 0) + 1
+        ):
             newest[message.aggregate] = message.revision
             found.append(message)
     return found
@@ -121,7 +131,8 @@ class ForeignFacts:
         self._group_commit = group_commit
 
     async def report(self, messages: Sequence[LogMessage]) -> None:
-        """Opens an incident for each. Raises DatabaseUnavailableError when it cannot be recorded now."""
+        """Opens an incident for each that is not void. Raises DatabaseUnavailableError when it cannot be recorded."""
+        messages = [message for message in messages if not message.is_void]
         if not messages:
             return
         log.error(
@@ -136,13 +147,27 @@ class ForeignFacts:
             return
         findings = [self._finding(message) for message in messages[:MAX_REPORTED]]
 
-        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
             for finding in findings:
-                incidents.open(unit, finding, clock.now())
+                incidents.open(unit, finding, at.now)
 
         origin = Origin("check of the log", "check of the log", f"service:{self._service}", "")
         writes = [incidents.key_of(finding.kind, finding.subject) for finding in findings]
         await self._group_commit.decide(Decision(origin, decide, writes=writes))
+
+    async def close(self, void: EventVoided) -> None:
+        """Closes the incident of a voided fact of this service. Raises DatabaseUnavailableError."""
+        incidents = self._incidents
+        if incidents is None or f".{self._service}." not in void.subject:
+            return
+        subject = f"event/{void.sequence}"
+
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+            incidents.close(unit, FOREIGN_FACT, subject, f"the event is void: {void.reason}", at.now)
+
+        origin = Origin(void.void_id, void.void_id, f"service:{self._service}", "")
+        key = incidents.key_of(FOREIGN_FACT, subject)
+        await self._group_commit.decide(Decision(origin, decide, writes=[key]))
 
     def _finding(self, message: LogMessage) -> Finding:
         pairs = {

@@ -21,6 +21,7 @@ from paybill_runtime.messaging.foreign_facts import ForeignFacts, LogMessage, lo
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.relay import Relay
 from paybill_runtime.messaging.streams import EVENTS
+from paybill_runtime.messaging.voided_facts import VoidedFacts
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +57,20 @@ class LogAudit:
     """
 
     def __init__(
-        self, service: str, database: Database, broker: Broker, relay: Relay, foreign_facts: ForeignFacts
+        self,
+        service: str,
+        database: Database,
+        broker: Broker,
+        relay: Relay,
+        foreign_facts: ForeignFacts,
+        voided: VoidedFacts,
     ) -> None:
         self._service = service
         self._database = database
         self._broker = broker
         self._relay = relay
         self._foreign_facts = foreign_facts
+        self._voided = voided
         self._witness = self._audited = -1
         self.unreadable: set[int] = set()
 
@@ -106,7 +114,7 @@ class LogAudit:
         count, foreign, unreadable, position = 0, [], [], first
         try:
             async for batch in consumer.existing(ANSWER_TIMEOUT_S):
-                messages = [log_message(self._service, each) for each in batch]
+                messages = [log_message(self._service, each, self._voided) for each in batch]
                 messages = [message for message in messages if message.sequence <= last]
                 if not messages:
                     break

@@ -27,6 +27,7 @@ from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.publication_spans import PublicationSpans
 from paybill_runtime.messaging.stream_identity import check_stream_identity
 from paybill_runtime.messaging.streams import EVENTS
+from paybill_runtime.messaging.voided_facts import VoidedFacts
 from paybill_runtime.security.identity import WrongRecipientError
 from paybill_runtime.telemetry import exporting, meter
 
@@ -77,6 +78,7 @@ class Relay:
         restore_guard: RestoreGuard,
         spans: PublicationSpans,
         foreign_facts: ForeignFacts,
+        voided: VoidedFacts,
         gather_s: float = 0,
     ) -> None:
         self._service = service
@@ -88,6 +90,7 @@ class Relay:
         self._restore_guard = restore_guard
         self._spans = spans
         self._foreign_facts = foreign_facts
+        self._voided = voided
         self._gather_s = gather_s
         self._relaying: tuple[int, int, int] | None = None
         self._aligned = False
@@ -299,11 +302,13 @@ class Relay:
             last = await outbox.last_published(connection)
         if last is not None:
             await check_stream_identity(self._broker.client, EVENTS, last.sequence, str(last.event_id))
+        await self._voided.load(self._broker.client)
         consumer = OrderedConsumer(self._broker.client, EVENTS, [f"paybill.events.*.{self._service}.>"], start or 1)
         unknown: list[LogMessage] = []
         try:
             async for messages in consumer.existing(ACK_TIMEOUT_S):
-                unknown += await self._mark_found([log_message(self._service, each) for each in messages], epoch)
+                found = [log_message(self._service, each, self._voided) for each in messages]
+                unknown += await self._mark_found(found, epoch)
         finally:
             await consumer.close()
         async with self._database.reading() as connection:
