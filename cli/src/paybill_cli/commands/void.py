@@ -23,9 +23,10 @@ async def void(
     sequence: Annotated[int, typer.Argument(help="Sequence of the event in the log.", min=1)],
     reason: Reason,
 ) -> None:
-    """Declare an event void that no service decided, and list what was decided because of it.
+    """Declare an event void, and list what was decided because of it.
 
-    Services that have not handled it skip it, and its incident closes. What was decided stays, and has to be corrected.
+    It is for events that no service decided. Services that have not handled it skip it, and its incident closes. What
+    was decided stays, and has to be corrected.
 
     Example: paybill events void 42 --reason "written with a stolen password" --yes
     """
