@@ -20,7 +20,7 @@ async def void(
     out: Output,
     stack: Stack,
     options: ConfirmedOptions,
-    sequence: Annotated[int, typer.Argument(help="Sequence of the event in the log.", min=1)],
+    sequence: Annotated[int, typer.Argument(help="Sequence of the event in the log.", min=1, metavar="SEQUENCE")],
     reason: Reason,
 ) -> None:
     """Declare an event void, and list what was decided because of it.

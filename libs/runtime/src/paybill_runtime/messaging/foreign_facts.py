@@ -19,6 +19,7 @@ from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import single_line
+from paybill_runtime.messaging.inbox import CURRENT_WITNESS, NOTE_WITNESS
 from paybill_runtime.messaging.message import UUID_TEXT, message_id
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
 from paybill_runtime.messaging.streams import EVENTS
@@ -35,13 +36,6 @@ _WITNESS = text(
     "SELECT greatest("
     "(SELECT coalesce(max(sequence), 0) FROM chassis.publication WHERE sequence IS NOT NULL), "
     "(SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream IN ('EVENTS', 'EVENTS/witness')))"
-)
-_CURRENT_WITNESS = text(
-    "SELECT coalesce((SELECT sequence FROM chassis.position WHERE stream = 'EVENTS/witness' AND partition = 0), 0)"
-)
-_NOTE_WITNESS = text(
-    "INSERT INTO chassis.position AS p (stream, partition, sequence) VALUES ('EVENTS/witness', 0, :sequence) "
-    "ON CONFLICT (stream, partition) DO UPDATE SET sequence = excluded.sequence WHERE p.sequence = :before"
 )
 _PUBLISHED = text(
     "SELECT aggregate, max(revision) AS revision FROM chassis.outbox JOIN chassis.publication USING (position) "
@@ -103,14 +97,14 @@ def continuation(unknown: Sequence[LogMessage], published: Mapping[str, int], wi
 
 async def current_witness(connection: AsyncConnection) -> int:
     """Returns the stored witness: a sequence that the stream had reached when this database was written."""
-    witness: int = (await connection.execute(_CURRENT_WITNESS)).scalar_one()
+    witness: int = (await connection.execute(CURRENT_WITNESS)).scalar_one()
     return witness
 
 
 async def note_witness(database: Database, before: int, sequence: int) -> bool:
     """Raises the witness; returns False when it is not `before`, so that this may be another copy of the database."""
     async with database.transaction() as connection:
-        result = await connection.execute(_NOTE_WITNESS, {"before": before, "sequence": sequence})
+        result = await connection.execute(NOTE_WITNESS, {"before": before, "sequence": sequence})
     return result.rowcount == 1
 
 
