@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.js.api import RawStreamMsg
 
-_SEQUENCE = re.compile(r"[1-9][0-9]{0,17}")
+SEQUENCE = re.compile(r"[1-9][0-9]{0,17}")
+"""A sequence of the log."""
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _CLOCK_SKEW = timedelta(seconds=10)
 """Largest difference between the clocks of a service and of NATS."""
@@ -34,7 +35,7 @@ async def show(
 
     async with connected(stack.nats()) as client:
         last = (await stream_info(client)).state.last_seq
-        if _SEQUENCE.fullmatch(fact):
+        if SEQUENCE.fullmatch(fact):
             sequence = int(fact)
         elif _ID.fullmatch(fact):
             sequence = await _sequence_of(client, fact, last)

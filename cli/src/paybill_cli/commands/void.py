@@ -7,6 +7,7 @@ import typer
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
+from paybill_cli.errors import usage
 from paybill_cli.options import ConfirmedOptions, Reason
 from paybill_cli.output import Output
 
@@ -20,7 +21,7 @@ async def void(
     out: Output,
     stack: Stack,
     options: ConfirmedOptions,
-    sequence: Annotated[int, typer.Argument(help="Sequence of the event in the log.", min=1, metavar="SEQUENCE")],
+    place: Annotated[str, typer.Argument(help="Sequence of the event in the log.", metavar="SEQUENCE")],
     reason: Reason,
 ) -> None:
     """Declare an event void, and list what was decided because of it.
@@ -34,8 +35,11 @@ async def void(
     from paybill_runtime.messaging.message import message_id
 
     from paybill_cli.client.event_log import EVENTS, connected, stream_info
-    from paybill_cli.commands.events import message_at
+    from paybill_cli.commands.events import SEQUENCE, message_at
 
+    if not SEQUENCE.fullmatch(place):
+        raise usage(f"{place!r} is no sequence", next="paybill incident list")
+    sequence = int(place)
     async with connected(stack.nats()) as client:
         last = (await stream_info(client)).state.last_seq
         found = await message_at(client, sequence, last)

@@ -176,5 +176,5 @@ class ForeignFacts:
             f"the event at sequence {message.sequence} is not in the outbox of {self._service}: "
             "somebody else wrote it, or its row was deleted",
             tuple(Evidence(name=name, value=single_line(value)[:200]) for name, value in pairs.items() if value),
-            command=f"paybill events void {message.sequence} --reason TEXT",
+            command=f"paybill events void {message.sequence} --reason 'nobody decided it' --dry-run",
         )
