@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,6 +65,17 @@ async def forge(data_dir: Path) -> int:
     answer = await client.jetstream().publish(subject_of(event), encode(event), headers=headers_of(fact))
     await client.close()
     return int(answer.seq)
+
+
+def test_a_damaged_message_becomes_an_incident(run_stack, paybill, tmp_path) -> None:
+    with run_stack(tmp_path) as first:
+        environment = first.environment
+    damage(tmp_path)
+    with run_stack(tmp_path):
+        deadline = time.monotonic() + 40
+        while "cannot be read; the outbox of tenant has it" not in paybill("doctor", **environment).out:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
 
 
 def test_a_forged_fact_is_listed_and_closed_by_a_void(run_stack, paybill, tmp_path) -> None:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 FOREIGN_FACT = "foreign_fact"
 """The kind of the incident about one foreign fact. subject: `event/<sequence>`."""
+UNREADABLE_EVENT = "unreadable_event"
+"""The kind of the incident about a fact of ours that the stream does not give back. subject: `event/<sequence>`."""
 MAX_REPORTED = 50
 """Incidents that one check opens; a flood of foreign facts must not become as many facts of ours."""
 
@@ -139,8 +141,26 @@ class ForeignFacts:
         incidents = self._incidents
         if incidents is None:
             return
-        findings = [self._finding(message) for message in messages[:MAX_REPORTED]]
+        await self._open(incidents, [self._finding(message) for message in messages[:MAX_REPORTED]])
 
+    async def report_unreadable(self, sequences: Sequence[int]) -> None:
+        """Opens an incident for each sequence that the stream does not give back. Raises DatabaseUnavailableError."""
+        if self._incidents is None or not sequences:
+            return
+        findings = [
+            Finding(
+                UNREADABLE_EVENT,
+                f"event/{sequence}",
+                f"sequence {sequence} cannot be read; the outbox of {self._service} has it: stop the stack and rebuild "
+                "the log from the outboxes",
+                (Evidence(name="sequence", value=str(sequence)),),
+                command="paybill restore stream --from-outboxes --dry-run",
+            )
+            for sequence in sequences[:MAX_REPORTED]
+        ]
+        await self._open(self._incidents, findings)
+
+    async def _open(self, incidents: Incidents, findings: Sequence[Finding]) -> None:
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
             for finding in findings:
                 incidents.open(unit, finding, at.now)

@@ -136,6 +136,7 @@ class LogAudit:
             )
         if self._relay.is_aligned:
             await self._foreign_facts.report(foreign)
+            await self._foreign_facts.report_unreadable(unreadable)
         return Finding(count, unreadable, foreign)
 
     async def _unknown(self, messages: Sequence[LogMessage]) -> list[LogMessage]:
