@@ -67,13 +67,19 @@ async def forge(data_dir: Path) -> int:
     return int(answer.seq)
 
 
-def test_a_damaged_message_becomes_an_incident(run_stack, paybill, tmp_path) -> None:
+def test_a_damaged_message_is_an_incident_until_the_log_is_rebuilt(run_stack, paybill, tmp_path) -> None:
     with run_stack(tmp_path) as first:
         environment = first.environment
     damage(tmp_path)
     with run_stack(tmp_path):
         deadline = time.monotonic() + 40
         while "cannot be read; the outbox of tenant has it" not in paybill("doctor", **environment).out:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    assert paybill("restore", "stream", "--from-outboxes", "--yes", "--data-dir", tmp_path).code == ExitCode.OK
+    with run_stack(tmp_path):
+        deadline = time.monotonic() + 40
+        while paybill("doctor", **environment).code != ExitCode.OK:
             assert time.monotonic() < deadline
             time.sleep(0.5)
 

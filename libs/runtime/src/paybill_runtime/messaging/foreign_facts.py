@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 from paybill_contracts.envelope import Origin
-from paybill_contracts.incidents import Evidence, Finding
+from paybill_contracts.incidents import Evidence, Finding, IncidentStatus
 from paybill_contracts.voided_events import EventVoided
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime.database.pool import Database
@@ -159,6 +159,30 @@ class ForeignFacts:
             for sequence in sequences[:MAX_REPORTED]
         ]
         await self._open(self._incidents, findings)
+
+    async def close_readable(self, database: Database, unreadable: Sequence[int]) -> None:
+        """Closes the incidents about other sequences than these, after all facts were read back."""
+        incidents = self._incidents
+        if incidents is None:
+            return
+        table = incidents.table
+        state = table.c.state
+        query = select(state["subject"].astext).where(
+            state["kind"].astext == UNREADABLE_EVENT, state["status"].astext == IncidentStatus.OPEN
+        )
+        async with database.reading() as connection:
+            opened = set((await connection.execute(query)).scalars())
+        ended = sorted(opened - {f"event/{sequence}" for sequence in unreadable})
+        if not ended:
+            return
+
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+            for subject in ended:
+                incidents.close(unit, UNREADABLE_EVENT, subject, "the event can be read again", at.now)
+
+        origin = Origin("check of the log", "check of the log", f"service:{self._service}", "")
+        writes = [incidents.key_of(UNREADABLE_EVENT, subject) for subject in ended]
+        await self._group_commit.decide(Decision(origin, decide, writes=writes))
 
     async def _open(self, incidents: Incidents, findings: Sequence[Finding]) -> None:
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:

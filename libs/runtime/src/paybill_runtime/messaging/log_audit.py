@@ -86,7 +86,8 @@ class LogAudit:
             try:
                 end = await self._note_end()
                 if now() >= all_at:
-                    await self.audit(1, end)
+                    found = await self.audit(1, end)
+                    await self._foreign_facts.close_readable(self._database, found.unreadable)
                     all_at, newest_at = now() + ALL_S, now() + NEWEST_S
                 elif now() >= newest_at:
                     await self.audit(max(self._audited, self._relay.checked) + 1, end)
