@@ -83,7 +83,7 @@ def _event(type_: str, payload: bytes) -> "Event":
         read_json(payload)
         return intake_types[type_].model_validate_json(payload)
     except JsonError as error:
-        raise usage(f"the payload is not a valid {type_}", code="invalid_event", why=str(error)) from None
+        raise usage(f"the payload is not a valid {type_}", code="invalid_event", why=f"its JSON: {error}") from None
     except ValidationError as error:
         raise usage(
             f"the payload is not a valid {type_}",
