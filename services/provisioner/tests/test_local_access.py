@@ -1,5 +1,6 @@
 """The local driver closes, opens and exports environments idempotently."""
 
+import asyncio
 import gzip
 import hashlib
 import json
@@ -26,6 +27,16 @@ async def test_closing_and_opening_restores_the_same_privileges(harness, preset,
         await harness.driver.set_access(environment, access)
 
     assert await harness.privileges(environment) == before
+    assert await harness.can_write(environment)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+async def test_changes_of_privileges_at_the_same_time_take_turns(harness, preset) -> None:
+    environment = await harness.ready(preset)
+
+    for _ in range(10):
+        await asyncio.gather(*(harness.driver.set_access(environment, Access.OPEN) for _ in range(4)))
+
     assert await harness.can_write(environment)
 
 

@@ -28,7 +28,7 @@ from paybill_provisioner.drivers.namespaces import (
     literal,
 )
 from paybill_provisioner.drivers.roles import TenantRoles
-from paybill_provisioner.drivers.server import DATABASE_MISSING, Connection, TenantServer
+from paybill_provisioner.drivers.server import DATABASE_MISSING, Connection, TenantServer, in_turn
 
 _OWN = f"tenant = {TENANT_OF_CURRENT_USER}"
 _CREATE_ACTIONS = f"""
@@ -96,8 +96,8 @@ class AgentLogins:
         settings = _settings(role.name, namespace.database)
         await self._roles.change(role.name, login, f"{attributes};\n{settings}", groups)
         if namespace.isolation is not Isolation.POOL:
-            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
-                await connection.execute(_own_privileges(namespace, role.name))
+            statements = _own_privileges(namespace, role.name)
+            await self._server.change_privileges(namespace.database, statements, pooled=namespace.shared)
 
     async def _ensure_actions(self, namespace: DatabaseNamespace, groups: Sequence[str]) -> None:
         """Creates the schema and table of actions, and the groups, unless they exist.
@@ -131,18 +131,21 @@ class AgentLogins:
         """Gives the login, or in a pool its group, exactly these rights on the tenant's tables."""
         in_pool = namespace.isolation is Isolation.POOL
         grantee = namespaces.agents_group(namespace.database, role.agents or "") if in_pool else role.name
-        async with (
-            self._server.exclusive(namespace.database),
-            self._server.connection(namespace.database, pooled=namespace.shared) as connection,
-            connection.transaction(),
-        ):
-            found = await connection.fetch(_PRIVILEGES, namespace.schema, grantee)
-            wanted = {each.table: each for each in rights}
-            for table in found:
-                target = _target(wanted.get(table["table"]), table["columns"])
-                name = f"{ident(namespace.schema)}.{ident(table['table'])}"
-                for statement in _changes(name, ident(grantee), target, table):
-                    await connection.execute(statement)
+        wanted = {each.table: each for each in rights}
+
+        async def change() -> None:
+            async with (
+                self._server.connection(namespace.database, pooled=namespace.shared) as connection,
+                connection.transaction(),
+            ):
+                for table in await connection.fetch(_PRIVILEGES, namespace.schema, grantee):
+                    target = _target(wanted.get(table["table"]), table["columns"])
+                    name = f"{ident(namespace.schema)}.{ident(table['table'])}"
+                    for statement in _changes(name, ident(grantee), target, table):
+                        await connection.execute(statement)
+
+        async with self._server.exclusive(namespace.database):
+            await in_turn(change)
 
     async def delete_actions(self, namespace: DatabaseNamespace, role: str) -> None:
         """Deletes the actions of the tenant's agents in a shared database; the login loses its membership there.

@@ -277,8 +277,7 @@ class TenantDatabases:
 
     async def _grant(self, namespace: DatabaseNamespace, role: str, access: Access | None) -> None:
         if statements := namespaces.privileges(namespace, role, access):
-            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
-                await connection.execute(statements)
+            await self._server.change_privileges(namespace.database, statements, pooled=namespace.shared)
 
     async def set_password(self, role: str, verifier: str) -> None:
         """Sets the password of a login by its verifier. Raises Refused when there is no such login."""

@@ -13,12 +13,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import asyncpg
-
 from paybill_provisioner.drivers import namespaces
 from paybill_provisioner.drivers.inspection import Login, login_of
 from paybill_provisioner.drivers.namespaces import ident, literal
-from paybill_provisioner.drivers.server import Connection, TenantServer
+from paybill_provisioner.drivers.server import Connection, TenantServer, in_turn
 
 PER_CREATOR = 100
 """Logins of a creator: to change one of 1,000 takes PostgreSQL 4 ms, one of 100 takes 0.5 ms."""
@@ -34,8 +32,6 @@ _LOCK = 4_281_773_102
 
 _CONCURRENT = 16
 """Logins that one process creates at the same time."""
-_ATTEMPTS = 5
-_CONFLICT = "tuple concurrently updated"
 
 _LAST_CREATOR = """
 SELECT c.rolname::text AS name, (SELECT count(*) FROM pg_auth_members AS m WHERE m.member = c.oid) AS logins
@@ -217,21 +213,17 @@ class TenantRoles:
 
         creator: for a login of an earlier version; when it is empty, such a login stays as it is.
         """
-        attempt = 0
-        while True:
-            try:
-                async with self.connection() as connection, connection.transaction():
-                    await connection.execute("SELECT pg_advisory_xact_lock($1)", _lock_of(role))
-                    login = await login_of(connection, role, ())
-                    if login is not None and (creator or not login.is_earlier):
-                        statements = self._statements(role, login, login.creator or creator, attributes, memberships)
-                        await connection.execute(";\n".join(["SELECT 1", *statements]))
-            except asyncpg.InternalServerError as error:
-                if (attempt := attempt + 1) == _ATTEMPTS or _CONFLICT not in str(error):
-                    raise
-                await asyncio.sleep(0)
-            else:
+
+        async def change() -> Login | None:
+            async with self.connection() as connection, connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", _lock_of(role))
+                login = await login_of(connection, role, ())
+                if login is not None and (creator or not login.is_earlier):
+                    statements = self._statements(role, login, login.creator or creator, attributes, memberships)
+                    await connection.execute(";\n".join(["SELECT 1", *statements]))
                 return login
+
+        return await in_turn(change)
 
     def _statements(
         self, role: str, login: Login, creator: str, attributes: str, memberships: "_Memberships"
@@ -306,16 +298,12 @@ class TenantRoles:
 
     async def _execute(self, statements: str) -> None:
         """Runs statements in one transaction; two changes of one login at the same time take turns."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                async with self.connection() as connection:
-                    await connection.execute(statements)
-            except asyncpg.InternalServerError as error:
-                if attempt == _ATTEMPTS - 1 or _CONFLICT not in str(error):
-                    raise
-                await asyncio.sleep(0)
-            else:
-                return
+
+        async def change() -> None:
+            async with self.connection() as connection:
+                await connection.execute(statements)
+
+        await in_turn(change)
 
     async def _creator_with_room(self) -> str:
         """Returns a creator for one more login. A new one is created before the last one is full."""

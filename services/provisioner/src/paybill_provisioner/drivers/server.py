@@ -3,9 +3,9 @@
 import asyncio
 import hashlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -69,6 +69,27 @@ _SETTINGS = {
     # A statement that waits for a tenant's long transaction would block all later ones.
     "lock_timeout": "5s",
 }
+
+
+_CONFLICT = "tuple concurrently updated"
+_ATTEMPTS = 10
+"""PostgreSQL makes a change wait for another one of the same row, then refuses it: of several, one succeeds."""
+
+_Result = TypeVar("_Result")
+
+
+async def in_turn(change: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Runs a change of logins or privileges, again when another session changed the same login or object meanwhile.
+
+    An advisory lock could be held by a tenant, who can connect to the database.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return await change()
+        except asyncpg.InternalServerError as error:
+            if _CONFLICT not in str(error):
+                raise
+    return await change()
 
 
 @asynccontextmanager
@@ -161,6 +182,15 @@ class TenantServer:
                 # A broken connection released the lock with its session.
                 if not connection.is_closed():
                     await connection.execute("SELECT pg_advisory_unlock($1)", key)
+
+    async def change_privileges(self, database: str, statements: str, *, pooled: bool) -> None:
+        """Runs statements that grant and revoke in one transaction, in turn with those of other sessions."""
+
+        async def change() -> None:
+            async with self.connection(database, pooled=pooled) as connection:
+                await connection.execute(statements)
+
+        await in_turn(change)
 
     async def _open(self, database: str) -> asyncpg.Pool:
         async with self._opening:
