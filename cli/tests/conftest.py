@@ -113,7 +113,7 @@ def _running_stack(data_dir: Path, *arguments: object) -> Iterator[RealStack]:
         line = process.stdout.readline()
         assert line, (data_dir / "messages").read_text()
         try:
-            yield RealStack(data_dir, json.loads(line)["data"]["operator_key"])
+            yield RealStack(data_dir, json.loads(line)["data"].get("operator_key", ""))
         finally:
             process.terminate()
             process.communicate()

@@ -62,6 +62,7 @@ NOT_ANSWERED = {
     "name the steps that are allowed next",
     "no_agent, not_acceptable, origin_refused, unknown_tool, wrong_content_type": "no command calls the "
     "endpoint of agents",
+    "bad_request": "no command sends what is no HTTP",
     "condition_invalid": "conditions are checked before they are published",
     "plan_mismatch, too_many_members, usage_outside_window, usage_too_late": "raised in handlers and in jobs",
     "no_statement": "no command requests the statement of a tenant",

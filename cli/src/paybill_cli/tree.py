@@ -343,6 +343,10 @@ TREE = Branch(
                     "paybill_cli.commands.quarantine:quarantine",
                     "List events that could not be handled or were refused.",
                 ),
+                "void": Leaf(
+                    "paybill_cli.commands.void:void",
+                    "Declare an event void, and list what was decided because of it.",
+                ),
                 "redrive": Leaf("paybill_cli.commands.quarantine:redrive", "Retry a failed event now."),
                 "skip": Leaf(
                     "paybill_cli.commands.quarantine:skip",
@@ -355,6 +359,14 @@ TREE = Branch(
         **ACCESS,
         "replay": Leaf(
             "paybill_cli.commands.replay:replay", "Replay the log and compare the result with the live state."
+        ),
+        "restore": Branch(
+            "Restore what a server lost.",
+            {
+                "stream": Leaf(
+                    "paybill_cli.commands.restore:stream", "Rebuild the log from the outboxes of all services."
+                ),
+            },
         ),
         "why": Leaf(
             "paybill_cli.commands.why:why",

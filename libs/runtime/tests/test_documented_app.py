@@ -24,7 +24,7 @@ async def body_of(app: FastAPI, path: str) -> bytes:
 
 
 async def test_all_responses_with_the_openapi_document_share_its_bytes() -> None:
-    app = documented_app(title="Paybill test", version="1")
+    app = documented_app("test", version="1")
 
     first, second = [await body_of(app, "/openapi.json") for _ in range(2)]
 
@@ -34,7 +34,7 @@ async def test_all_responses_with_the_openapi_document_share_its_bytes() -> None
 
 
 async def test_its_pages_load_nothing_from_other_hosts() -> None:
-    page = await body_of(documented_app(title="Paybill test", version="1"), "/docs")
+    page = await body_of(documented_app("test", version="1"), "/docs")
 
     assert b"/openapi.json" in page
     assert b"https://" not in page

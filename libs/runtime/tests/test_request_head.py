@@ -64,6 +64,9 @@ ACCEPTED = {
     "trailers": (IN_CHUNKS[:-2] + b"X-Sum: 1\r\n\r\n", ["POST", "/a", "hello"]),
     "no body": (NEXT, ["GET", "/next", ""]),
     "absolute form": (NEXT.replace(b"/next", b"http://y/next"), ["GET", "/next", ""]),
+    "absolute form of another scheme": (NEXT.replace(b"/next", b"ftp://y:1/next"), ["GET", "/next", ""]),
+    "absolute form with a user": (NEXT.replace(b"/next", b"http://u:p@y/next"), ["GET", "/next", ""]),
+    "a path with two slashes": (NEXT.replace(b"/next", b"//y/next"), ["GET", "//y/next", ""]),
     "a fragment": (NEXT.replace(b"/next", b"/next#b"), ["GET", "/next", ""]),
     "a hundred headers": (POST + HOST + LENGTH + b"X: y\r\n" * 98 + END + b"hello", ["POST", "/a", "hello"]),
     "a head of 60 kB": (
@@ -120,6 +123,16 @@ REFUSED = {
     "a method in small letters": WHOLE.replace(b"POST", b"post"),
     "an unknown method": WHOLE.replace(b"POST", b"FOO"),
     "CONNECT": b"CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n",
+    "a NUL in a name": WHOLE.replace(b"Host", b"X\0: y\r\nHost"),
+    "a NUL in a path": WHOLE.replace(b"/a", b"/a\0"),
+    "bare LF after a value": WHOLE.replace(LENGTH, b"X: y\n" + LENGTH),
+    "bare LF before the body": WHOLE.replace(b"\r\n\r\n", b"\r\n\n"),
+    "a folded length": WHOLE.replace(b"Length: 5", b"Length:\r\n 5"),
+    "a folded length by a tab": WHOLE.replace(b"5\r\n", b"5\r\n\t0\r\n"),
+    "absolute form without a host": NEXT.replace(b"/next", b"http:///next"),
+    "absolute form without a path": NEXT.replace(b"/next", b"http://y"),
+    "absolute form with a space": NEXT.replace(b"/next", b"http://y /next"),
+    "bytes that are not ASCII in a path": WHOLE.replace(b"/a", b"/\xff"),
     "no path": WHOLE.replace(b"/a", b"a:b"),
     "a path of 70 kB": WHOLE.replace(b"/a", b"/" + b"a" * 70_000),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 100,
@@ -130,8 +143,13 @@ REFUSED = {
 async def test_an_ambiguous_request_is_refused_and_its_connection_is_closed(port, sent) -> None:
     answer = await answers(port, sent + NEXT)
 
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
+    head, _, body = answer.partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    assert b"connection: close" in head
+    assert json.loads(body)["code"] == "bad_request"
+    assert json.loads(body)["trace_id"].encode() in head
 
 
 TOO_LARGE = {

@@ -67,7 +67,8 @@ async def test_every_route_needs_a_key_with_the_read_scope(testbed, outside):
         ('{"metering": {"tenants": ["acme"]}}', "tenants"),
         ('{"Metering": {"tenants": ["*"]}}', "Metering"),
         ('{"metering": {"tenant": ["*"]}}', "tenant"),
-        ("{", "EOF"),
+        ("{", "column 2"),
+        ('{"metering": {"tenants": []}, "metering": {"tenants": ["*"]}}', "repeated"),
     ],
 )
 def test_an_invalid_publishers_file_is_refused_with_the_reason(tmp_path, written, message):

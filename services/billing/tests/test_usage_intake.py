@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from paybill_billing.app import service
+from paybill_contracts.event import encode
 from paybill_contracts.usage import Usage
 from paybill_runtime.clock import new_id
 from paybill_runtime.testing import until
@@ -66,6 +67,18 @@ async def test_usage_of_a_publisher_without_a_grant_is_quarantined(testbed_of, s
 
     (fact,) = await testbed.log.facts("billing.intake_quarantined")
     assert "may not publish" in fact.event.reason
+
+
+async def test_a_message_with_a_repeated_key_is_quarantined(testbed):
+    """Its publisher and another consumer may read another value than the one that would be counted."""
+    await testbed.subscribed(TENANT)
+    await _entitled(testbed)
+    payload = encode(used(5)).replace(b'"quantity":5', b'"quantity":9,"quantity":5')
+    assert payload != encode(used(5))
+    await testbed.metering.submit(used(5), payload=payload)
+
+    (fact,) = await testbed.log.facts("billing.intake_quarantined")
+    assert "'quantity' is repeated" in fact.event.reason
 
 
 async def _entitled(testbed):

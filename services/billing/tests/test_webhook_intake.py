@@ -80,6 +80,8 @@ CASES = [
     (b"", {}, "not_json"),
     (b"[]", {}, "not_an_object"),
     (b"7", {}, "not_an_object"),
+    (event()[:-1] + b', "id": "evt_other"}', {}, "repeated_key"),
+    (b'{"id": "evt_1", "data": {"object": {"id": "sub_1", "\\u0069d": "sub_2"}}}', {}, "repeated_key"),
     (event(id=None), {}, "missing_id"),
     (event(id="evt\u0000"), {}, "missing_id"),
     (event(type=7), {}, "missing_type"),

@@ -136,7 +136,6 @@ async def test_a_malformed_request_is_refused_without_repeating_the_address(tena
             "sec@ret@x",
             "sec ret@x",
             "secret\n@x",
-            "secret\x00@x",
             "secret\x85@x",
         )
     ]
@@ -162,10 +161,12 @@ async def test_a_malformed_request_is_refused_without_repeating_the_address(tena
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), body
         assert "secret@" not in answer.text
     lone_surrogate = json.dumps(sign_up | {"name": "\ud800"})
-    for raw in (b"", b"{", b"\xff", b"[" * 100_000, lone_surrogate.encode()):
+    with_nul = json.dumps(sign_up | {"contact_email": "secret\x00@x"})
+    for raw in (b"", b"{", b"\xff", b"[" * 100_000, lone_surrogate.encode(), with_nul.encode()):
         answer = await tenant.client.post("/v1/tenants", content=raw, headers={"Content-Type": "application/json"})
 
         assert answer.status_code in {400, 422}, raw[:20]
+        assert "secret@" not in answer.text
     for path in (
         "/v1/tenants/ACME",
         "/v1/tenants/a%00b",

@@ -1,11 +1,11 @@
 """`paybill agent runs | show | explain`: what agents did, and which rule decided."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
+from paybill_runtime.http.strict_json import JsonError, read_json
 
 from paybill_cli import completion, formatting
 from paybill_cli.call_view import Line, fields_text, quoted
@@ -127,9 +127,9 @@ def _made_up(
         raise usage("name a call with --run and --seq, or one that is made up with --tenant, --role and --step")
     workflow, _, name = step.partition(".")
     try:
-        row = json.loads(values or "{}")
-    except ValueError as error:
-        raise usage(f"--values is no JSON: {error}") from None
+        row = read_json((values or "{}").encode())
+    except JsonError as error:
+        raise usage(f"--values is refused: {error}") from None
     if not isinstance(row, dict) or not name:
         raise usage("--step is WORKFLOW.STEP, and --values a JSON object")
     return {"tenant": tenant_id(stack, tenant), "role": role, "workflow": workflow, "step": name, "values": row}

@@ -123,7 +123,11 @@ async def _stream(client: "Client", name: str, stack: Stack) -> Check:
     try:
         info = await client.jetstream().stream_info(name)
     except NatsError as error:
-        fix = "stop the services and run paybill up, which creates the streams"
+        fix = (
+            "stop the stack, then: paybill restore stream --from-outboxes, which rebuilds the log"
+            if name == "EVENTS"
+            else "stop the services and run paybill up, which creates the streams"
+        )
         return failed("nats", name, f"the stream does not exist ({error})", fix)
     [expected] = [each for each in configurations(info.config.num_replicas or 1) if each.name == name]
     pairs = [(key, _value(info.config, key), _value(expected, key)) for key in _STREAM_DEFAULTS]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.js.api import RawStreamMsg
 
-_SEQUENCE = re.compile(r"[1-9][0-9]{0,17}")
+SEQUENCE = re.compile(r"[1-9][0-9]{0,17}")
+"""A sequence of the log."""
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _CLOCK_SKEW = timedelta(seconds=10)
 """Largest difference between the clocks of a service and of NATS."""
@@ -34,13 +35,13 @@ async def show(
 
     async with connected(stack.nats()) as client:
         last = (await stream_info(client)).state.last_seq
-        if _SEQUENCE.fullmatch(fact):
+        if SEQUENCE.fullmatch(fact):
             sequence = int(fact)
         elif _ID.fullmatch(fact):
             sequence = await _sequence_of(client, fact, last)
         else:
             raise usage(f"{fact!r} is neither a sequence nor an id", next="paybill events tail --no-follow")
-        found = await _message_at(client, sequence, last)
+        found = await message_at(client, sequence, last)
     subject, headers, payload = found.subject or "", found.headers or {}, found.data or b""
     event = event_fields(sequence, subject, headers, payload) | {"stored_at": found.time and found.time.isoformat()}
     read, sentence = read_event(subject, headers, payload)
@@ -84,7 +85,8 @@ def schema(
     out.document("event.schema", schema_of(found[-1]))
 
 
-async def _message_at(client: "Client", sequence: int, last: int) -> "RawStreamMsg":
+async def message_at(client: "Client", sequence: int, last: int) -> "RawStreamMsg":
+    """Returns the message at a sequence. Raises CliError fact_not_found."""
     from nats.js.errors import NotFoundError
 
     from paybill_cli.client.event_log import EVENTS

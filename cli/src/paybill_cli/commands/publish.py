@@ -64,6 +64,7 @@ def _event(type_: str, payload: bytes) -> "Event":
     """Returns the event, if its type can be published and its payload is valid."""
     from paybill_contracts.event import explain
     from paybill_contracts.schemas import contexts, published_events
+    from paybill_runtime.http.strict_json import JsonError, read_json
     from pydantic import ValidationError
 
     events = published_events()
@@ -79,7 +80,10 @@ def _event(type_: str, payload: bytes) -> "Event":
             exit_code=ExitCode.USAGE if known else ExitCode.NOT_FOUND,
         )
     try:
+        read_json(payload)
         return intake_types[type_].model_validate_json(payload)
+    except JsonError as error:
+        raise usage(f"the payload is not a valid {type_}", code="invalid_event", why=f"its JSON: {error}") from None
     except ValidationError as error:
         raise usage(
             f"the payload is not a valid {type_}",

@@ -1,7 +1,6 @@
 """`paybill up`: runs the whole stack in the foreground."""
 
 import asyncio
-import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from paybill_runtime.http.strict_json import read_json
 
 from paybill_cli.commands.plans import checked
 from paybill_cli.errors import usage
@@ -228,7 +228,7 @@ def _provider(text: str) -> tuple[str, Path]:
     """Returns name and file of a third-party provider."""
     name, _, path = text.partition("=")
     try:
-        content = json.loads(Path(path).read_bytes()) if name and path else None
+        content = read_json(Path(path).read_bytes()) if name and path else None
     except (OSError, ValueError) as error:
         raise usage(f"the settings of provider {name} cannot be read from {path}", why=str(error)) from error
     if not isinstance(content, dict):

@@ -166,6 +166,7 @@ _SENTENCES = {
     "tenant.incidents_noted": "open incidents about the tenant: {incidents:none}",
     "tenant.key_created": "API key {key_id} ({name}) created for {subject} by {created_by}: {role}, {scopes}, until "
     "{expires_at}",
+    "tenant.event_voided": "event {sequence} is void: {reason} ({by})",
     "tenant.key_revoked": "API key {key_id} of {subject} revoked by {revoked_by}",
     "tenant.legal_hold_placed": "legal hold for case {case}: data is kept",
     "tenant.legal_hold_released": "legal hold for case {case} released",
@@ -198,6 +199,8 @@ _SENTENCES_OF_EVERY_CONTEXT = {
     "message_redriven": "dead letter retried by {operator}",
     "message_skipped": "dead letter skipped by {operator}: {reason}",
     "request_refused": "{verb} refused: {code}",
+    "signing_key_published": "facts are signed with key {key_id} (number {number}) from now on",
+    "signing_key_withdrawn": "signing key {key_id} withdrawn: {reason}",
 }
 """Templates of events that several contexts have, by name without the context."""
 

@@ -94,7 +94,9 @@ def _publish(user: str) -> tuple[str, ...]:
     read_events = ("$JS.API.DIRECT.GET.EVENTS", "$JS.API.STREAM.MSG.GET.EVENTS")
     if user == "steward":
         # No delete and no purge: the log is append-only for every user.
-        return (*info, *(f"$JS.API.STREAM.{verb}.{stream}" for stream in STREAMS for verb in ("CREATE", "UPDATE")))
+        changes = (f"$JS.API.STREAM.{verb}.{stream}" for stream in STREAMS for verb in ("CREATE", "UPDATE"))
+        # It fills the sequences that no outbox has when the log is rebuilt.
+        return (*info, *changes, "paybill.events.0.steward.>")
     if user == "operator":
         # It deletes the consumer of a removed subscriber.
         return (*info, *_consume("EVENTS"), "$JS.API.CONSUMER.DELETE.EVENTS.>", *read_events)

@@ -49,14 +49,17 @@ from paybill_runtime.messaging import asyncapi, operations
 from paybill_runtime.messaging.api_key_copies import ApiKeyCopies
 from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.consumer import Consumer, sources
+from paybill_runtime.messaging.foreign_facts import ForeignFacts
 from paybill_runtime.messaging.key_bucket import KeyBucket
 from paybill_runtime.messaging.key_recipients import KeyRecipients
+from paybill_runtime.messaging.log_audit import LogAudit
 from paybill_runtime.messaging.message import STREAM_LEASE
 from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.publication_spans import FactDuration, PublicationSpans
 from paybill_runtime.messaging.relay import Relay
 from paybill_runtime.messaging.retry_queue import RetryQueue
 from paybill_runtime.messaging.subscriptions import Subscriptions
+from paybill_runtime.messaging.voided_facts import VoidedFacts
 from paybill_runtime.replay.formats import migrate_states
 from paybill_runtime.security.data_keys import RECIPIENTS, DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
@@ -143,18 +146,22 @@ class Running:
         self.data_keys = DataKeys(service.name, self.identity, self.database, self.key_bucket.fetch)
         self.restore_guard = RestoreGuard()
         self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
-        publish_keys = self.key_bucket.publish_new
         spans = PublicationSpans(self.database, service.durations, aggregate_of(service.invariants))
+        self._foreign_facts = foreign_facts = ForeignFacts(service.name, service.incidents, self.group_commit)
+        self.voided = VoidedFacts()
         self.relay = Relay(
             service.name,
             self.database,
             self.broker,
             self.leases,
-            publish_keys,
+            self.key_bucket.publish_new,
             self.restore_guard,
             spans,
+            foreign_facts,
+            self.voided,
             service.gather_facts_s,
         )
+        self.log_audit = LogAudit(service.name, self.database, self.broker, self.relay, foreign_facts, self.voided)
         secrets = FileSecrets(settings.secrets_dir, self.identity)
         self.effects = service.effects(settings, secrets)
         self.jobs = JobQueue(service.name, self.database, self.group_commit)
@@ -174,7 +181,7 @@ class Running:
             self.key_ring,
         )
         self.consumers = {
-            name: Consumer(source, self.processor, self.broker, self.leases)
+            name: Consumer(source, self.processor, self.broker, self.leases, self.voided)
             for name, source in sources(service.subscriptions).items()
         }
         self.timers = Timers(
@@ -210,8 +217,7 @@ class Running:
         self._app: FastAPI | None = None
         self._resources = AsyncExitStack()
         self.request_limit = ConcurrencyLimit(MAX_CONCURRENT_REQUESTS)
-        self._backlog = 0
-        self._committed = True
+        self._backlog, self._committed = 0, True
         self._progress_at = time.monotonic()
         self.context.backlog = lambda: self._backlog
         self.context.wake_worker = self.worker.wake
@@ -264,6 +270,8 @@ class Running:
             raise
         self.loops.start("leases", self.leases.run)
         self.loops.start("relay", self.relay.run)
+        self.loops.start("log_audit", self.log_audit.run)
+        self.loops.start("voided", partial(self.voided.follow, self.broker, self._foreign_facts.close))
         for name, consumer in self.consumers.items():
             self.loops.start(name, consumer.run)
         self.loops.start("api_keys", self.api_key_copies.run)
@@ -318,9 +326,9 @@ class Running:
             recipients = KeyRecipients(self.service.name, self.database, self.store, self._on_commit)
             routers.append(operations.key_recipients(self.service.name, recipients))
         app = documented_app(
+            self.service.name,
             # Not by include_router: at each level it builds every route once more, and searches them level by level.
             routes=[route for router in routers for route in router.routes],
-            title=f"Paybill {self.service.name}",
             version="1",
             redoc_url=None,
             telemetry={"operation_spans": False, "logs": False},  # one span for a request; our own log lines

@@ -56,9 +56,8 @@ def service() -> Service:
 
     def routes(context: ServiceContext) -> APIRouter:
         """Returns the routes of both endpoints, which execute calls through one gate."""
-        found = api.router(context, gate_of(context))
-        found.include_router(endpoint.router(context, gate_of(context)))
-        return found
+        gate = gate_of(context)
+        return APIRouter(routes=[*api.router(context, gate).routes, *endpoint.router(context, gate).routes])
 
     @asynccontextmanager
     async def databases(context: ServiceContext) -> AsyncIterator[None]:

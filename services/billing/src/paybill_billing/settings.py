@@ -9,6 +9,7 @@ from paybill_contracts.billing import PublisherGrant
 from paybill_contracts.validation_messages import plain_message
 from paybill_contracts.values import Key, TenantId
 from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.http.strict_json import JsonError, read_json
 from paybill_runtime.settings import ServiceSettings, read_secret
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic_settings import NoDecode
@@ -98,9 +99,13 @@ class Settings(ServiceSettings):
         if self.publishers_file is None:
             return []
         try:
-            grants = _PUBLISHERS.validate_json(self.publishers_file.read_bytes())
+            content = self.publishers_file.read_bytes()
+            read_json(content)
+            grants = _PUBLISHERS.validate_json(content)
         except OSError as error:
             raise ConfigurationError(f"the publishers file cannot be read: {error.strerror}") from error
+        except JsonError as error:
+            raise ConfigurationError(f"{self.publishers_file.name}: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigurationError(

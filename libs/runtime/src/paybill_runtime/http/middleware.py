@@ -75,7 +75,7 @@ class RequestMiddleware:
             scope["method"], self._fast_route, headers.get(b"traceparent", b"").decode("latin-1")
         ) as traceparent:
             scope["paybill.traceparent"] = traceparent
-            response = _Response(send, traceparent)
+            response = _Response(send, traceparent, has_body=scope["method"] != "HEAD")
             began = time.perf_counter()
             try:
                 await self._respond(scope, headers.get(b"content-length", b"").decode("latin-1"), receive, response)
@@ -117,6 +117,9 @@ class RequestMiddleware:
                 return
             self._limit.acquire(reserve)
             held.callback(self._limit.release)
+            if scope["method"] == "HEAD":
+                # The route of GET answers, and its body is not sent (RFC 9110, section 9.3.2).
+                scope = {**scope, "method": "GET"}
             try:
                 await self._app(scope, _replay(body, receive), response.send)
             except Exception as error:
@@ -146,10 +149,11 @@ class RequestMiddleware:
 
 
 class _Response:
-    """Sends the response with a traceparent header, and stores its status."""
+    """Sends the response with a traceparent header, and stores its status. has_body: False sends the headers only."""
 
-    def __init__(self, send: Send, traceparent: str) -> None:
+    def __init__(self, send: Send, traceparent: str, *, has_body: bool) -> None:
         self._send = send
+        self._has_body = has_body
         self._traceparent = traceparent.encode()
         self.status = 0
 
@@ -158,6 +162,8 @@ class _Response:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", []), (b"traceparent", self._traceparent)]
+        elif not self._has_body:
+            message["body"] = b""
         await self._send(message)
 
 

@@ -1,7 +1,7 @@
 """Error responses: problem+json (RFC 9457) with a stable code and the trace id."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
 from paybill_contracts.validation_messages import plain_message
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, UnknownOutcomeError, is_unstorable
 from paybill_runtime.telemetry import trace_var
@@ -17,7 +18,7 @@ from paybill_runtime.telemetry import trace_var
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
-_TITLES = {
+TITLES = {
     400: "Bad request",
     401: "Not authenticated",
     403: "Not allowed",
@@ -32,8 +33,29 @@ _TITLES = {
     429: "Too many requests",
     431: "Too large",
     500: "Internal error",
+    502: "Refused by the provider",
     503: "Not available now",
 }
+Problems = Mapping[int, Sequence[str]]
+"""Codes of problems by their status."""
+ANY_CODE = "*"
+"""In place of the codes of a status that are not all known here, because a plug-in decides on them."""
+
+
+_STATUSES: Mapping[type[DomainError], int] = {
+    NotFoundError: 404,
+    ConflictError: 409,
+    ForbiddenError: 403,
+    RetryLaterError: 503,
+}
+
+
+class RefusedBodyError(HTTPException):
+    """The body of a request is refused before its route receives it. FastAPI passes on this kind of error only."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(400, detail)
+        self.code = code
 
 
 class Problem(Exception):  # noqa: N818  # the RFC's own word
@@ -61,7 +83,7 @@ def problem(
         headers["WWW-Authenticate"] = "Bearer"
     body = {
         "type": f"urn:paybill:problem:{code}",
-        "title": _TITLES.get(status, "Problem"),
+        "title": TITLES.get(status, "Problem"),
         "status": status,
         "detail": detail,
         "code": code,
@@ -72,18 +94,26 @@ def problem(
 
 
 def status_of(error: DomainError) -> int:
+    """Returns the HTTP status of a domain error."""
+    return status_of_kind(type(error))
+
+
+def status_of_kind(kind: type[DomainError]) -> int:
     """Returns the HTTP status of a kind of domain error."""
-    match error:
-        case NotFoundError():
-            return 404
-        case ConflictError():
-            return 409
-        case ForbiddenError():
-            return 403
-        case RetryLaterError():
-            return 503
-        case _:
-            return 422
+    for each, status in _STATUSES.items():
+        if issubclass(kind, each):
+            return status
+    return 422
+
+
+def allowed_methods(app: FastAPI, path: str) -> set[str]:
+    """Returns the methods of the routes with the most literal path that matches, and HEAD where it has GET."""
+    by_path: dict[str, set[str]] = {}
+    for route in app.routes:
+        if isinstance(route, Route) and route.methods and route.path_regex.match(path):
+            by_path.setdefault(route.path_format, set()).update(route.methods)
+    found = by_path[min(by_path, key=lambda each: each.count("{"))] if by_path else set()
+    return found | ({"HEAD"} if "GET" in found else set())
 
 
 def install(app: FastAPI) -> None:
@@ -106,9 +136,13 @@ def install(app: FastAPI) -> None:
         return problem(422, "invalid_request", detail)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        headers = error.headers
+        if error.status_code == 405:  # noqa: PLR2004  # the router names the methods of one route only
+            headers = {"Allow": ", ".join(sorted(allowed_methods(app, request.url.path)))}
         code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        return problem(error.status_code, code, str(error.detail), error.headers)
+        code = error.code if isinstance(error, RefusedBodyError) else code
+        return problem(error.status_code, code, str(error.detail), headers)
 
     @app.exception_handler(DatabaseUnavailableError)
     async def _unavailable(_: Request, error: DatabaseUnavailableError) -> JSONResponse:

@@ -17,7 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from paybill_runtime import clock
 from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.http.problems import problem
 from paybill_runtime.http.request_head import MAX_HEAD_BYTES, check
+from paybill_runtime.telemetry import child, log_context
 
 MAX_CONNECTIONS = 2000
 """A burst of new clients within a second at three times a service's capacity; they use 60 MB at most."""
@@ -127,6 +129,19 @@ class GatheredWrites:
             self._transport.write(b"".join(parts))
 
 
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol. What it cannot parse is refused as a problem, like everything else."""
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        with log_context("", child(None)) as traceparent:
+            refusal = problem(400, "bad_request", "this is no valid HTTP/1.1 request", {"traceparent": traceparent})
+        headers = [*self.server_state.default_headers, *refusal.raw_headers, (b"connection", b"close")]
+        head = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (head, bytes(refusal.body)))
+        self.transport.close()
+
+
 class Connection(asyncio.Protocol):
     """The connection of one client. It passes everything on to uvicorn's protocol, and closes clients without end.
 
@@ -137,7 +152,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.reads_body = False
         self._connections = connections
-        self._protocol = HttpToolsProtocol(app_state={**app_state, _CONNECTION: self}, **uvicorn_arguments)
+        self._protocol = Protocol(app_state={**app_state, _CONNECTION: self}, **uvicorn_arguments)
         self._requests = 0
         self._begun: Scope | None = None
         self._unread_bytes = 0

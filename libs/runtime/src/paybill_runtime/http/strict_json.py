@@ -41,7 +41,7 @@ def read_json(document: bytes) -> Any:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_object,
+            object_pairs_hook=object_of,
             parse_constant=_refuse_constant,
             parse_int=_integer,
             parse_float=_number,
@@ -57,7 +57,8 @@ def read_json(document: bytes) -> Any:
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object; a hook of `json.loads`. Raises JsonError for repeated keys, and for too many."""
     if len(pairs) > MAX_KEYS:
         raise JsonError("too_many_keys", f"an object has {len(pairs)} keys; {MAX_KEYS} are allowed")
     found = dict(pairs)

@@ -15,6 +15,7 @@ from faststream.specification import AsyncAPI
 from paybill_contracts.envelope import INTAKE_ROOT
 from paybill_contracts.event import PARTITIONS, latest_event
 from paybill_contracts.schemas import published_events, untitled
+from paybill_contracts.voided_events import EventVoided
 
 from paybill_runtime.http.router import Router
 from paybill_runtime.messaging.api_key_copies import key_facts
@@ -37,7 +38,7 @@ def document(service: str, subscriptions: Subscriptions, *, of_agents: bool = Fa
     of_agents: the service accepts keys of agents, and receives their facts.
     """
     owned = [event for event in published_events() if event.TYPE.startswith(f"{service}.")]
-    subscriptions.follows(key_facts(of_agents=of_agents))
+    subscriptions.follows((*key_facts(of_agents=of_agents), EventVoided))
     subscriptions.publishes(event for event in owned if event is latest_event(event.TYPE))
     broker = NatsBroker(routers=[subscriptions.router], apply_types=False, logger=None)
     specification = AsyncAPI(

@@ -27,6 +27,7 @@ from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.stream_identity import check_stream_identity
 from paybill_runtime.messaging.streams import EVENTS, INTAKE
 from paybill_runtime.messaging.subscriptions import Subscriptions
+from paybill_runtime.messaging.voided_facts import VoidedFacts
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +73,16 @@ def sources(subscriptions: Subscriptions) -> dict[str, Source]:
 class Consumer:
     """Consumes one source for the partitions that this process owns."""
 
-    def __init__(self, source: Source, processor: MessageProcessor, broker: Broker, leases: Leases) -> None:
+    def __init__(
+        self, source: Source, processor: MessageProcessor, broker: Broker, leases: Leases, voided: VoidedFacts
+    ) -> None:
         self._source = source
         self._name = f"consumer of {source.stream}"
         self._reconnects = 0
         self._processor = processor
         self._broker = broker
         self._leases = leases
+        self._voided = voided
         self._ordered_consumer: OrderedConsumer | None = None
         self._held: dict[str, int] = {}
         self._positions: dict[int, int] = {}
@@ -164,6 +168,9 @@ class Consumer:
         self._positions |= positions
 
     def _is_new(self, item: IncomingMessage) -> bool:
+        if self._source.stream == EVENTS and self._voided.covers(item.sequence, item.id, item.payload):
+            log.warning("sequence %d is void and not handled", item.sequence)
+            return False
         return item.sequence > self._positions.get(item.partition, item.sequence)
 
     async def _resume(self) -> None:
@@ -188,6 +195,7 @@ class Consumer:
         last_id = str(last.message) if last.message else None
         with self._processor.restore_guard.checking(self._name):
             await check_stream_identity(self._broker.client, stream, last.sequence, last_id)
+        await self._voided.load(self._broker.client)
         self._positions = {row.partition: row.sequence for row in rows}
         start = min(self._positions.values()) + 1
         self._ordered_consumer = OrderedConsumer(self._broker.client, stream, filters, start)

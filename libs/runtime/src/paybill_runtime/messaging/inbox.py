@@ -19,6 +19,14 @@ POSITIONS = text(
     "SELECT partition, sequence, message FROM chassis.position "
     "WHERE stream = :stream AND partition = ANY(CAST(:partitions AS text[])::smallint[])"
 )
+CURRENT_WITNESS = text(
+    "SELECT coalesce((SELECT sequence FROM chassis.position WHERE stream = 'EVENTS/witness' AND partition = 0), 0)"
+)
+NOTE_WITNESS = text(
+    "INSERT INTO chassis.position AS p (stream, partition, sequence) VALUES ('EVENTS/witness', 0, :sequence) "
+    "ON CONFLICT (stream, partition) DO UPDATE SET sequence = excluded.sequence WHERE p.sequence = :before"
+)
+"""The witness: a sequence that the stream had reached when this database was written (decision 0050)."""
 LAST_POSITION = text("SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = :stream")
 
 Queue = tuple[int, str]

@@ -17,6 +17,7 @@ from paybill_runtime.database.leases import partition_lease
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import reason, single_line
+from paybill_runtime.http.strict_json import JsonError, read_json
 from paybill_runtime.messaging.inbox import Queue
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, INTAKE
@@ -132,6 +133,7 @@ def _third_token(subject: str) -> str:
 def _read(item: IncomingMessage, subscriptions: Subscriptions) -> None:
     if item.stream == INTAKE:
         event = read_intake_event(item.subject, item.headers, item.payload, item.sequence)
+        _check(item.payload)
         item.argument, item.handler = event, subscriptions.intake_handlers.get(event.event.TYPE)
         if item.handler is None:
             raise MalformedFactError(f"{event.event.TYPE} is not accepted from publishers")
@@ -147,6 +149,14 @@ def _read(item: IncomingMessage, subscriptions: Subscriptions) -> None:
     else:
         fact = _fact(item)
         item.argument, item.handler = fact, subscriptions.fact_handlers.get(fact.event.TYPE)
+
+
+def _check(payload: bytes) -> None:
+    """Refuses a payload that its publisher and another consumer could read differently."""
+    try:
+        read_json(payload)
+    except JsonError as error:
+        raise MalformedFactError(f"the payload is refused: {error}") from None
 
 
 def _fact(item: IncomingMessage) -> Fact:

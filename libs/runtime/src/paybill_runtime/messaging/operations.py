@@ -87,7 +87,7 @@ def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -
     async def healthz() -> dict[str, str]:
         return {"service": service, "status": "ok"}
 
-    @router.get("/readyz")
+    @router.get("/readyz", responses={503: {"content": {"application/json": {"schema": {"type": "object"}}}}})
     async def readyz(response: Response) -> dict[str, Any]:
         checks = dict(health())
         try:

@@ -12,7 +12,7 @@ import json
 import logging
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from time import monotonic
 
 from nats.aio.client import Client
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 HEARTBEAT_TIMEOUT_S = 2.5 * HEARTBEAT_S
+RECOUNT_S = 1.0
+"""Time without a message after which the pending ones are counted again."""
 
 
 def stream_sequence(message: Msg) -> int:
@@ -93,6 +95,20 @@ class OrderedConsumer:
         info = await self._client.jetstream().consumer_info(self._stream, self._consumer)
         delivered = info.delivered.consumer_seq if info.delivered else 0
         return (info.num_pending or 0) + delivered - self._fetched
+
+    async def existing(self, timeout_s: float) -> AsyncIterator[list[Msg]]:
+        """Yields the batches of matching messages that the stream has now.
+
+        The server counts a message that it cannot read as pending, and leaves it out. Raises TimeoutError when the
+        stream does not answer for `timeout_s`.
+        """
+        remaining, answered = await self.pending(), monotonic()
+        while remaining > 0:
+            if messages := await self.fetch(RECOUNT_S):
+                remaining, answered = remaining - len(messages), monotonic()
+                yield messages
+            elif (remaining := await self.pending()) > 0 and monotonic() - answered > timeout_s:
+                raise TimeoutError("the stream does not answer")
 
     async def lag(self) -> int | None:
         """Returns `pending` plus the batch in progress; None without a consumer. Safe during `fetch`."""

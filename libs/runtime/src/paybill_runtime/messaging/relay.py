@@ -21,12 +21,13 @@ from paybill_runtime.decisions.outbox import UnpublishedFact
 from paybill_runtime.decisions.restore_guard import OLDER_DATABASE, LogStateMismatchError, RestoreGuard
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, LeaseLostError, reason
 from paybill_runtime.messaging.broker import Broker
-from paybill_runtime.messaging.message import UUID_TEXT
+from paybill_runtime.messaging.foreign_facts import ForeignFacts, LogMessage, current_witness, lacking, log_message
 from paybill_runtime.messaging.nats_patches import encode_headers, publish_batch
-from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.publication_spans import PublicationSpans
 from paybill_runtime.messaging.stream_identity import check_stream_identity
 from paybill_runtime.messaging.streams import EVENTS
+from paybill_runtime.messaging.voided_facts import VoidedFacts
 from paybill_runtime.security.identity import WrongRecipientError
 from paybill_runtime.telemetry import exporting, meter
 
@@ -63,7 +64,8 @@ class Relay:
     """Publishes the outbox while this process holds the relay's lease.
 
     problem: the reason why facts wait, for operators; empty when they do not. gather_s: seconds for which facts wait
-    after a round, so that the next one publishes them together.
+    after a round, so that the next one publishes them together. checked, witness: the end of the stream and the stored
+    witness when it last compared the stream with the outbox.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class Relay:
         publish_keys: PublishKeys,
         restore_guard: RestoreGuard,
         spans: PublicationSpans,
+        foreign_facts: ForeignFacts,
+        voided: VoidedFacts,
         gather_s: float = 0,
     ) -> None:
         self._service = service
@@ -85,6 +89,8 @@ class Relay:
         self._wake = asyncio.Event()
         self._restore_guard = restore_guard
         self._spans = spans
+        self._foreign_facts = foreign_facts
+        self._voided = voided
         self._gather_s = gather_s
         self._relaying: tuple[int, int, int] | None = None
         self._aligned = False
@@ -92,11 +98,22 @@ class Relay:
         self._failures = 0
         self._found_nothing_at = -POLL_S
         self.problem = ""
+        self.checked = self.witness = 0
         leases.on_change(self.wake)
 
     def wake(self) -> None:
         """Signals that facts were committed."""
         self._wake.set()
+
+    @property
+    def is_aligned(self) -> bool:
+        """True while this process publishes, and stream and outbox belong together."""
+        return self._aligned and RELAY in self._leases.held and self._broker.connected.is_set()
+
+    def realign(self) -> None:
+        """Makes the next round compare the stream with the outbox."""
+        self._aligned = False
+        self.wake()
 
     async def run(self) -> None:
         """Publishes until cancelled. While NATS or PostgreSQL is unavailable, facts stay in the outbox.
@@ -146,7 +163,8 @@ class Relay:
             self._relaying, self._aligned = relaying, False
         if not self._aligned:
             with self._restore_guard.checking(RELAY):
-                await self._catch_up(epoch)
+                foreign = await self._catch_up(epoch)
+            await self._foreign_facts.report(foreign)
             self._aligned, woken = True, True
         self._restore_guard.check()
         now = asyncio.get_running_loop().time()
@@ -269,42 +287,46 @@ class Relay:
             await statement.execute(connection)
         _RELAYED.add(len(stored))
 
-    async def _catch_up(self, epoch: int) -> None:
-        """Finds facts that were published but not marked; the server forgets ids after its window."""
+    async def _catch_up(self, epoch: int) -> list[LogMessage]:
+        """Finds facts that were published but not marked; the server forgets ids after its window.
+
+        Returns the facts that somebody else wrote. Raises LogStateMismatchError when the log has facts of this service
+        that an older copy of its database lacks.
+        """
         # A server joins a cluster only by a restart, and after a reconnect this runs again. The number of replicas
         # would not do: an operator may raise it while this relay publishes.
-        cluster = (await self._broker.client.jetstream().stream_info(EVENTS)).cluster
-        self._in_cluster = cluster is not None and bool(cluster.name)
+        info = await self._broker.client.jetstream().stream_info(EVENTS)
+        self._in_cluster = info.cluster is not None and bool(info.cluster.name)
         async with self._database.reading() as connection:
             start = await outbox.recent_sequence(connection, 2 * BATCH)
             last = await outbox.last_published(connection)
-        last_known = 0
         if last is not None:
-            last_known = last.sequence
-            await check_stream_identity(self._broker.client, EVENTS, last_known, str(last.event_id))
+            await check_stream_identity(self._broker.client, EVENTS, last.sequence, str(last.event_id))
+        await self._voided.load(self._broker.client)
         consumer = OrderedConsumer(self._broker.client, EVENTS, [f"paybill.events.*.{self._service}.>"], start or 1)
+        unknown: list[LogMessage] = []
         try:
-            remaining = await consumer.pending()
-            while remaining > 0:
-                messages = await consumer.fetch(ACK_TIMEOUT_S)
-                if not messages:
-                    raise TimeoutError("the stream does not answer")
-                remaining -= len(messages)
-                await self._mark_found(
-                    {(m.headers or {}).get("ce-id", ""): stream_sequence(m) for m in messages}, last_known, epoch
-                )
+            async for messages in consumer.existing(ACK_TIMEOUT_S):
+                found = [log_message(self._service, each, self._voided) for each in messages]
+                unknown += await self._mark_found(found, epoch)
         finally:
             await consumer.close()
-
-    async def _mark_found(self, found: dict[str, int], last_known: int, epoch: int) -> None:
-        ids = [UUID(id_) for id_ in found if UUID_TEXT.fullmatch(id_)]
         async with self._database.reading() as connection:
-            rows = await outbox.rows_by_id(connection, ids)
-        await self._mark([(row.position, found[str(row.event_id)]) for row in rows if row.sequence is None], epoch)
-        known = {str(row.event_id) for row in rows}
-        unknown = [sequence for id_, sequence in found.items() if id_ not in known and sequence > last_known]
-        if unknown:
+            self.witness = await current_witness(connection)
+            lost = await lacking(connection, unknown) if unknown else []
+        if lost:
             raise LogStateMismatchError(
-                f"the stream has facts of {self._service} that this database does not have, from {min(unknown)} on: "
-                f"{OLDER_DATABASE}"
+                f"the stream has facts of {self._service} that this database does not have, from {lost[0].sequence} "
+                f"on: {OLDER_DATABASE}"
             )
+        self.checked = info.state.last_seq
+        return unknown
+
+    async def _mark_found(self, found: Sequence[LogMessage], epoch: int) -> list[LogMessage]:
+        """Stores the sequences of those that were not marked; returns those that the outbox does not hold."""
+        sequences = {message.id: message.sequence for message in found}
+        async with self._database.reading() as connection:
+            rows = await outbox.rows_by_id(connection, list(map(UUID, sequences)))
+        await self._mark([(row.position, sequences[str(row.event_id)]) for row in rows if row.sequence is None], epoch)
+        known = {str(row.event_id) for row in rows}
+        return [message for message in found if message.id not in known]

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 
 from nats.aio.msg import Msg
 
+from paybill_runtime.messaging.message import message_id
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
+from paybill_runtime.messaging.streams import EVENTS
+from paybill_runtime.messaging.voided_facts import VoidedFacts
 from paybill_runtime.replay.outbox_rows import OutboxRow, OutboxSnapshot
 from paybill_runtime.replay.report import Report
 
@@ -29,8 +32,9 @@ class Alignment:
     absent: rows that were not at their sequence, by id.
     """
 
-    def __init__(self, outbox: OutboxSnapshot, report: Report) -> None:
+    def __init__(self, outbox: OutboxSnapshot, report: Report, voided: VoidedFacts) -> None:
         self._outbox = outbox
+        self._voided = voided
         self._report = report
         self._absent: dict[str, tuple[int, str, str, int]] = {}
         self.deviations = Deviations()
@@ -74,7 +78,7 @@ class Alignment:
         id_, sequence = _id(message), stream_sequence(message)
         row = rows.get(id_)
         if row is None:
-            self._report_unknown(message.subject, sequence)
+            self._report_unknown(message, sequence)
             return
         if id_ in due:
             due.discard(id_)
@@ -100,8 +104,12 @@ class Alignment:
                     "misplaced_fact", f"sequence {sequence}", f"{row.subject} {id_} was confirmed at {row.sequence}"
                 )
 
-    def _report_unknown(self, subject: str, sequence: int) -> None:
-        if sequence > self._outbox.newest_sequence:
+    def _report_unknown(self, message: Msg, sequence: int) -> None:
+        subject = message.subject
+        id_ = message_id(EVENTS, subject, message.headers or {}, sequence)
+        if self._voided.covers(sequence, id_, message.data):
+            self._report.voided += 1
+        elif sequence > self._outbox.newest_sequence:
             self._report.after_snapshot += 1
         else:
             self._report.add(

@@ -44,6 +44,7 @@ class Report(Faults):
     from_outbox: int = 0
     duplicates: int = 0
     after_snapshot: int = 0
+    voided: int = 0
     aggregates: int = 0
     rebuilt: bool = False
 
@@ -61,6 +62,7 @@ class Report(Faults):
             "from_outbox": self.from_outbox,
             "duplicates": self.duplicates,
             "after_snapshot": self.after_snapshot,
+            "voided": self.voided,
             "aggregates": self.aggregates,
             "rebuilt": self.rebuilt,
             "fault_count": self.fault_count,

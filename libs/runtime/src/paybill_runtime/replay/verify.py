@@ -24,6 +24,7 @@ from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.errors import ConfigurationError, reason
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect
+from paybill_runtime.messaging.voided_facts import VoidedFacts
 from paybill_runtime.replay.alignment import Alignment, Deviations
 from paybill_runtime.replay.comparison import Comparison, compare, corrected, fold
 from paybill_runtime.replay.folding import Folded, Folding
@@ -98,7 +99,7 @@ async def replay(
     try:
         async with database.snapshot() as connection:
             outbox = await OutboxSnapshot(connection).open()
-            alignment = Alignment(outbox, report)
+            alignment = Alignment(outbox, report, await _voided(client))
             async with _comparing(service.states, database, outbox, other_process) as comparing:
                 async for messages in _log(client, service.name):
                     await alignment.add(messages)
@@ -143,16 +144,21 @@ async def _comparing(
         await asyncio.wait([task])
 
 
+async def _voided(client: Client) -> VoidedFacts:
+    """Reads which facts are void. Raises LogUnavailableError."""
+    voided = VoidedFacts()
+    try:
+        await voided.load(client)
+    except (NatsError, JetStreamError, OSError, TimeoutError) as error:
+        raise LogUnavailableError(reason(error)) from error
+    return voided
+
+
 async def _log(client: Client, service: str) -> AsyncIterator[Sequence[Msg]]:
     """Yields every message of this service in the stream. Raises LogUnavailableError."""
     consumer = OrderedConsumer(client, EVENTS, [f"paybill.events.*.{service}.>"], 1, batch=PART)
     try:
-        remaining = await consumer.pending()
-        while remaining > 0:
-            messages = await consumer.fetch(ANSWER_TIMEOUT_S)
-            if not messages:
-                raise LogUnavailableError("the stream does not answer")
-            remaining -= len(messages)
+        async for messages in consumer.existing(ANSWER_TIMEOUT_S):
             yield messages
         await consumer.close()
     except (NatsError, JetStreamError, OSError, TimeoutError) as error:

@@ -15,6 +15,7 @@ from paybill_embedded.postgres import PostgresServer
 
 from paybill_runtime.app import Running, Service
 from paybill_runtime.http.auth import Role, make_key
+from paybill_runtime.loops import Loops
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing.databases import Databases
 
@@ -36,7 +37,10 @@ Start = Callable[..., Any]
 async def start(
     postgres: PostgresServer, databases: Databases, nats: NatsServer, tmp_path: Path
 ) -> AsyncIterator[Start]:
-    """`await start(service, **settings)` runs a service on a fresh database until the test ends."""
+    """`await start(service, **settings)` runs a service on a fresh database until the test ends.
+
+    loops: run its background loops instead of its own `Loops`.
+    """
     identities = tmp_path / "identities"
     for name in _IDENTITIES:
         make_identity(identities, name)
@@ -45,7 +49,7 @@ async def start(
     keys.write_text(json.dumps({"keys": [key.stored]}))
     async with AsyncExitStack() as stack:
 
-        async def started(service: Service, url: str | None = None, **more: Any) -> Served:
+        async def started(service: Service, url: str | None = None, loops: Loops | None = None, **more: Any) -> Served:
             database_url = url or await databases.fresh(service.name)
             settings = service.settings(
                 **{
@@ -62,7 +66,9 @@ async def start(
                     **more,
                 }
             )
-            running = await stack.enter_async_context(Running(service, settings))
+            running = Running(service, settings)
+            running.loops = loops or running.loops
+            await stack.enter_async_context(running)
             client = httpx.AsyncClient(
                 transport=httpx.ASGITransport(_when_called(running), raise_app_exceptions=False),
                 base_url="http://service",

@@ -12,13 +12,14 @@ __all__ = ["read_state", "router"]
 
 def router(context: ServiceContext, gate: Gate) -> APIRouter:
     """Returns the routes of the REST API."""
-    routes = APIRouter()
-    routes.include_router(runs.router(context, gate))
-    routes.include_router(approvals.router(context))
-    routes.include_router(agents.router(context))
-    routes.include_router(freezes.router(context))
-    routes.include_router(bundles.router(context))
-    routes.include_router(table_drift.router(context, gate))
-    routes.include_router(explanations.router(context))
-    routes.include_router(tenants.router(context))
-    return routes
+    parts = (
+        runs.router(context, gate),
+        approvals.router(context),
+        agents.router(context),
+        freezes.router(context),
+        bundles.router(context),
+        table_drift.router(context, gate),
+        explanations.router(context),
+        tenants.router(context),
+    )
+    return APIRouter(routes=[route for part in parts for route in part.routes])

@@ -131,7 +131,7 @@ class _Prepared:
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes below `/v1/bundles`."""
-    routes = Router(prefix="/v1/bundles", tags=["bundles"])
+    routes = Router(prefix="/v1/bundles", tags=["bundles"], problems={422: ("invalid_body", "invalid_bundle")})
     check_lock = asyncio.Lock()
 
     @routes.post("")

@@ -43,6 +43,24 @@ _NO_TOOL = {UnknownToolError.code, "run_not_found", "step_not_allowed"}
 """Refusals of a call whose tool is not listed: it may be of a run that began under an earlier bundle."""
 
 
+_ERROR: dict[str, Any] = {
+    "description": "An error of JSON-RPC, or of HTTP.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["jsonrpc", "id", "error"],
+                "properties": {"error": {"type": "object", "required": ["code", "message", "data"]}},
+            }
+        }
+    },
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    202: {"description": "A notification, which has no answer."},
+    **dict.fromkeys((400, 404, 413), _ERROR),
+}
+
+
 class McpEndpoint:
     """Fast route of POST /mcp."""
 
@@ -175,11 +193,18 @@ def _unknown_tool(message: Message, name: str) -> McpError:
 
 def router(context: ServiceContext, gate: Gate) -> APIRouter:
     """Returns the ordinary route of the endpoint, which has its documentation; the fast route answers requests."""
-    routes = Router(tags=["mcp"])
+    routes = Router(
+        tags=["mcp"],
+        problems={403: ("no_agent", "origin_refused"), 406: ("not_acceptable",), 415: ("wrong_content_type",)},
+    )
     endpoint = McpEndpoint(context, gate)
     context.fast_routes[PATH] = endpoint
 
-    @routes.post(PATH, dependencies=[Depends(HTTPBearer(auto_error=False, description="The key of an agent."))])
+    @routes.post(
+        PATH,
+        responses=_RESPONSES,
+        dependencies=[Depends(HTTPBearer(auto_error=False, description="The key of an agent."))],
+    )
     async def mcp(request: Request) -> Any:
         """Answers one message of the Model Context Protocol, revision 2026-07-28 or 2025-11-25, in JSON.
 

@@ -94,7 +94,7 @@ class PublicationView(BaseModel):
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of the catalogue."""
-    routes = Router(prefix="/v1", tags=["catalogue"])
+    routes = Router(prefix="/v1", tags=["catalogue"], problems={422: ("invalid_plans",)})
     parse_lock = asyncio.Lock()
     plans_key, tiers_key = CATALOGUES.key(catalogue.CATALOGUE), TIERS.key(tiers.TIERS)
 

@@ -62,7 +62,7 @@ class DriftPage(BaseModel):
 
 def router(context: ServiceContext, listing: frozenset[str]) -> APIRouter:
     """Returns the routes. listing: providers that list their subscriptions."""
-    routes = Router(prefix="/v1", tags=["reconciliation"])
+    routes = Router(prefix="/v1", tags=["reconciliation"], problems={404: ("unknown_provider",)})
 
     @routes.post("/providers/{provider}/reconciliations", status_code=status.HTTP_202_ACCEPTED)
     async def start(provider: Provider, body: StartBody, principal: Operator) -> RunView:

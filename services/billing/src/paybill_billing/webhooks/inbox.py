@@ -1,7 +1,6 @@
 """Inbox of webhooks: stores messages by group commit before they are acknowledged, and counts refused ones."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -91,13 +90,17 @@ class WebhookInbox:
                     done.set_exception(error)
 
     async def _owners(self, messages: Sequence[InboxMessage]) -> dict[str, MessageOwner]:
-        """Returns the tenants of customers, for the spans of the requests."""
+        """Returns the tenants of customers, for the spans of the requests; none of them when they cannot be read."""
         customers = sorted({_customer(message) for message in messages if message.delivery.customer})
-        with contextlib.suppress(DatabaseUnavailableError):
+        try:
             rows = await self._context.rows(ACCOUNTS_OF_CUSTOMERS, {"customers": customers})
             begun = await self._context.journeys([ACCOUNTS.key(row.id) for row in rows])
             return {row.customer: MessageOwner(row.id, begun.get(ACCOUNTS.key(row.id))) for row in rows}
-        return {}
+        except DatabaseUnavailableError:
+            return {}
+        except Exception:  # the messages are stored, and their senders wait for this answer
+            log.exception("the tenants of stored webhooks cannot be read; their spans have none")
+            return {}
 
     async def _insert(self, messages: Sequence[InboxMessage]) -> Exception | None:
         unique = {(message.provider, message.delivery.event_id): message for message in messages}
@@ -162,6 +165,8 @@ class RefusalCounts:
                 for key, counted in counts.items():
                     self._counts.setdefault(key, _Refused(0, counted.last_at, counted.source, counted.detail))
                     self._counts[key].count += counted.count
+            except Exception:
+                log.exception("the counts of %d refused webhooks are lost", sum(row["count"] for row in rows))
 
 
 def _customer(message: InboxMessage) -> str:

@@ -21,14 +21,15 @@ __all__ = ["read_state", "router"]
 
 def router(context: ServiceContext, checks: drift.Checks) -> APIRouter:
     """Returns the routes of the service."""
-    routes = APIRouter()
-    routes.include_router(blueprints.router(context))
-    routes.include_router(cells.router(context))
-    routes.include_router(policy.router(context))
-    routes.include_router(plans.router(context))
-    routes.include_router(approvals.router(context))
-    routes.include_router(price_book.router(context))
-    routes.include_router(credentials.router(context))
-    routes.include_router(environments.router(context))
-    routes.include_router(drift.router(context, checks))
-    return routes
+    parts = (
+        blueprints.router(context),
+        cells.router(context),
+        policy.router(context),
+        plans.router(context),
+        approvals.router(context),
+        price_book.router(context),
+        credentials.router(context),
+        environments.router(context),
+        drift.router(context, checks),
+    )
+    return APIRouter(routes=[route for part in parts for route in part.routes])

@@ -17,7 +17,7 @@ from paybill_runtime.http.listing import Limit, load_page, load_state, state_col
 from paybill_runtime.http.router import Router
 from sqlmodel import col, select
 
-from paybill_tenant.api import api_keys, holds
+from paybill_tenant.api import api_keys, holds, voided_events
 from paybill_tenant.api.deciding import IdOrSlug, Operator, Viewer, act, is_named
 from paybill_tenant.api.views import (
     Email,
@@ -209,7 +209,8 @@ def router(context: ServiceContext) -> APIRouter:
             context, principal, tenant, "offboard", lambda state, at: offboarding.offboard(state, body.reason, at.now)
         )
 
-    return APIRouter(routes=[*routes.routes, *holds.router(context).routes, *api_keys.router(context).routes])
+    more = (holds.router(context), api_keys.router(context), voided_events.router(context))
+    return APIRouter(routes=[*routes.routes, *(route for router in more for route in router.routes)])
 
 
 async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any, NoReturn
 
-import orjson
+from paybill_runtime.http.strict_json import JsonError, object_of
 from stripe import SignatureVerificationError, WebhookSignature
 
 from paybill_billing.providers.port import Delivery, DeliveryRefusedError, MalformedObjectError
@@ -140,6 +140,8 @@ def _text(body: bytes) -> str:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         event = _parsed(text)
+    except JsonError as error:
+        _refuse(error.code, f"the body is refused: {error}")
     except ValueError:
         _refuse("not_json", "the body is not JSON")
     if not isinstance(event, dict):
@@ -148,13 +150,10 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """Parses with orjson, which is three times as fast, and retries with the more lenient json."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        if _depth(text) > _MAX_DEPTH:
-            raise
-        return json.loads(text)
+    """Returns the value of a body. Raises ValueError; JsonError for a key that is repeated."""
+    if text.count("{") + text.count("[") > _MAX_DEPTH and _depth(text) > _MAX_DEPTH:
+        raise ValueError("it is nested too deeply")
+    return json.loads(text, object_pairs_hook=object_of)
 
 
 def _depth(text: str) -> int:

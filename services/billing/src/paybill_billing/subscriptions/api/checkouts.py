@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.http import OperatorAtProvider
+from paybill_billing.http import PROVIDER_PROBLEMS, OperatorAtProvider
 from paybill_billing.providers.port import (
     CheckoutProvider,
     CustomerLookup,
@@ -52,7 +52,8 @@ class CheckoutView(BaseModel):
 
 def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the route of checkouts. connected: the providers by name."""
-    routes = Router(prefix="/v1", tags=["checkout"])
+    away = {**PROVIDER_PROBLEMS, 503: (*PROVIDER_PROBLEMS[503], "no_catalogue")}
+    routes = Router(prefix="/v1", tags=["checkout"], problems=away)
     concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def opened(account: Account, customer: str, *, is_first: bool) -> OpenedCheckout | str:

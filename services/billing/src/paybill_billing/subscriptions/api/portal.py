@@ -12,7 +12,7 @@ from paybill_runtime.http.problems import Problem
 from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
-from paybill_billing.http import OperatorAtProvider
+from paybill_billing.http import PROVIDER_PROBLEMS, OperatorAtProvider
 from paybill_billing.providers.port import (
     CustomerPortal,
     ProviderConnection,
@@ -40,7 +40,7 @@ class PortalView(BaseModel):
 
 def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the route of the customer portal. connected: the providers by name."""
-    routes = Router(prefix="/v1", tags=["portal"])
+    routes = Router(prefix="/v1", tags=["portal"], problems=PROVIDER_PROBLEMS)
     concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
     @routes.post("/tenants/{tenant_id}/portal")

@@ -14,7 +14,7 @@ from paybill_runtime.http.problems import Problem
 from paybill_runtime.http.router import Router
 from pydantic import BaseModel, Field
 
-from paybill_billing.http import Viewer
+from paybill_billing.http import PROVIDER_PROBLEMS, Viewer
 from paybill_billing.providers.port import (
     ProviderConnection,
     ProviderRefusedError,
@@ -61,7 +61,7 @@ class InvoicedUsagePage(BaseModel):
 
 def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the route. connected: the providers by name."""
-    routes = Router(prefix="/v1/tenants/{tenant_id}/usage", tags=["usage"])
+    routes = Router(prefix="/v1/tenants/{tenant_id}/usage", tags=["usage"], problems=PROVIDER_PROBLEMS)
     concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
     @routes.get("/invoiced")

@@ -27,7 +27,7 @@ CONSUMER = "consume"
 
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
-    routes = Router(prefix="/v1", tags=["usage"])
+    routes = Router(prefix="/v1", tags=["usage"], problems={400: ("idempotency_key_missing",)})
 
     @routes.get("/tenants/{tenant_id}/usage")
     async def show_usage(tenant_id: TenantId, _: Viewer) -> TenantUsageView:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from paybill_contracts.values import Key
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.http.problems import Problem
+from paybill_runtime.http.problems import ANY_CODE, Problem
 from paybill_runtime.http.router import Router
 from paybill_runtime.telemetry import OUTCOME, PROVIDER, TENANT, annotate, exporting, meter
 from pydantic import BaseModel
@@ -87,7 +87,10 @@ class WebhookRoute:
 
 def router(context: ServiceContext, inbound: Mapping[str, Inbound]) -> APIRouter:
     """Returns the route. inbound: by provider."""
-    routes = Router(tags=["webhooks"])
+    routes = Router(
+        tags=["webhooks"],
+        problems={400: (ANY_CODE,), 404: ("unknown_provider",)},
+    )
     inbox, refusals = WebhookInbox(context), RefusalCounts(context)
     by_provider = {name: WebhookRoute(context, name, one, inbox, refusals) for name, one in inbound.items()}
     context.fast_routes.update((f"/webhooks/{name}", route) for name, route in by_provider.items())

@@ -1,0 +1,82 @@
+"""Voided facts: each process follows in the log which messages an operator declared void."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
+from paybill_contracts.envelope import EVENTS_ROOT, read_fact
+from paybill_contracts.errors import DomainError
+from paybill_contracts.event import partition_of
+from paybill_contracts.voided_events import EventVoided, payload_digest
+
+from paybill_runtime.errors import DatabaseUnavailableError, reason
+from paybill_runtime.messaging.broker import Broker
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
+from paybill_runtime.messaging.streams import EVENTS
+
+log = logging.getLogger(__name__)
+
+PAUSE_S = 0.5
+ANSWER_TIMEOUT_S = 5.0
+_FILTERS = [f"{EVENTS_ROOT}.{partition_of(None)}.{EventVoided.TYPE}.*"]
+
+OnVoid = Callable[[EventVoided], Awaitable[None]]
+
+
+class VoidedFacts:
+    """The voided messages that are known here."""
+
+    def __init__(self) -> None:
+        self._by_sequence: dict[int, EventVoided] = {}
+        self._next = 1
+
+    def covers(self, sequence: int, id_: str, payload: bytes) -> bool:
+        """Returns whether the message with this id in our tables is void."""
+        void = self._by_sequence.get(sequence)
+        return void is not None and void.event_id == id_ and void.digest == payload_digest(payload)
+
+    async def load(self, client: Client) -> None:
+        """Reads what the log has now. Raises errors of NATS."""
+        consumer = OrderedConsumer(client, EVENTS, _FILTERS, self._next)
+        try:
+            async for messages in consumer.existing(ANSWER_TIMEOUT_S):
+                for message in messages:
+                    self._add(message)
+        finally:
+            await consumer.close()
+
+    async def follow(self, broker: Broker, on_void: OnVoid) -> None:
+        """Reads further ones until cancelled. on_void: called with each, also with those that `load` has read."""
+        announced: set[int] = set()
+        consumer: OrderedConsumer | None = None
+        while True:
+            try:
+                await broker.connected.wait()
+                if consumer is None:
+                    consumer = OrderedConsumer(broker.client, EVENTS, _FILTERS, 1)
+                for message in await broker.while_connected(consumer.fetch(1.0)):
+                    self._add(message)
+                for sequence in sorted(self._by_sequence.keys() - announced):
+                    await on_void(self._by_sequence[sequence])
+                    announced.add(sequence)
+            except (DatabaseUnavailableError, NatsError, JetStreamError, OSError, TimeoutError) as error:
+                log.warning("voided events are not followed now: %s", reason(error))
+                if consumer is not None:
+                    await consumer.close()
+                consumer = None
+                await asyncio.sleep(PAUSE_S)
+
+    def _add(self, message: Msg) -> None:
+        sequence = stream_sequence(message)
+        self._next = max(self._next, sequence + 1)
+        try:
+            fact = read_fact(message.subject, message.headers, message.data, sequence)
+        except DomainError as error:
+            log.warning("sequence %d voids nothing: %s", sequence, error)
+            return
+        if isinstance(fact.event, EventVoided) and fact.event.sequence < sequence:
+            self._by_sequence[fact.event.sequence] = fact.event
