@@ -11,7 +11,7 @@ from paybill_contracts.voided_events import payload_digest
 from paybill_runtime.clock import new_id
 from paybill_runtime.messaging import log_audit
 from paybill_runtime.messaging.foreign_facts import LogMessage, continuation
-from paybill_runtime.messaging.message import message_id
+from paybill_runtime.messaging.message_ids import message_id
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.replay.verify import replay
 from paybill_runtime.telemetry import child

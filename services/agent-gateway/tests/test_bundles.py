@@ -115,7 +115,7 @@ async def test_the_rules_are_repeated_on_the_canonical_form(gateway) -> None:
 
     large = await gateway.client.post("/v1/bundles", json={"content": {"workflows": 2**64}})
 
-    assert (large.status_code, large.json()["code"]) == (422, "invalid_bundle")
+    assert (large.status_code, large.json()["code"]) == (400, "number_out_of_range")
     assert unknown.json()["detail"] == "workflows.0.extra: there is no such field"
     assert (shapeless.status_code, shapeless.json()["code"]) == (422, "invalid_bundle")
     assert refused.json()["code"] == "invalid_bundle"

@@ -32,7 +32,7 @@ async def void(
     Example: paybill events void 42 --reason "written with a stolen password" --yes
     """
     from paybill_contracts.voided_events import payload_digest
-    from paybill_runtime.messaging.message import message_id
+    from paybill_runtime.messaging.message_ids import message_id
 
     from paybill_cli.client.event_log import EVENTS, connected, stream_info
     from paybill_cli.commands.events import SEQUENCE, message_at

@@ -20,7 +20,7 @@ from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import single_line
 from paybill_runtime.messaging.inbox import CURRENT_WITNESS, NOTE_WITNESS
-from paybill_runtime.messaging.message import UUID_TEXT, message_id
+from paybill_runtime.messaging.message_ids import UUID_TEXT, message_id
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
 from paybill_runtime.messaging.streams import EVENTS
 from paybill_runtime.messaging.voided_facts import VoidedFacts

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from uuid import UUID, uuid5
 
 import orjson
 from nats.aio.msg import Msg
@@ -19,6 +18,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import reason, single_line
 from paybill_runtime.http.strict_json import JsonError, read_json
 from paybill_runtime.messaging.inbox import Queue
+from paybill_runtime.messaging.message_ids import message_id, third_token
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, INTAKE
 from paybill_runtime.messaging.subscriptions import Handler, StreamMessage, Subscriptions
@@ -29,10 +29,7 @@ STREAM_PARTITION = PARTITIONS + 1
 """The partition of a subscription to all facts, which one process handles in stream order."""
 STREAM_LEASE = "all-facts"
 
-_PUBLISHERS = UUID("5f0c4c2a-3a0e-4d0e-9d1e-6f0a1c8f2b11")
-"""The namespace of ids that are derived from a publisher's: two publishers may use the same id."""
 _PARTITION_TOKENS = {str(partition): partition for partition in range(PARTITIONS)}
-UUID_TEXT = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TENANT = re.compile(r"ten_[0-9a-f]{32}")
 
 
@@ -61,7 +58,7 @@ class IncomingMessage:
     @property
     def publisher(self) -> str:
         """The publisher of an intake event: the third token of its subject."""
-        return single_line(_third_token(self.subject))
+        return single_line(third_token(self.subject))
 
     @property
     def event(self) -> Event | None:
@@ -122,12 +119,7 @@ def _partition(subject: str, stream: str) -> int:
     """Returns the partition in the subject, 0 when it names none; intake events have one of their own."""
     if stream == INTAKE:
         return INTAKE_PARTITION
-    return _PARTITION_TOKENS.get(_third_token(subject), 0)
-
-
-def _third_token(subject: str) -> str:
-    """Returns the third token of a subject: the partition of a fact, the publisher of an intake event."""
-    return (*subject.split(".", 3), "", "", "")[2]
+    return _PARTITION_TOKENS.get(third_token(subject), 0)
 
 
 def _read(item: IncomingMessage, subscriptions: Subscriptions) -> None:
@@ -163,19 +155,6 @@ def _fact(item: IncomingMessage) -> Fact:
     fact = read_fact(item.subject, item.headers, item.payload, item.sequence)
     item.origin = Origin(item.id, fact.origin.correlation, item.origin.actor, fact.origin.traceparent)
     return fact
-
-
-def message_id(stream: str, subject: str, headers: Mapping[str, str], sequence: int) -> str:
-    """Returns the id of a message in our tables: the id of a fact, or one derived from its publisher's."""
-    if stream == INTAKE:
-        return str(uuid5(_PUBLISHERS, f"{_third_token(subject)}/{headers.get('ce-id') or sequence}"))
-    id_ = headers.get("ce-id", "")
-    if UUID_TEXT.fullmatch(id_) is not None:
-        return id_
-    try:
-        return str(UUID(id_))
-    except ValueError:
-        return str(uuid5(_PUBLISHERS, f"{EVENTS}/{sequence}"))
 
 
 def lease_of(stream: str, partition: int) -> str:

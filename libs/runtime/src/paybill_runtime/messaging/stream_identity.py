@@ -6,7 +6,7 @@ from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
 from paybill_runtime.decisions.restore_guard import OLDER_STREAM, LogStateMismatchError
-from paybill_runtime.messaging.message import message_id
+from paybill_runtime.messaging.message_ids import message_id
 from paybill_runtime.messaging.streams import EVENTS
 
 log = logging.getLogger(__name__)

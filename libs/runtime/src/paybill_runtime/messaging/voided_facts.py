@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -14,9 +15,11 @@ from paybill_contracts.event import partition_of
 from paybill_contracts.voided_events import EventVoided, payload_digest
 
 from paybill_runtime.errors import DatabaseUnavailableError, reason
-from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS
+
+if TYPE_CHECKING:  # so that a command loads no web framework
+    from paybill_runtime.messaging.broker import Broker
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class VoidedFacts:
         finally:
             await consumer.close()
 
-    async def follow(self, broker: Broker, on_void: OnVoid) -> None:
+    async def follow(self, broker: "Broker", on_void: OnVoid) -> None:
         """Reads further ones until cancelled. on_void: called with each, also with those that `load` has read."""
         announced: set[int] = set()
         consumer: OrderedConsumer | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from nats.aio.msg import Msg
 
-from paybill_runtime.messaging.message import message_id
+from paybill_runtime.messaging.message_ids import message_id
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
 from paybill_runtime.messaging.streams import EVENTS
 from paybill_runtime.messaging.voided_facts import VoidedFacts
