@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import typer
 
 from paybill_cli import completion
+from paybill_cli.texts import text
 
 
 class OptionGroup:
@@ -19,7 +20,9 @@ class OptionGroup:
         return cls(**values)
 
 
-Reason = Annotated[str, typer.Option("--reason", help="Reason; kept in the log permanently: no personal data.")]
+Reason = Annotated[
+    str, typer.Option("--reason", parser=text, help="Reason; kept in the log permanently: no personal data.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Preview the result, and change nothing.")]
 IdempotencyKey = Annotated[

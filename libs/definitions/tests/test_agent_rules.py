@@ -194,7 +194,7 @@ def test_limits_that_cover_one_execution_are_accepted() -> None:
         ("workflow: w", "workflow: W", "w.yaml:1: workflow: write"),
         ("role: clerk", "role: clerk\nrole: boss", "w.yaml:3: role is written twice, first in line 2"),
         ("role: clerk", "role: clerk\nroles: boss", "w.yaml:3: roles: there is no such field"),
-        ("role: clerk", 'role: clerk\ndescription: "a\\nb"', "w.yaml:3: description: write one line without control"),
+        ("role: clerk", 'role: clerk\ndescription: "a\\nb"', "w.yaml:3: description: remove character 2, U+000A"),
         ("input: {task: tasks.id", "input: {task: &x tasks.id, other: *x", "w.yaml:3: an alias is refused"),
         ("limits: ", "<<: {role: x}\nlimits: ", "w.yaml:5: <<: there is no such field"),
     ],

@@ -137,6 +137,8 @@ async def test_a_malformed_request_is_refused_without_repeating_the_address(tena
             "sec ret@x",
             "secret\n@x",
             "secret\x85@x",
+            "secret@localhost",
+            "secret@x.example\u200b",
         )
     ]
     cases += [
@@ -148,6 +150,8 @@ async def test_a_malformed_request_is_refused_without_repeating_the_address(tena
         sign_up | {"name": ""},
         sign_up | {"name": "secret\x1b[31m"},
         sign_up | {"name": "s" * 501},
+        sign_up | {"name": "secret\u202e"},
+        sign_up | {"name": " \u00a0"},
         sign_up | {"plan": "Pro"},
         sign_up | {"secret": "unknown field"},
         {key: value for key, value in sign_up.items() if key != "region"},

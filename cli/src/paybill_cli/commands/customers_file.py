@@ -5,7 +5,8 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from paybill_contracts.values import Key, ProviderId, Slug, Text
+from paybill_contracts.inputs import Email, PlainText
+from paybill_contracts.values import Key, ProviderId, Slug
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paybill_cli.client.next_steps import next_step
@@ -20,8 +21,8 @@ MAX_ERRORS = 20
 _EXPECTED = {
     "customer": "the customer's id at the provider, such as cus_Q1w2e3",
     "slug": "1 to 40 of a-z, 0-9 and dash, the first a letter",
-    "name": "one line of at most 500 characters",
-    "email": "an address, with one @",
+    "name": "one line of at most 500 visible characters",
+    "email": "an e-mail address",
     "plan": "a plan of the catalogue, such as starter",
     "region": "a region of the blueprint, such as eu-central",
 }
@@ -35,8 +36,8 @@ class CustomerRow(BaseModel):
     line: int
     customer: ProviderId
     slug: Slug
-    name: Text
-    email: str = Field(repr=False, max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+$")
+    name: PlainText
+    email: Email = Field(repr=False)
     plan: Key
     region: Key
 

@@ -16,6 +16,7 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, Reason, TenantName
 from paybill_cli.output import Output
+from paybill_cli.texts import text
 
 _EXCEPTION = re.compile(r"(ovr|grt)_[0-9a-f]{32}")
 
@@ -71,7 +72,7 @@ def override(
     reason: Reason,
     limit: Annotated[int | None, typer.Option("--limit", min=0, help="Maximum of a limit feature.")] = None,
     enabled: Annotated[bool | None, typer.Option("--on/--off", help="Turn an on/off feature on or off.")] = None,
-    value: Annotated[str | None, typer.Option("--value", help="Value of a static feature.")] = None,
+    value: Annotated[str | None, typer.Option("--value", parser=text, help="Value of a static feature.")] = None,
     meter: Annotated[str | None, typer.Option("--meter", help="Meter of a metered feature.")] = None,
     included: Annotated[int, typer.Option("--included", min=0, help="Included usage of the meter.")] = 0,
     quota: Annotated[int | None, typer.Option("--quota", min=0, help="Maximum usage of the meter per window.")] = None,

@@ -14,6 +14,7 @@ from paybill_cli.errors import usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import RequestOptions
 from paybill_cli.output import Output
+from paybill_cli.texts import text
 
 COLUMNS = ("tenant", "difference", "kind", "resource", "attribute", "expected", "observed", "since", "accepted")
 
@@ -27,7 +28,8 @@ Accepted = Annotated[
     str | None, typer.Option("--accept", help="Id of a difference of the tenant that is right as it is.")
 ]
 AcceptReason = Annotated[
-    str | None, typer.Option("--reason", help="Reason to accept it; kept in the log permanently: no personal data.")
+    str | None,
+    typer.Option("--reason", parser=text, help="Reason to accept it; kept in the log permanently: no personal data."),
 ]
 
 

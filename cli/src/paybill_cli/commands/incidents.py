@@ -14,6 +14,7 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, Limit, OnlyTenant, Reason, RequestOptions
 from paybill_cli.output import Output
+from paybill_cli.texts import text
 
 COLUMNS = ("id", "service", "kind", "subject", "since", "owner", "summary")
 _INCIDENTS = "/v1/incidents"
@@ -29,7 +30,7 @@ def list_all(
     status: Annotated[Literal["open", "closed"], typer.Option("--status", help="Incidents to list.")] = "open",
     kind: Annotated[str | None, typer.Option("--kind", help="Only incidents of this kind.")] = None,
     tenant: OnlyTenant = None,
-    owner: Annotated[str | None, typer.Option("--owner", help="Only incidents of this owner.")] = None,
+    owner: Annotated[str | None, typer.Option("--owner", parser=text, help="Only incidents of this owner.")] = None,
     limit: Limit = 100,
 ) -> None:
     """List the problems that the services found, the oldest first.
@@ -83,7 +84,7 @@ def assign(
     stack: Stack,
     options: RequestOptions,
     id: Id,
-    owner: Annotated[str, typer.Option("--owner", help="Person or team that resolves it.")],
+    owner: Annotated[str, typer.Option("--owner", parser=text, help="Person or team that resolves it.")],
 ) -> None:
     """Make a person or a team the owner of an incident.
 

@@ -14,6 +14,7 @@ from paybill_cli.client.tenants import tenant_id, with_tenant, with_tenants
 from paybill_cli.errors import usage
 from paybill_cli.options import ConfirmedOptions, Interval, Limit, OnlyTenant, Reason, TenantName
 from paybill_cli.output import Output
+from paybill_cli.texts import text
 
 OFFERS = ("tenant", "plan", "quantity", "price", "interval", "valid_until")
 INVOICES = ("invoice_id", "status", "total", "due_at", "tenant", "reference")
@@ -96,7 +97,7 @@ def accept(
     stack: Stack,
     options: ConfirmedOptions,
     tenant: TenantName,
-    order: Annotated[str, typer.Option("--po", help="Number of the customer's purchase order.")],
+    order: Annotated[str, typer.Option("--po", parser=text, help="Number of the customer's purchase order.")],
     interval: Interval = None,
     quantity: Quantity = None,
     terms: Annotated[str, typer.Option("--terms", help="Days from an invoice to its due date.")] = "30d",
@@ -139,7 +140,7 @@ def paid(
     options: ConfirmedOptions,
     invoice: InvoiceId,
     reference: Annotated[
-        str, typer.Option("--reference", help="Payment reference; kept permanently: no personal data.")
+        str, typer.Option("--reference", parser=text, help="Payment reference; kept permanently: no personal data.")
     ],
 ) -> None:
     """Record that an invoice is paid.

@@ -18,6 +18,7 @@ from paybill_cli.commands.why import explained
 from paybill_cli.errors import CliError, usage
 from paybill_cli.options import ConfirmedOptions, Interval, Limit, Reason, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output, Progress
+from paybill_cli.texts import email, text
 
 COLUMNS = ("slug", "status", "plan", "region", "billing", "infrastructure", "age", "id")
 FIELDS = (
@@ -26,7 +27,7 @@ FIELDS = (
 )
 SHOWN = (*FIELDS, "change", "customer", "why")
 
-Case = Annotated[str, typer.Option("--case", help="Reference of the case; kept in the log: no personal data.")]
+Case = Annotated[str, typer.Option("--case", parser=text, help="Reference of the case; kept: no personal data.")]
 Legal = Annotated[bool, typer.Option("--legal", help="Required: the hold is a legal one.")]
 CHECKOUT_WAIT_S = 10.0
 LEFT = frozenset({"offboarding", "retained", "cancelled", "purging", "purged"})
@@ -54,8 +55,10 @@ def create(
     region: Annotated[
         str, typer.Option("--region", help="Region of the published blueprint.", autocompletion=completion.regions)
     ],
-    email: Annotated[str, typer.Option("--email", help="Billing contact; encrypted, never shown.")],
-    name: Annotated[str | None, typer.Option("--name", help="Name of the organisation; by default the slug.")] = None,
+    email: Annotated[str, typer.Option("--email", parser=email, help="Billing contact; encrypted, never shown.")],
+    name: Annotated[
+        str | None, typer.Option("--name", parser=text, help="Name for people; by default the slug.")
+    ] = None,
     payment: Annotated[
         str | None, typer.Option("--payment", help="Billing provider, such as manual (by invoice).")
     ] = None,
@@ -118,7 +121,7 @@ def list_all(
     status: Annotated[Status | None, typer.Option("--status", help="Only tenants with this status.")] = None,
     email: Annotated[
         str | None,
-        typer.Option("--email", help="Only tenants with this contact address, by its digest."),
+        typer.Option("--email", parser=email, help="Only tenants with this contact address, by its digest."),
     ] = None,
     plan: Annotated[
         str | None, typer.Option("--plan", help="Only tenants on this plan now.", autocompletion=completion.plans)
@@ -211,7 +214,8 @@ def resume(
     options: RequestOptions,
     tenant: TenantName,
     reason: Annotated[
-        str | None, typer.Option("--reason", help="Lift only the hold with this reason; by default all of operators.")
+        str | None,
+        typer.Option("--reason", parser=text, help="Lift only the hold with this reason; by default all of operators."),
     ] = None,
 ) -> None:
     """Lift operators' suspensions of a tenant.

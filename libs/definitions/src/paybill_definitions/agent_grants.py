@@ -6,7 +6,8 @@ from typing import Any
 
 from paybill_contracts.agent_bundles import AgentResource, Effect, Grant, Verb
 from paybill_contracts.agent_expressions import Condition
-from paybill_contracts.values import Key, Text
+from paybill_contracts.inputs import PlainText
+from paybill_contracts.values import Key
 from pydantic import TypeAdapter, ValidationError
 
 from paybill_definitions.agent_cedar import ACTIONS, Schema, parsed, schema, validate, when
@@ -14,7 +15,7 @@ from paybill_definitions.agent_conditions import errors as condition_errors
 from paybill_definitions.cedar_text import CedarError, OutsideSubsetError, PolicyText, split
 from paybill_definitions.yaml_lines import MAX_BYTES, Diagnostic, InvalidDocumentError, Lines, together
 
-_ID: TypeAdapter[str] = TypeAdapter(Text)
+_ID: TypeAdapter[str] = TypeAdapter(PlainText)
 _ROLE: TypeAdapter[str] = TypeAdapter(Key)
 _ANNOTATIONS = frozenset({"id", "columns"})
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from paybill_contracts.agent_bundles import LineOfText, SumName
+from paybill_contracts.agent_bundles import SumName
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.values import Count, Key
 from pydantic import Field, ValidationError
 
@@ -31,7 +32,7 @@ class LimitsPart(AmountsPart):
 class WorkflowFile(StrictInput):
     workflow: Key
     role: Key
-    description: LineOfText = ""
+    description: PlainText = ""
     input: dict[Key, str] = Field(default_factory=dict)
     once: tuple[str, ...] = ()
     limits: LimitsPart

@@ -22,9 +22,10 @@ from paybill_contracts.catalogue import (
 )
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import canonical
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
-from paybill_contracts.values import Key, ProviderId, Text
+from paybill_contracts.values import Key, ProviderId
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from paybill_definitions.definition_file import MAX_CONTENT_BYTES
@@ -109,6 +110,8 @@ class BooleanInput(BooleanFeature):
 class StaticInput(StaticFeature):
     model_config = _StrictInput.model_config
 
+    value: PlainText
+
 
 class LimitInput(LimitFeature):
     model_config = _StrictInput.model_config
@@ -151,7 +154,7 @@ class _Meter(_StrictInput):
 class _Plan(_StrictInput):
     plan: Key
     version: Annotated[int, Field(strict=True, ge=1, le=10**6)]
-    name: Text
+    name: PlainText
     tier: Key
     placement: Preset
     trial: Annotated[Span, at_most(730)] = 0

@@ -5,11 +5,12 @@ from typing import Annotated
 
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import canonical
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.kinds import ResourceSize
 from paybill_contracts.money import MAX_MINOR
 from paybill_contracts.placement import Isolation
 from paybill_contracts.price_book import CurrencyCode, PriceBook, PriceUnit, ResourcePrice
-from paybill_contracts.values import Key, Text
+from paybill_contracts.values import Key
 from pydantic import Field
 
 from paybill_definitions.definition_file import MAX_CONTENT_BYTES, DefinitionFile, StrictInput
@@ -39,7 +40,7 @@ class _Price(StrictInput):
 class _File(StrictInput):
     name: Key
     version: Annotated[int, Field(ge=1, le=1_000_000)]
-    source: Text
+    source: PlainText
     date: date
     currency: CurrencyCode
     prices: tuple[_Price, ...]

@@ -14,7 +14,8 @@ from paybill_contracts.incidents import (
     close_incident,
     existing,
 )
-from paybill_contracts.values import Key, TenantId, Text
+from paybill_contracts.inputs import PlainText
+from paybill_contracts.values import Key, TenantId
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_runtime.decisions.context import ServiceContext
@@ -86,7 +87,7 @@ class AssignBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    owner: Annotated[Text, Field(description="A person's or a team's name in your organisation.")]
+    owner: Annotated[PlainText, Field(description="A person's or a team's name in your organisation.")]
 
 
 class CloseBody(BaseModel):
@@ -94,7 +95,7 @@ class CloseBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: Annotated[Text, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
 
 
 def routes(context: ServiceContext, incidents: Incidents) -> APIRouter:
@@ -127,7 +128,7 @@ def routes(context: ServiceContext, incidents: Incidents) -> APIRouter:
         status: Annotated[IncidentStatus, Query(description="`open`, or `closed`.")] = IncidentStatus.OPEN,
         kind: Annotated[Key | None, Query(description="Only incidents of this kind.")] = None,
         tenant: Annotated[TenantId | None, Query(description="Only incidents about this tenant.")] = None,
-        owner: Annotated[Text | None, Query(description="Only incidents of this owner.")] = None,
+        owner: Annotated[PlainText | None, Query(description="Only incidents of this owner.")] = None,
         after: Annotated[str | None, Query(max_length=200, description="`next` of the previous page.")] = None,
         limit: Limit = 50,
     ) -> IncidentPage:

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.values import TenantId
 from pydantic import BaseModel, Field
 from sqlalchemy import Row
@@ -18,7 +19,6 @@ from paybill_runtime.jobs.listing import JobFilter
 from paybill_runtime.jobs.queue import Ends, JobQueue
 
 Limit = Annotated[int, Query(ge=1, le=500)]
-Text500 = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class JobView(BaseModel):
@@ -61,7 +61,7 @@ class JobView(BaseModel):
 class Reason(BaseModel):
     """The operator's reason; it is recorded in the log."""
 
-    reason: Text500
+    reason: PlainText
 
 
 def routes(service: str, queue: JobQueue, kept: Collection[str], ends: Ends) -> APIRouter:

@@ -8,9 +8,10 @@ import orjson
 from fastapi import APIRouter, Path, Query
 from paybill_contracts.agent_bundles import ResourceColumn
 from paybill_contracts.agent_runs import Fields, RunId
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.personal import Personal
 from paybill_contracts.plan_approvals import ApprovalId
-from paybill_contracts.values import Digest, Text
+from paybill_contracts.values import Digest
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
@@ -61,7 +62,7 @@ class RejectBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reason: Annotated[Text, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
 
 
 def router(context: ServiceContext) -> APIRouter:

@@ -4,7 +4,8 @@ from typing import Annotated, Self
 
 from fastapi import APIRouter
 from paybill_contracts.agents import FREEZES, FreezeId
-from paybill_contracts.values import TenantId, Text, Timestamp
+from paybill_contracts.inputs import PlainText
+from paybill_contracts.values import TenantId, Timestamp
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -26,7 +27,7 @@ class FreezeBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     freeze: FreezeId
-    reason: Annotated[Text, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
 
 
 class ThawBody(BaseModel):

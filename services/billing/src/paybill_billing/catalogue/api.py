@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Query, Request
 from paybill_contracts.catalogue import BuildableTier, Meter, PlanVersion
 from paybill_contracts.event import digest
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.values import Digest
 from paybill_definitions.plans_file import Plans, read_plans
 from paybill_runtime.decisions.context import ServiceContext
@@ -13,7 +14,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.problems import Problem
 from paybill_runtime.http.router import Router
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 
 from paybill_billing.catalogue.domain import catalogue, differences, tiers
 from paybill_billing.catalogue.domain.catalogue import Catalogue, CatalogueRefusedError
@@ -22,11 +23,7 @@ from paybill_billing.catalogue.domain.tiers import Tiers
 from paybill_billing.catalogue.tables import CATALOGUES, TIERS
 from paybill_billing.http import Operator, Viewer
 
-File = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
-    Query(description="The file name in the lines that report errors."),
-]
+File = Annotated[PlainText, Query(description="The file name in the lines that report errors.")]
 DryRun = Annotated[bool, Query(description="Report the changes and the reasons for a refusal; change nothing.")]
 
 _YAML = {

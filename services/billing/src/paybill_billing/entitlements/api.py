@@ -7,9 +7,9 @@ from uuid import uuid4
 from fastapi import APIRouter, status
 from paybill_contracts.catalogue import Feature, PlanRef
 from paybill_contracts.entitlements import ExceptionId, GrantId, OverrideId
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Timestamp
-from paybill_contracts.values import Text as Line
 from paybill_definitions.plans_file import FeatureInput, to_feature
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -38,7 +38,7 @@ class Body(BaseModel):
 class _ValidityBody(Body):
     valid_from: Annotated[Timestamp | None, Field(description="Start of the validity; now by default.")] = None
     valid_until: Annotated[Timestamp | None, Field(description="Exclusive end; without it, no end.")] = None
-    reason: Annotated[Line, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
 
 
 class OverrideBody(_ValidityBody):
@@ -58,7 +58,7 @@ class WithdrawBody(Body):
     """An override or a grant to end now."""
 
     id: ExceptionId
-    reason: Annotated[Line, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
 
 
 class OverrideView(BaseModel):

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.plan_approvals import ApprovalId
-from paybill_contracts.values import Digest, EnvironmentId, Text
+from paybill_contracts.values import Digest, EnvironmentId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
@@ -54,7 +55,7 @@ class ApproveBody(BaseModel):
 class RejectBody(BaseModel):
     """A rejection."""
 
-    reason: Annotated[Text, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
 
 
 def router(context: ServiceContext) -> APIRouter:

@@ -4,8 +4,9 @@ from typing import Annotated, Self
 
 from fastapi import APIRouter, Path, Query
 from paybill_contracts.cells import Breach
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.placement import Isolation
-from paybill_contracts.values import Count, Key, Text
+from paybill_contracts.values import Count, Key
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import load_state
@@ -61,7 +62,7 @@ class CellList(BaseModel):
 class DrainBody(BaseModel):
     """A cell that takes no new tenant, or takes tenants again."""
 
-    reason: Annotated[Text, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
     undo: Annotated[bool, Field(description="Let it take new tenants again.")] = False
 
 

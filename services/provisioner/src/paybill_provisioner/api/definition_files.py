@@ -3,14 +3,10 @@
 from typing import Annotated
 
 from fastapi import Query
+from paybill_contracts.inputs import PlainText
 from paybill_runtime.http.problems import Problem
-from pydantic import StringConstraints
 
-FileName = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
-    Query(description="The file name in the lines that report errors."),
-]
+FileName = Annotated[PlainText, Query(description="The file name in the lines that report errors.")]
 DryRun = Annotated[bool, Query(description="Report the changes and the reasons for a refusal; change nothing.")]
 
 YAML_BODY = {

@@ -6,7 +6,8 @@ from typing import Annotated, Protocol, Self
 
 from fastapi import APIRouter, Path, Query
 from paybill_contracts.drift import ResourceDriftKind
-from paybill_contracts.values import EnvironmentId, Key, TenantId, Text
+from paybill_contracts.inputs import PlainText
+from paybill_contracts.values import EnvironmentId, Key, TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import Limit, load_page, load_state
@@ -105,7 +106,7 @@ class CheckedPage(BaseModel):
 class AcceptBody(BaseModel):
     """Reason to accept a difference."""
 
-    reason: Annotated[Text, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
 
 
 class DriverView(BaseModel):

@@ -6,6 +6,7 @@ from typing import Annotated
 from uuid import uuid4
 
 from fastapi import APIRouter, Query, Response
+from paybill_contracts.inputs import Email
 from paybill_contracts.purchases import FIRST_PRICE
 from paybill_contracts.tenant import Source
 from paybill_contracts.values import Key, Slug, TenantId
@@ -20,16 +21,15 @@ from sqlmodel import col, select
 from paybill_tenant.api import api_keys, holds, voided_events
 from paybill_tenant.api.deciding import IdOrSlug, Operator, Viewer, act, is_named
 from paybill_tenant.api.views import (
-    Email,
+    LegalHoldBody as LegalHoldBody,
+)
+from paybill_tenant.api.views import (
     ListPosition,
     OffboardBody,
     QuoteView,
     RequestBody,
     TenantPage,
     TenantView,
-)
-from paybill_tenant.api.views import (
-    LegalHoldBody as LegalHoldBody,
 )
 from paybill_tenant.api.views import (
     QuarantineBody as QuarantineBody,

@@ -4,22 +4,20 @@ from enum import StrEnum
 from typing import Annotated, Self, assert_never
 
 from paybill_contracts.catalogue import Interval
+from paybill_contracts.inputs import Email, PlainText
 from paybill_contracts.money import Money
 from paybill_contracts.purchases import Coupon, Currency, PurchaseTerms, Quantity
 from paybill_contracts.tenant import HoldOrigin, SuspensionMode
-from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
+from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Timestamp
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from paybill_tenant.domain.invariants import waiting
 from paybill_tenant.domain.signup_options import SignupQuote
 from paybill_tenant.domain.tenants import Status, Tenant
 
-Email = Annotated[
-    str,
-    StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+$"),
-    Field(examples=["ops@acme.example"]),
+Reason = Annotated[
+    PlainText, Field(description="Shown to operators and kept in the log permanently: no personal data.")
 ]
-"""One @ between two parts without spaces or control characters, at most 254 characters (RFC 5321, 4.5.3.1.3)."""
 
 ListPosition = Annotated[str, StringConstraints(max_length=80, pattern=r"^[a-z][a-z0-9-]{0,39}(~ten_[0-9a-f]{32})?$")]
 """A tenant's place in the order of slugs; that of an abandoned sign-up, whose slug is free, has its id behind it."""
@@ -35,7 +33,7 @@ class RequestBody(Body):
     """Request for a new tenant."""
 
     slug: Annotated[Slug, Field(description="The name in URLs and database roles; permanently unique.")]
-    name: Annotated[Text, Field(description="The organisation's name, for people.", examples=["Acme"])]
+    name: Annotated[PlainText, Field(description="The organisation's name, for people.", examples=["Acme"])]
     plan: Annotated[Key, Field(description="A plan of the published catalogue.")]
     region: Annotated[Key, Field(description="A region of the published blueprint.", examples=["eu-1"])]
     contact_email: Annotated[
@@ -67,22 +65,22 @@ class SuspendBody(Body):
     """Mode and reason of a suspension."""
 
     mode: Annotated[SuspensionMode, Field(description="`read_only`, or `blocked`: no access at all.")]
-    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
+    reason: Reason
 
 
 class ResumeBody(Body):
     """The hold to lift."""
 
-    reason: Annotated[Text | None, Field(description="Lifts only the hold with this reason; all of them if null.")] = (
-        None
-    )
+    reason: Annotated[
+        PlainText | None, Field(description="Lifts only the hold with this reason; all of them if null.")
+    ] = None
 
 
 class LegalHoldBody(Body):
     """The case of a legal hold."""
 
     case: Annotated[
-        Text,
+        PlainText,
         Field(
             description="Reference of the case, kept in the log permanently: no personal data.", examples=["2026-17"]
         ),
@@ -92,13 +90,13 @@ class LegalHoldBody(Body):
 class QuarantineBody(Body):
     """Reason for a quarantine."""
 
-    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
+    reason: Reason
 
 
 class OffboardBody(Body):
     """Reason for offboarding."""
 
-    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
+    reason: Reason
 
 
 class HoldView(BaseModel):

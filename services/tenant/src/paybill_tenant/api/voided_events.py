@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.values import Digest, EventId, Text
 from paybill_contracts.voided_events import EventVoided
 from paybill_runtime import clock
@@ -25,7 +26,7 @@ class VoidBody(BaseModel):
     event_id: EventId
     digest: Annotated[Digest, Field(description="SHA-256 of the payload.")]
     subject: Text
-    reason: Annotated[Text, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
 
 
 class VoidView(BaseModel):

@@ -3,8 +3,9 @@
 from typing import Annotated, Self
 
 from paybill_contracts.catalogue import Feature, PlanRef
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.licences import Purpose
-from paybill_contracts.values import Digest, SubscriptionId, TenantId, Text, Timestamp
+from paybill_contracts.values import Digest, SubscriptionId, TenantId, Timestamp
 from paybill_licence import MAX_SEATS, LicenceId
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,7 +35,7 @@ class IssueBody(Body):
 class ReasonBody(Body):
     """The reason of an action."""
 
-    reason: Annotated[Text, Field(description="Kept in the log permanently: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept in the log permanently: no personal data.")]
 
 
 class RotateBody(ReasonBody):

@@ -8,8 +8,9 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Query
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.errors import ConflictError
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.manual import Contract, ContractId, Invoice, InvoiceId, InvoiceStatus, Offer, Terms
-from paybill_contracts.values import Key, TenantId, Text, Timestamp
+from paybill_contracts.values import Key, TenantId, Timestamp
 from paybill_runtime.decisions.aggregates import Key as StateKey
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -78,7 +79,7 @@ class OfferBody(Body):
 class AcceptBody(Body):
     """A purchase order. A field that is null is taken from the offer."""
 
-    order: Annotated[Text, Field(description="The customer's purchase order number.", examples=["PO 4711"])]
+    order: Annotated[PlainText, Field(description="The customer's purchase order number.", examples=["PO 4711"])]
     interval: Interval | None = None
     quantity: Quantity | None = None
     payment_days: Annotated[int, Field(ge=0, le=365, description="From an invoice to its due date.")] = PAYMENT_DAYS
@@ -88,14 +89,14 @@ class PaidBody(Body):
     """The payment of an invoice."""
 
     reference: Annotated[
-        Text, Field(description="Kept permanently in the log: no personal data.", examples=["bank 17-3"])
+        PlainText, Field(description="Kept permanently in the log: no personal data.", examples=["bank 17-3"])
     ]
 
 
 class VoidBody(Body):
     """The reason for voiding an invoice."""
 
-    reason: Annotated[Text, Field(description="Kept permanently in the log: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept permanently in the log: no personal data.")]
 
 
 class ManualContractView(BaseModel):

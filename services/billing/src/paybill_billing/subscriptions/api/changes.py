@@ -18,8 +18,9 @@ from paybill_contracts.changes import (
     Proration,
     WantedChange,
 )
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.money import Money
-from paybill_contracts.values import Digest, Key, SubscriptionId, TenantId, Text, Timestamp
+from paybill_contracts.values import Digest, Key, SubscriptionId, TenantId, Timestamp
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
@@ -64,7 +65,7 @@ class ChangeBody(BaseModel):
     quantity: Annotated[int | None, Field(ge=-MAX_COUNT, le=MAX_COUNT, description="Seats.")] = None
     when: When = When.NOW
     drop_scheduled: Annotated[bool, Field(description="Allow to drop the phases that are scheduled for later.")] = False
-    reason: Annotated[Text, Field(description="Kept permanently in the log: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept permanently in the log: no personal data.")]
     confirm: Annotated[bool, Field(description="Confirm the quote automatically.")] = False
 
     @model_validator(mode="after")

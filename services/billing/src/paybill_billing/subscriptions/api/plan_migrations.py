@@ -9,8 +9,9 @@ from uuid import uuid4
 from fastapi import APIRouter, Query, Response, status
 from paybill_contracts.catalogue import Interval, PlanRef, PlanVersion
 from paybill_contracts.changes import FeatureDifference, MigrationId
+from paybill_contracts.inputs import PlainText
 from paybill_contracts.money import Money
-from paybill_contracts.values import Count, Key, Text
+from paybill_contracts.values import Count, Key
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
@@ -51,7 +52,7 @@ class PlanMigrationBody(BaseModel):
     to_plan: Key
     to_version: Version
     when: When = When.PERIOD_END
-    reason: Annotated[Text, Field(description="Kept permanently in the log: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept permanently in the log: no personal data.")]
 
 
 class PauseBody(BaseModel):
@@ -59,7 +60,7 @@ class PauseBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: Text
+    reason: PlainText
 
 
 class PriceDifference(BaseModel):

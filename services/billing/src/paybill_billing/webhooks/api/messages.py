@@ -6,7 +6,8 @@ from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
-from paybill_contracts.values import Key, ProviderId, Text
+from paybill_contracts.inputs import PlainText
+from paybill_contracts.values import Key, ProviderId
 from paybill_contracts.why import may_be_of_strangers
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import REQUESTED, REQUESTS, RETRY_REQUEST
@@ -114,7 +115,7 @@ class DismissBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: Annotated[Text, Field(description="Kept permanently in the log: no personal data.")]
+    reason: Annotated[PlainText, Field(description="Kept permanently in the log: no personal data.")]
 
 
 class DismissedView(BaseModel):
