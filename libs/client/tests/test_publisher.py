@@ -19,6 +19,7 @@ from paybill_contracts.envelope import MalformedFactError, read_intake_event
 from paybill_contracts.event import InvalidEventError
 from paybill_contracts.usage import Usage
 from paybill_embedded.nats import NatsServer
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import INTAKE, connect, ensure
 from pydantic import ValidationError
 
@@ -42,8 +43,7 @@ async def stored(nats: NatsServer) -> int:
 async def first(nats: NatsServer) -> tuple[str, dict[str, str], bytes]:
     """Returns the first message of the intake stream as its owner receives it."""
     client = await connect(nats.url, "billing", nats.password("billing"))
-    subscription = await client.jetstream().pull_subscribe("paybill.intake.>", stream=INTAKE)
-    [message] = await subscription.fetch(1, timeout=60)
+    [message] = await OrderedConsumer(client, INTAKE, ["paybill.intake.>"], 1).fetch(60)
     await client.close()
     return message.subject, message.headers or {}, message.data
 

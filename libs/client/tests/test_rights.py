@@ -11,7 +11,7 @@ from paybill_client.credentials import read_credentials
 from paybill_runtime.messaging.streams import EVENTS
 
 JS = "$JS.API"
-CONSUMER = ConsumerConfig(name="mine", ack_policy=AckPolicy.NONE, mem_storage=True, num_replicas=1)
+CONSUMER = ConsumerConfig(name="crm-1", ack_policy=AckPolicy.NONE, mem_storage=True, num_replicas=1)
 
 
 async def _refused(client, errors: list[str], kind: str, subjects: list[str]) -> set[str]:
@@ -63,15 +63,17 @@ async def test_it_cannot_publish_or_change_anything(connected, errors, batches) 
         f"{JS}.CONSUMER.LIST.EVENTS",
         f"{JS}.CONSUMER.NAMES.EVENTS",
         f"{JS}.CONSUMER.CREATE.EVENTS",
-        f"{JS}.CONSUMER.CREATE.EVENTS.mine",
+        f"{JS}.CONSUMER.CREATE.EVENTS.crm-1",
         f"{JS}.CONSUMER.CREATE.EVENTS.{credentials.consumer}",
-        f"{JS}.CONSUMER.CREATE.EVENTS.mine.paybill.events.*.billing.>",
-        f"{JS}.CONSUMER.CREATE.EVENTS.mine.paybill.events.*.*.>",
-        f"{JS}.CONSUMER.CREATE.EVENTS.mine.paybill.events.>",
-        f"{JS}.CONSUMER.CREATE.EVENTS.mine.paybill.>",
-        f"{JS}.CONSUMER.CREATE.EVENTS.mine.>",
+        f"{JS}.CONSUMER.CREATE.EVENTS.crm-1.paybill.events.*.billing.>",
+        f"{JS}.CONSUMER.CREATE.EVENTS.crm-1.paybill.events.*.*.>",
+        f"{JS}.CONSUMER.CREATE.EVENTS.crm-1.paybill.events.>",
+        f"{JS}.CONSUMER.CREATE.EVENTS.crm-1.paybill.>",
+        f"{JS}.CONSUMER.CREATE.EVENTS.crm-1.>",
+        f"{JS}.CONSUMER.CREATE.EVENTS.crm-17.paybill.events.*.tenant.>",
+        f"{JS}.CONSUMER.MSG.NEXT.EVENTS.tenant-1",
         f"{JS}.CONSUMER.CREATE.INTAKE.mine.paybill.events.*.tenant.>",
-        f"{JS}.CONSUMER.DURABLE.CREATE.EVENTS.mine",
+        f"{JS}.CONSUMER.DURABLE.CREATE.EVENTS.crm-1",
         f"{JS}.CONSUMER.DELETE.EVENTS.{credentials.consumer}",
         f"{JS}.CONSUMER.PAUSE.EVENTS.{credentials.consumer}",
         f"{JS}.CONSUMER.MSG.NEXT.INTAKE.mine",
@@ -101,7 +103,7 @@ async def test_without_batches_it_may_use_only_its_durable_consumer(connected, e
     forbidden = [
         f"{JS}.CONSUMER.MSG.NEXT.EVENTS.another",
         f"{JS}.CONSUMER.INFO.EVENTS.another",
-        f"{JS}.CONSUMER.CREATE.EVENTS.mine.paybill.events.*.tenant.>",
+        f"{JS}.CONSUMER.CREATE.EVENTS.crm-1.paybill.events.*.tenant.>",
     ]
 
     assert await _refused(client, errors, "publish", [*allowed, *forbidden]) == set(forbidden)
@@ -120,9 +122,9 @@ async def test_without_batches_it_may_use_only_its_durable_consumer(connected, e
 )
 async def test_a_request_whose_body_has_another_filter_than_its_subject_is_refused(connected, body) -> None:
     client, _ = await connected(batches=True)
-    config = {"name": "mine", "ack_policy": "none", "deliver_policy": "all", "mem_storage": True, "num_replicas": 1}
+    config = {"name": "crm-1", "ack_policy": "none", "deliver_policy": "all", "mem_storage": True, "num_replicas": 1}
     request = {"stream_name": EVENTS, "config": config | body}
-    subject = f"{JS}.CONSUMER.CREATE.EVENTS.mine.paybill.events.*.tenant.>"
+    subject = f"{JS}.CONSUMER.CREATE.EVENTS.crm-1.paybill.events.*.tenant.>"
 
     answer = json.loads((await client.request(subject, json.dumps(request).encode(), timeout=5)).data)
 

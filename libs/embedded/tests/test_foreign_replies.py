@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from itertools import product
 
@@ -37,6 +39,12 @@ REPLIES = (
     *(f"{JS}.CONSUMER.{verb}.EVENTS.{VICTIM}" for verb in ("CREATE", "DELETE", "PAUSE", "RESET", "UNPIN", "MSG.NEXT")),
 )
 NO_BODY = b""
+TRACE = "Nats-Trace-Dest"
+"""Header with the subject to which the server publishes how it routed a message."""
+OPEN = ALL if os.environ.get("PAYBILL_TEST_LONG_BUS") else ("tenant", "metering", SUBSCRIBER)
+"""Identities that are tried without permissions: all of them in the long form."""
+Request = tuple[str, str, bytes, dict[str, str] | None]
+"""Subject, reply subject, payload and headers."""
 
 
 class ObservedNats(NatsServer):
@@ -57,6 +65,14 @@ class OneAccountNats(ObservedNats):
         users = re.findall(r"users: \[(\{.*?\}\})\]", text[text.index("exports: [") :], re.DOTALL)
         head = text[: text.index("    exports: [")].replace('password: "o"}]', f'password: "o"}}, {", ".join(users)}]')
         return head + "  }\n}\n"
+
+
+class OpenNats(ObservedNats):
+    """The same accounts, but their users have no permissions: only what each account imports limits them."""
+
+    @override
+    def configuration(self) -> str:
+        return re.sub(r", permissions: \{.*?\n  *\}\}\]", "}]", super().configuration(), flags=re.DOTALL)
 
 
 async def _connect(server: NatsServer, user: str) -> Client:
@@ -117,9 +133,9 @@ def _pattern(right: str) -> str:
 
 
 def _subject(right: str) -> str:
-    """Returns the subject of a right; those of consumers name one that the same requests create."""
+    """Returns the subject of a right; those of the operator's consumers name one that the same requests create."""
     if ".CONSUMER." in right:
-        return right.replace("EVENTS.>", "EVENTS.mine").replace("INTAKE.>", "INTAKE.mine").replace("S.*", "S.mine", 1)
+        return right.replace("EVENTS.>", "EVENTS.mine").replace(".>", ".paybill.events.>").replace("*", "3")
     last = {"paybill": "thing_done.v1", "$KV": "b", "$JS": "a"}[right.split(".", maxsplit=1)[0]]
     return right.replace("*", "3").replace(">", last)
 
@@ -141,12 +157,49 @@ def _rights(server: NatsServer, user: str) -> tuple[str, ...]:
     return (permissions(user) if subscriber is None else subscriber_permissions(subscriber)).publish
 
 
-async def _attack(server: NatsServer, user: str) -> tuple[int, Counter[str], Counter[str], Counter[str]]:
-    """Sends every permitted request with every reply subject.
+def _requests(user: str, rights: set[str]) -> Iterator[Request]:
+    """Yields every right with every foreign subject: as a reply, in a header, or as where a consumer delivers.
+
+    Of the consumers of an identity, the first one represents the others.
+    """
+    subjects = [_subject(right) for right in sorted(rights) if not re.search(r"-([2-9]|\d\d)(\.|$)", right)]
+    for subject, foreign, body in product(subjects, REPLIES, _bodies(range(1, 13))):
+        yield subject, foreign, body, None
+    for subject, (number, foreign) in product(subjects, enumerate(REPLIES)):
+        yield subject, "", b"{}", {TRACE: foreign}
+        if ".CONSUMER.CREATE." in subject:
+            _, _, _, _, stream, name, *filters = subject.split(".")
+            name = re.sub(r"-1$", f"-{number % 15 + 2}", name)
+            config = {"name": name, "ack_policy": "none", "deliver_subject": foreign}
+            request = json.dumps({"stream_name": stream, "config": config | _filter(".".join(filters))})
+            yield ".".join((f"{JS}.CONSUMER.CREATE", stream, name, *filters)), "", request.encode(), None
+    if user != "steward":
+        yield from _stream_changes()
+
+
+def _filter(subject: str) -> dict[str, str]:
+    return {"filter_subject": subject} if subject else {}
+
+
+def _stream_changes() -> Iterator[Request]:
+    """Yields requests that would copy messages: with a mirror, sources or republishing, and without limits."""
+    for verb, settings in product(("CREATE", "UPDATE"), SETTINGS):
+        copies = {"republish": {"src": ">", "dest": "$KV.keys.billing.>"}, "sources": [{"name": "INTAKE"}]}
+        for more in ({"max_msgs": 1}, {"allow_rollup_hdrs": True}, {"mirror": {"name": "EVENTS"}}, copies):
+            for name in (settings.name, "COPY"):
+                body = {"name": name, "subjects": settings.subjects if name != "COPY" else []} | more
+                yield f"{JS}.STREAM.{verb}.{name}", "", json.dumps(body).encode(), None
+
+
+async def _attack(
+    server: NatsServer, user: str, rights: set[str], watched: str
+) -> tuple[int, Counter[str], Counter[str], Counter[str]]:
+    """Sends a request for each of `rights` with every foreign subject, as `user`.
+
+    watched: what the others subscribe to, `{}` is the name of each.
 
     Returns how many, the content before and after, and the messages in the inboxes of others.
     """
-    rights = _rights(server, user)
     received: Counter[str] = Counter()
 
     async def note(message: Msg) -> None:
@@ -157,17 +210,19 @@ async def _attack(server: NatsServer, user: str) -> tuple[int, Counter[str], Cou
         for name, client in clients.items():
             stack.push_async_callback(client.close)
             if name not in {OBSERVER, user}:
-                await client.subscribe(f"_INBOX_{name}.x", cb=note)
+                await client.subscribe(watched.format(name), cb=note)
                 await client.flush()
         observer, attacker = clients[OBSERVER], clients[user]
-        before = await _content(observer, rights)
-        requests = list(product(map(_subject, rights), REPLIES, _bodies(range(1, 13))))
-        for subject, reply, body in requests:
-            await attacker.publish(subject, body, reply=reply)
+        own = _rights(server, user)
+        before = await _content(observer, own)
+        requests = list(_requests(user, rights))
+        print(f"{user}: {len(requests)} requests")  # noqa: T201  # the figure of the long form
+        for subject, reply, body, headers in requests:
+            await attacker.publish(subject, body, reply=reply, headers=headers)
         for client in (attacker, *clients.values()):
             await client.flush(60)
         await asyncio.sleep(0.3)  # an answer that crossed would be stored after the flush
-        return len(requests), before, await _content(observer, rights), received
+        return len(requests), before, await _content(observer, own), received
 
 
 @pytest.fixture
@@ -188,14 +243,31 @@ async def observed(tmp_path):
 
 @pytest.mark.parametrize("user", ALL)
 async def test_no_answer_leaves_the_account_of_the_identity_that_asked(observed, user) -> None:
-    requests, before, after, received = await _attack(await observed(ObservedNats), user)
+    server = await observed(ObservedNats)
+
+    requests, before, after, received = await _attack(server, user, set(_rights(server, user)), "_INBOX_{}.x")
 
     assert requests >= len(REPLIES)
     assert (after, received) == (before, Counter())
 
 
+@pytest.mark.parametrize("user", OPEN)
+async def test_the_accounts_alone_hold_when_their_users_have_no_permissions(observed, user) -> None:
+    """Each identity then tries the subjects of all, and the others receive everything in their accounts."""
+    server = await observed(OpenNats)
+    assert "permissions" not in server.configuration()
+    rights = {right for each in ALL for right in _rights(server, each) if each != "steward" or user == "steward"}
+
+    requests, before, after, received = await _attack(server, user, rights, ">")
+
+    assert requests >= len(REPLIES) * len(ALL)
+    assert (after, received) == (before, Counter())
+
+
 @pytest.mark.parametrize("user", ["tenant", "operator", "metering"])
 async def test_in_one_account_the_same_requests_change_what_belongs_to_others(observed, user) -> None:
-    _, before, after, received = await _attack(await observed(OneAccountNats), user)
+    server = await observed(OneAccountNats)
+
+    _, before, after, received = await _attack(server, user, set(_rights(server, user)), "_INBOX_{}.x")
 
     assert after != before or received

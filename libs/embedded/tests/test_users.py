@@ -83,9 +83,15 @@ async def _refused(server, user, kind, subjects):
         (f"{JS}.DIRECT.GET.KV_keys", set()),
         (f"{JS}.STREAM.MSG.GET.KV_keys", set()),
         (f"{JS}.STREAM.MSG.GET.EVENTS", {"tenant", "billing", "provisioner", "agent-gateway", "operator"}),
-        (f"{JS}.CONSUMER.CREATE.EVENTS.mine", {"tenant", "billing", "provisioner", "agent-gateway", "operator"}),
-        (f"{JS}.CONSUMER.CREATE.INTAKE.mine", {"billing"}),
-        (f"{JS}.CONSUMER.MSG.NEXT.INTAKE.mine", {"billing"}),
+        (f"{JS}.CONSUMER.CREATE.EVENTS.mine", {"operator"}),
+        (f"{JS}.CONSUMER.CREATE.EVENTS.tenant-32", {"tenant", "operator"}),
+        (f"{JS}.CONSUMER.CREATE.EVENTS.tenant-33", {"operator"}),
+        (f"{JS}.CONSUMER.CREATE.EVENTS.agent-gateway-1.paybill.events.>", {"agent-gateway", "operator"}),
+        (f"{JS}.CONSUMER.MSG.NEXT.EVENTS.billing-1", {"billing", "operator"}),
+        (f"{JS}.CONSUMER.CREATE.INTAKE.mine", set()),
+        (f"{JS}.CONSUMER.CREATE.INTAKE.billing-1", {"billing"}),
+        (f"{JS}.CONSUMER.MSG.NEXT.INTAKE.billing-1", {"billing"}),
+        (f"{JS}.CONSUMER.NAMES.INTAKE", {"operator"}),
         (f"{JS}.CONSUMER.CREATE.KV_keys.mine", set()),
         (f"{JS}.STREAM.CREATE.EVENTS", {"steward"}),
         (f"{JS}.STREAM.UPDATE.EVENTS", {"steward"}),
@@ -96,6 +102,7 @@ async def _refused(server, user, kind, subjects):
         (f"{JS}.STREAM.MSG.DELETE.EVENTS", set()),
         (f"{JS}.STREAM.SNAPSHOT.KV_keys", set()),
         (f"{JS}.CONSUMER.DELETE.EVENTS.other", {"operator"}),
+        (f"{JS}.CONSUMER.DELETE.EVENTS.tenant-1", {"tenant", "operator"}),
         (f"{JS}.CONSUMER.DELETE.INTAKE.other", set()),
         ("$JS.ACK.EVENTS.c.1.1.1.1.0", set()),
         ("$JS.ACK.INTAKE.c.1.1.1.1.0", set()),
@@ -132,8 +139,8 @@ async def test_a_fact_is_published_by_one_service_and_consumed_by_another(stream
 async def _messages(client, stream, number):
     """Returns the first messages of a stream, each an answer to one request."""
     js = client.jetstream()
-    await js.add_consumer(stream, ConsumerConfig(name="one", ack_policy="none", inactive_threshold=60))
-    return await (await js.pull_subscribe_bind("one", stream)).fetch(number, timeout=60)
+    await js.add_consumer(stream, ConsumerConfig(name="billing-1", ack_policy="none", inactive_threshold=60))
+    return await (await js.pull_subscribe_bind("billing-1", stream)).fetch(number, timeout=60)
 
 
 async def test_an_entitled_service_reads_anothers_key(streams):

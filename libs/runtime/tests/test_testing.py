@@ -1,6 +1,7 @@
 """Isolation of tests that share servers, and attribution of failed finalizers."""
 
 import pytest
+from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
 from paybill_runtime.messaging.streams import EVENTS, connect
 
@@ -12,7 +13,7 @@ async def test_a_reset_removes_messages_consumers_and_keys(shared_nats, nats) ->
     jetstream = client.jetstream()
     await jetstream.publish("paybill.events.0.tenant.x.v1", b"{}")
     await jetstream.publish("$KV.keys.tenant.x", b"{}")
-    await jetstream.pull_subscribe("paybill.events.>", durable="left", stream=EVENTS)
+    await jetstream.add_consumer(EVENTS, ConsumerConfig(name="tenant-1", inactive_threshold=60))
 
     await shared_nats.reset()
 
@@ -20,7 +21,7 @@ async def test_a_reset_removes_messages_consumers_and_keys(shared_nats, nats) ->
         state = (await jetstream.stream_info(stream)).state
         assert (state.messages, state.last_seq, state.consumer_count) == (0, 0, 0)
     with pytest.raises(NotFoundError):
-        await jetstream.consumer_info(EVENTS, "left")
+        await jetstream.consumer_info(EVENTS, "tenant-1")
     await client.close()
 
 

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import secrets
 from collections import deque
 from time import monotonic
 
@@ -19,6 +18,7 @@ from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from paybill_client.consumer_creation import create_consumer
 from paybill_client.errors import OlderLogError
 
 log = logging.getLogger(__name__)
@@ -101,19 +101,21 @@ class OrderedConsumer:
 
     async def _open(self) -> None:
         """Creates the consumer at the last received message, so that the log is known to contain it still."""
-        if self._subscription is not None:
-            with contextlib.suppress(NatsError):  # it may have been closed with its connection
+        with contextlib.suppress(NatsError):  # it may have been closed with its connection
+            if self._subscription is not None:
                 await self._subscription.unsubscribe()
-        self._broken = True
+            if self._consumer:
+                await self._client.publish(f"{self._prefix}.CONSUMER.DELETE.{self._stream}.{self._consumer}")
+        self._broken, self._consumer = True, ""
         self._credit = self._delivered = 0
         self._reconnects = self._client.stats["reconnects"]
-        self._consumer = f"batches-{secrets.token_hex(8)}"
         self._inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
-        info = await self._client.jetstream(prefix=self._prefix).add_consumer(
+        self._consumer, pending = await create_consumer(
+            self._client,
+            self._prefix,
             self._stream,
             ConsumerConfig(
-                name=self._consumer,
                 deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
                 opt_start_seq=max(self._position, 1),
                 ack_policy=AckPolicy.NONE,
@@ -123,7 +125,7 @@ class OrderedConsumer:
                 num_replicas=1,
             ),
         )
-        if self._position and not info.num_pending:
+        if self._position and not pending:
             now = monotonic()
             self._missing_since = self._missing_since or now
             self._other_log = now - self._missing_since >= self._missing_s

@@ -22,9 +22,17 @@ STREAMS = ("EVENTS", "INTAKE", "KV_keys")
 CORE = "PAYBILL"
 """The account with JetStream. The server names the folder of its streams after it, so that the name cannot change."""
 
+SERVICE_CONSUMERS = 32
+SUBSCRIBER_CONSUMERS = 16
+"""Names of consumers that an identity may use on a stream; `paybill_contracts.consumer_names` has the same."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ENVIRONMENT_VARIABLE = re.compile(r"\$[A-Z][A-Z0-9_]*")
 _ONE_LINE = re.compile(r"[^\x00-\x1f\x7f]+")
+_CONSUME_EVENTS, _CONSUME_INTAKE = (
+    tuple(f"$JS.API.CONSUMER.{verb}.{stream}.>" for verb in ("CREATE", "INFO", "MSG.NEXT"))
+    for stream in ("EVENTS", "INTAKE")
+)
 # Services whose personal data a service may open besides its own: billing writes invoices to the tenant's contact.
 _READABLE_KEYS = {"billing": ("tenant",)}
 # Owners of event types that others publish into INTAKE: billing owns usage.
@@ -71,10 +79,11 @@ def subscriber_permissions(subscriber: Subscriber) -> Permissions:
     filters = tuple(f"paybill.events.*.{_context(context)}.>" for context in subscriber.contexts)
     name, stream = subscriber.consumer, "EVENTS"
     if subscriber.batches:
+        own = _consumer_names(subscriber.name, SUBSCRIBER_CONSUMERS)
         consume = (
-            *(f"$JS.API.CONSUMER.CREATE.{stream}.*.{subjects}" for subjects in filters),
-            f"$JS.API.CONSUMER.INFO.{stream}.*",
-            f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*",
+            *(f"$JS.API.CONSUMER.CREATE.{stream}.{each}.{subjects}" for each in own for subjects in filters),
+            *(f"$JS.API.CONSUMER.{verb}.{stream}.{each}" for each in (name, *own) for verb in ("INFO", "MSG.NEXT")),
+            *(f"$JS.API.CONSUMER.DELETE.{stream}.{each}" for each in own),
         )
     else:
         consume = (f"$JS.API.CONSUMER.INFO.{stream}.{name}", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}")
@@ -98,17 +107,18 @@ def _publish(user: str) -> tuple[str, ...]:
         # It fills the sequences that no outbox has when the log is rebuilt.
         return (*info, *changes, "paybill.events.0.steward.>")
     if user == "operator":
-        # It deletes the consumer of a removed subscriber.
-        return (*info, *_consume("EVENTS"), "$JS.API.CONSUMER.DELETE.EVENTS.>", *read_events)
+        # It creates the durable consumers of subscribers, deletes those of removed ones, and counts all.
+        names = tuple(f"$JS.API.CONSUMER.NAMES.{stream}" for stream in STREAMS)
+        return (*info, *_CONSUME_EVENTS, "$JS.API.CONSUMER.DELETE.EVENTS.>", *names, *read_events)
     if user in SERVICES:
         return (
             f"paybill.events.*.{user}.>",
             f"$KV.keys.{user}.>",
             *info,
-            *_consume("EVENTS"),
+            *_consume("EVENTS", user),
             *read_events,
             *_read_keys((user, *_READABLE_KEYS.get(user, ()))),
-            *((*_consume("INTAKE"), "$JS.API.DIRECT.GET.INTAKE") if user in _INTAKE_OWNERS else ()),
+            *((*_consume("INTAKE", user), "$JS.API.DIRECT.GET.INTAKE") if user in _INTAKE_OWNERS else ()),
         )
     return (f"paybill.intake.{user}.>",)
 
@@ -118,8 +128,16 @@ def _read_keys(owners: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"$JS.API.DIRECT.GET.KV_keys.$KV.keys.{owner}.>" for owner in owners)
 
 
-def _consume(stream: str) -> tuple[str, ...]:
-    return tuple(f"$JS.API.CONSUMER.{verb}.{stream}.>" for verb in ("CREATE", "INFO", "MSG.NEXT"))
+def _consume(stream: str, user: str) -> tuple[str, ...]:
+    """Returns the rights on the consumers of one service: it can use no other names, and so no more than these."""
+    verbs = ("CREATE", "INFO", "MSG.NEXT", "DELETE")
+    names = _consumer_names(user, SERVICE_CONSUMERS)
+    subjects = [f"$JS.API.CONSUMER.{verb}.{stream}.{name}" for name in names for verb in verbs]
+    return (*subjects, *(f"$JS.API.CONSUMER.CREATE.{stream}.{name}.>" for name in names))
+
+
+def _consumer_names(name: str, amount: int) -> tuple[str, ...]:
+    return tuple(f"{name}-{number}" for number in range(1, amount + 1))
 
 
 def render_conf(
@@ -175,9 +193,11 @@ def _exports() -> list[str]:
         "$KV.keys.>",
         "$JS.API.INFO",
         *streams,
-        *_consume("EVENTS"),
-        *_consume("INTAKE"),
+        *_CONSUME_EVENTS,
+        *_CONSUME_INTAKE,
+        *(f"$JS.API.CONSUMER.NAMES.{stream}" for stream in STREAMS),
         "$JS.API.CONSUMER.DELETE.EVENTS.>",
+        "$JS.API.CONSUMER.DELETE.INTAKE.>",
         "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.DIRECT.GET.EVENTS",
         "$JS.API.DIRECT.GET.INTAKE",

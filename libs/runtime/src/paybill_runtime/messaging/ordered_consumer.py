@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
@@ -20,9 +19,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import Error as JetStreamError
 
 from paybill_runtime.clock import wait_for_event
+from paybill_runtime.messaging.consumer_creation import create_consumer
 
 log = logging.getLogger(__name__)
 
@@ -115,19 +114,15 @@ class OrderedConsumer:
         return None if self._needs_reopening() else await self.pending() + self._in_progress
 
     async def close(self) -> None:
-        """Unsubscribes; the server deletes the consumer after a while."""
+        """Unsubscribes, and asks the server to delete the consumer, which else ends a minute after its last use."""
         subscription, self._subscription = self._subscription, None
+        consumer, self._consumer = self._consumer, ""
         self._broken = True
-        if subscription is not None:
-            with contextlib.suppress(NatsError):  # it may have been closed with its connection
+        with contextlib.suppress(NatsError):  # the connection may be closed
+            if subscription is not None:
                 await subscription.unsubscribe()
-
-    async def delete(self) -> None:
-        """Closes, and deletes the consumer at once; only the operator may."""
-        await self.close()
-        if self._consumer:
-            with contextlib.suppress(NatsError, JetStreamError):  # it is gone, or goes after a while
-                await self._client.jetstream().delete_consumer(self._stream, self._consumer)
+            if consumer:
+                await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}")
 
     def _needs_reopening(self) -> bool:
         timed_out = self._credit > 0 and monotonic() - self._last_activity > HEARTBEAT_TIMEOUT_S
@@ -140,12 +135,11 @@ class OrderedConsumer:
             self._messages.clear()
         self._credit = self._delivered = self._fetched = 0
         self._reconnects = self._client.stats["reconnects"]
-        self._consumer = f"ordered-{secrets.token_hex(8)}"
         single = self._filters[0] if len(self._filters) == 1 else None
-        await self._client.jetstream().add_consumer(
+        self._consumer = await create_consumer(
+            self._client,
             self._stream,
             ConsumerConfig(
-                name=self._consumer,
                 deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
                 opt_start_seq=self._next,
                 ack_policy=AckPolicy.NONE,

@@ -17,6 +17,9 @@ EVENTS = "EVENTS"
 INTAKE = "INTAKE"
 KEYS = "KV_keys"
 
+MAX_CONSUMERS = {EVENTS: 1000, INTAKE: 64, KEYS: 1}
+"""Without a limit of its own a stream has 1,000 from nats-server 2.15 on, and none before. Nobody may consume keys."""
+
 _GIB = 1024**3
 
 
@@ -30,6 +33,7 @@ def configurations(replicas: int) -> list[StreamConfig]:
             storage=StorageType.FILE,
             discard=DiscardPolicy.NEW,
             num_replicas=replicas,
+            max_consumers=MAX_CONSUMERS[EVENTS],
             duplicate_window=600,
             deny_delete=True,
             deny_purge=True,
@@ -43,6 +47,7 @@ def configurations(replicas: int) -> list[StreamConfig]:
             storage=StorageType.FILE,
             discard=DiscardPolicy.NEW,
             num_replicas=replicas,
+            max_consumers=MAX_CONSUMERS[INTAKE],
             duplicate_window=600,
             max_age=7 * 86_400,
             max_bytes=_GIB,
@@ -55,6 +60,7 @@ def configurations(replicas: int) -> list[StreamConfig]:
             storage=StorageType.FILE,
             discard=DiscardPolicy.NEW,
             num_replicas=replicas,
+            max_consumers=MAX_CONSUMERS[KEYS],
             max_msgs_per_subject=1,
             # Otherwise one message with the header `Nats-Rollup: all` would erase the keys of every service.
             allow_rollup_hdrs=False,

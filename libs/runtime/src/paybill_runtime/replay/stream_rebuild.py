@@ -144,7 +144,7 @@ async def _stored(reader: Client, last: int) -> dict[int, str]:
             if stream_sequence(messages[-1]) >= last:
                 break
     finally:
-        await consumer.delete()
+        await consumer.close()
     return stored
 
 

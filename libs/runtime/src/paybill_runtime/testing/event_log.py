@@ -35,7 +35,7 @@ class EventLog:
                         if not types or fact.event.TYPE in types:
                             found.append(fact)
         finally:
-            await consumer.delete()
+            await consumer.close()
             await client.close()
         return found
 
