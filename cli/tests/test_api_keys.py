@@ -10,6 +10,7 @@ from paybill_cli.client.http import uses_tls
 from paybill_cli.client.stack import SERVICES
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.exit_codes import ExitCode
+from paybill_embedded.credentials import write_private
 
 SUBJECT = "user:staff-17"
 
@@ -85,8 +86,36 @@ def test_the_first_key_is_listed_and_no_command_revokes_it(on_stack) -> None:
 
     assert (first["source"], first["subject"], first["role"]) == ("file", "user:operator", "admin")
     assert (refused.code, refused.error["code"]) == (ExitCode.CONFLICT, "key_in_file")
-    assert refused.error["next"].startswith("paybill up --new-key")
+    assert refused.error["next"].startswith("paybill key rotate")
     assert on_stack("key", "list").code == ExitCode.OK
+
+
+def test_the_operators_key_is_replaced_while_the_stack_runs(on_stack, real_stack) -> None:
+    file = real_stack.data_dir / "api-keys.json"
+    stored = file.read_text()
+
+    preview = on_stack("key", "rotate", "--dry-run", "--json").data
+    refused = on_stack("key", "rotate", "--json")
+    unchanged = file.read_text()
+    try:
+        made = on_stack("key", "rotate", "--yes", "--json").data
+        new, old = statuses(real_stack, made["key"]), statuses(real_stack, real_stack.key)
+        secret_is_stored = made["key"].rpartition("_")[2] in file.read_text()
+    finally:
+        write_private(file, stored)  # of the session
+
+    assert (preview, unchanged, refused.error["code"]) == ({"ends": "op1"}, stored, "confirmation_needed")
+    assert (made["ends"], new, old) == ("op1", {200}, {401})
+    assert made["key"].startswith("pbk_op2_")
+    assert not secret_is_stored
+    assert statuses(real_stack, real_stack.key) == {200}
+
+
+def test_a_folder_without_a_stack_has_no_operators_key(paybill, tmp_path) -> None:
+    refused = paybill("key", "rotate", "--yes", "--json", "--data-dir", str(tmp_path))
+
+    assert (refused.code, refused.error["code"]) == (ExitCode.NOT_FOUND, "operator_key_not_found")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("end", ["90d", "date"])

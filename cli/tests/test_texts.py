@@ -27,6 +27,7 @@ def test_every_option_with_a_text_checks_it() -> None:
     }
 
     assert found == {*expected.items()}
+    assert [each.opts for each in options() if each.opts[0] in expected and each.default == ""] == []  # is parsed, too
 
 
 @pytest.mark.parametrize("parser", [text, email])

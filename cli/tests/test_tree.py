@@ -76,6 +76,7 @@ CHANGES = {
     ("agent", "thaw"),
     ("key", "create"),
     ("key", "revoke"),
+    ("key", "rotate"),
 }
 """Commands that change a running stack."""
 CLIENTS = {"asyncpg", "httpx", "nats", "pydantic"}

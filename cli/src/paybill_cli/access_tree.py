@@ -28,6 +28,10 @@ ACCESS = {
             "revoke": Leaf(
                 "paybill_cli.commands.api_keys:revoke", "Revoke an API key: every service refuses it within a second."
             ),
+            "rotate": Leaf(
+                "paybill_cli.commands.api_keys:rotate",
+                "Replace the operator's key of a local stack, and show the new one.",
+            ),
         },
     ),
     "subscriber": Branch(

@@ -20,9 +20,9 @@ class OptionGroup:
         return cls(**values)
 
 
-Reason = Annotated[
-    str, typer.Option("--reason", parser=text, help="Reason; kept in the log permanently: no personal data.")
-]
+_REASON = typer.Option("--reason", parser=text, help="Reason; kept in the log permanently: no personal data.")
+Reason = Annotated[str, _REASON]
+OptionalReason = Annotated[str | None, _REASON]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Preview the result, and change nothing.")]
 IdempotencyKey = Annotated[

@@ -91,7 +91,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "key_bound_to_tenant": ("paybill key list",),
     "key_exceeds_rights": ("{command} --help", "repeat the command with a role and scopes that your key has"),
     "key_expiry_out_of_range": ("{command} --help", "repeat the command with an end within 366 days"),
-    "key_in_file": ("paybill up --new-key, which replaces the operator's key; elsewhere remove it from the file",),
+    "key_in_file": ("paybill key rotate, which replaces the operator's key; elsewhere remove it from the file",),
     "key_not_found": ("paybill key list",),
     "keys_unavailable": _LATER,
     "legal_hold": (*_TENANT,),
@@ -239,7 +239,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "violation_unknown": ("paybill doctor",),
     "window_not_reported": ("paybill usage windows",),
     "workflow_not_found": ("paybill agent bundles",),
-    "wrong_key": ("paybill up --new-key, which creates another key of a local stack; elsewhere ask an admin for one",),
+    "wrong_key": ("paybill key rotate, which replaces the key of a local stack; elsewhere ask an admin for one",),
     "wrong_scope": ("ask an admin for a key with this permission",),
 }
 """Alternatives by code: the first one applies whose fields are arguments of the command."""

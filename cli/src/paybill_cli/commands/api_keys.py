@@ -8,10 +8,10 @@ import typer
 
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
-from paybill_cli.client.stack import Stack
+from paybill_cli.client.stack import LocalStack, Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import ConfirmedOptions, Limit, RequestOptions
+from paybill_cli.options import ConfirmedOptions, DryRun, Limit, RequestOptions, Yes
 from paybill_cli.output import Output
 
 COLUMNS = ("id", "name", "subject", "role", "scopes", "status", "source", "expires_at")
@@ -121,6 +121,37 @@ def revoke(out: Output, stack: Stack, options: ConfirmedOptions, key: Id) -> Non
         out.confirm(f"Revoke {key} ({found['name']}) of {found['subject']}?{is_own}", yes=options.yes)
         done = post(out, tenant, f"{path}/revoke", None, options.idempotency_key)
     out.record("key.revoked", _row(out, done), (*COLUMNS, "revoked_by", "revoked_at"))
+
+
+def rotate(out: Output, stack: LocalStack, yes: Yes = False, dry_run: DryRun = False) -> None:
+    """Replace the operator's key of a local stack, and show the new one.
+
+    Only its hash is stored, so that it cannot be shown again. The old key ends at once, and a running stack accepts the
+    new one without a restart. This needs no key, but access to the data directory.
+
+    Example: paybill key rotate
+    """
+    from paybill_stack.layout import Layout
+    from paybill_stack.operator_key import ensure_operator_key, operator_keys
+
+    path = Layout(stack.data_dir.absolute()).api_keys
+    old = ", ".join(key.id for key in operator_keys(path))
+    if not old:
+        raise CliError(
+            "operator_key_not_found",
+            f"{path} has no operator's key",
+            why="the first `paybill up` in a data directory creates it",
+            next="name its folder with --data-dir",
+            exit_code=ExitCode.NOT_FOUND,
+        )
+    if dry_run:
+        out.record("key.rotated", {"ends": old})
+        out.info("would end this key and show a new one; nothing was changed")
+        return
+    out.confirm(f"End the operator's key {old}, and show a new one?", yes=yes)
+    key = ensure_operator_key(path, datetime.now(UTC), replace=True)
+    out.record("key.rotated", {"ends": old, "key": key})
+    out.info("the key is shown only now: export PAYBILL_API_KEY=…")
 
 
 def _row(out: Output, key: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from paybill_cli.client.tenants import with_tenants
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import ConfirmedOptions, Detach, Reason, RequestOptions, Timeout
+from paybill_cli.options import ConfirmedOptions, Detach, OptionalReason, Reason, RequestOptions, Timeout
 from paybill_cli.output import Output
 
 COLUMNS = ("id", "status", "from", "to", "when", "total", "asked", "moved", "refused", "left")
@@ -37,7 +37,7 @@ def start(
     to: Annotated[
         str, typer.Argument(help="New plan version, such as pro@2.", metavar="TO", autocompletion=completion.versions)
     ],
-    reason: Reason = "",
+    reason: OptionalReason = None,
     when: Annotated[
         Literal["now", "period_end"], typer.Option("--when", help="Now, or at the end of each paid period.")
     ] = "period_end",

@@ -187,7 +187,7 @@ async def up(
         def show_key(key: str) -> None:
             nonlocal progress
             starting.close()  # while a spinner runs, what is printed to stdout appears on stderr
-            out.info("the operator's key, shown only now; another is created by: paybill up --new-key")
+            out.info("the operator's key, shown only now; another is created by: paybill key rotate")
             out.early("key", {"operator_key": key}, f"export PAYBILL_API_KEY={key}")
             progress = starting.enter_context(out.progress("starting the servers"))
 

@@ -1,4 +1,7 @@
-"""Manages the API keys of a stack: the operator's key, shown once, and temporary keys."""
+"""Manages the API keys of a stack: the operator's key, shown once, and temporary keys.
+
+Commands change the file while services read it: each change excludes the others and replaces the file as a whole.
+"""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from paybill_embedded.credentials import write_private
+from paybill_embedded.lock import sole_writer
 from paybill_runtime.http.auth import ApiKey, Role, make_key
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,14 +27,20 @@ def ensure_operator_key(path: Path, now: datetime, *, replace: bool) -> str | No
 
     A new key revokes all earlier keys of the operator. Services see the change without a restart.
     """
-    keys = _read(path)
-    existing = [key for key in keys if key.name == OPERATOR]
-    if not replace and any(key.expires_at > now for key in existing):
-        return None
-    number = 1 + max((int(key.id.removeprefix("op")) for key in existing if key.id[2:].isdigit()), default=0)
-    made = make_key(f"op{number}", OPERATOR, Role.ADMIN, ("*",), now + KEY_LIFETIME)
-    _write(path, [*(key for key in keys if key.name != OPERATOR), ApiKey.model_validate(made.stored)])
+    with sole_writer(path):
+        keys = _read(path)
+        existing = [key for key in keys if key.name == OPERATOR]
+        if not replace and any(key.expires_at > now for key in existing):
+            return None
+        number = 1 + max((int(key.id.removeprefix("op")) for key in existing if key.id[2:].isdigit()), default=0)
+        made = make_key(f"op{number}", OPERATOR, Role.ADMIN, ("*",), now + KEY_LIFETIME)
+        _write(path, [*(key for key in keys if key.name != OPERATOR), ApiKey.model_validate(made.stored)])
     return made.raw
+
+
+def operator_keys(path: Path) -> list[ApiKey]:
+    """Returns the operator's keys in the file: one, or none where no stack was started."""
+    return [key for key in _read(path) if key.name == OPERATOR]
 
 
 @contextmanager
@@ -42,15 +52,17 @@ def temporary_key(
     subject: who uses it; by default the program with this name.
     """
     made = make_key(name, name, role, scopes, datetime.now(UTC) + lifetime, subject or f"service:{name}")
-    _write(path, [*_without(path, name), ApiKey.model_validate(made.stored)])
+    _replace(path, name, [ApiKey.model_validate(made.stored)])
     try:
         yield made.raw
     finally:
-        _write(path, _without(path, name))
+        _replace(path, name, [])
 
 
-def _without(path: Path, name: str) -> list[ApiKey]:
-    return [key for key in _read(path) if key.name != name]
+def _replace(path: Path, name: str, keys: list[ApiKey]) -> None:
+    """Replaces the keys with this name."""
+    with sole_writer(path):
+        _write(path, [*(key for key in _read(path) if key.name != name), *keys])
 
 
 def _read(path: Path) -> list[ApiKey]:
