@@ -1,6 +1,5 @@
 """Tests of `paybill doctor`: all checks pass on a healthy stack, and each failure has a fix."""
 
-import asyncio
 import json
 import os
 import signal
@@ -9,13 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from nats.js.api import StreamConfig
 from paybill_cli.client.stack import Stack
 from paybill_cli.commands.checks import Check, State, incidents, refused, unsettled, violations
-from paybill_cli.commands.doctor import _clock, _counts, _machine, _ready, _stream, _sync_always
+from paybill_cli.commands.doctor import _clock, _counts, _machine, _ready, _sync_always
 from paybill_cli.exit_codes import ExitCode
-from paybill_embedded.nats import NatsServer
-from paybill_runtime.messaging.streams import EVENTS, INTAKE, KEYS, configurations, connect
+from paybill_runtime.messaging.streams import EVENTS, INTAKE
 from paybill_runtime.testing import stop_processes
 
 STACK = Stack(data_dir=Path("no-stack"))
@@ -263,48 +260,6 @@ def test_a_service_that_is_not_ready_has_a_fix(health: dict[str, object], state:
 )
 def test_a_wrong_clock_is_found(date: str, state: State) -> None:
     assert _clock("tenant", date).state is state
-
-
-def test_a_changed_stream_is_found(nats: NatsServer) -> None:
-    async def check_streams() -> tuple[Check, Check, Check]:
-        steward = await connect(nats.url, "steward", nats.password("steward"))
-        jetstream = steward.jetstream()
-        expected = {each.name: vars(each) for each in configurations(1)}
-        for change in (
-            expected[INTAKE] | {"max_age": 60.0, "duplicate_window": 60.0},
-            expected[KEYS] | {"allow_rollup_hdrs": True},
-        ):
-            await jetstream.update_stream(StreamConfig(**change))
-        operator = await connect(nats.url, "operator", nats.password("operator"))
-        checks = (
-            await _stream(operator, EVENTS, STACK),
-            await _stream(operator, INTAKE, STACK),
-            await _stream(operator, KEYS, STACK),
-        )
-        await operator.close()
-        await steward.close()
-        return checks
-
-    events, intake, keys = asyncio.run(check_streams())
-
-    assert (events.state, intake.state, keys.state) == (State.OK, State.FAILED, State.FAILED)
-    assert keys.found == "allow_rollup_hdrs is True instead of False"
-    assert "max_age is 60.0 instead of 604800" in intake.found
-    assert "PAYBILL_NATS_USER=steward PAYBILL_NATS_PASSWORD_FILE=" in intake.fix
-
-
-def test_a_missing_stream_is_found(tmp_path: Path) -> None:
-    with NatsServer(tmp_path) as bare:
-
-        async def check_streams() -> Check:
-            operator = await connect(bare.url, "operator", bare.password("operator"))
-            check = await _stream(operator, EVENTS, STACK)
-            await operator.close()
-            return check
-
-        check = asyncio.run(check_streams())
-
-    assert (check.state, check.check) == (State.FAILED, EVENTS)
 
 
 def test_a_server_that_acknowledges_before_it_syncs_is_found(tmp_path: Path) -> None:

@@ -4,12 +4,11 @@ import asyncio
 import os
 import shlex
 import struct
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paybill_stack.health import NATS_UNREACHABLE, POSTGRES_UNREACHABLE, not_ready
 
@@ -29,12 +28,10 @@ from paybill_cli.commands.checks import (
     unsettled,
     violations,
 )
+from paybill_cli.commands.stream_checks import stream_checks
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
-
-if TYPE_CHECKING:
-    from nats.aio.client import Client
 
 COLUMNS = ("part", "check", "state", "found")
 
@@ -54,24 +51,6 @@ _OWN_LISTS = {
 MIN_FREE_BYTES = 1024**3
 """Below this PostgreSQL and NATS are near to refusing writes."""
 
-_STREAM_DEFAULTS = {
-    "subjects": None,
-    "retention": "limits",
-    "storage": "file",
-    "discard": "old",
-    "max_age": 0,
-    "max_msgs": -1,
-    "max_bytes": -1,
-    "max_msg_size": -1,
-    "max_msgs_per_subject": -1,
-    "duplicate_window": 120,
-    "deny_delete": False,
-    "deny_purge": False,
-    "allow_rollup_hdrs": False,
-    "allow_direct": False,
-    "allow_atomic": False,
-}
-"""Settings of a stream that are compared, and the server's value when one is not set."""
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 """First message of a connection; every PostgreSQL answers it (Frontend/Backend Protocol, 54.2.10)."""
 
@@ -101,63 +80,18 @@ async def doctor(out: Output, stack: Stack) -> int:
 
 async def _nats(stack: Stack) -> list[Check]:
     """Checks NATS: reachable, every write synced before its acknowledgement, streams configured as created."""
-    from paybill_runtime.messaging.streams import configurations
+    from paybill_runtime.messaging.streams import EVENTS, INTAKE, KEYS
 
     from paybill_cli.client.event_log import connected
 
     try:
         access = stack.nats()
         async with connected(access) as client:
-            streams = [await _stream(client, expected.name or "", stack) for expected in configurations(1)]
+            streams = [check for name in (EVENTS, INTAKE, KEYS) for check in await stream_checks(client, name, stack)]
     except CliError as error:
         down = error.exit_code is ExitCode.UNREACHABLE
         return [failed("nats", "answers", error.message, error.next, unreachable=down)]
     return [ok("nats", "answers", access.url), _sync_always(stack), *streams]
-
-
-async def _stream(client: "Client", name: str, stack: Stack) -> Check:
-    """Checks that the configuration of a stream is the one that it was created with."""
-    from nats.errors import Error as NatsError
-    from paybill_runtime.messaging.streams import configurations
-
-    try:
-        info = await client.jetstream().stream_info(name)
-    except NatsError as error:
-        fix = (
-            "stop the stack, then: paybill restore stream --from-outboxes, which rebuilds the log"
-            if name == "EVENTS"
-            else "stop the services and run paybill up, which creates the streams"
-        )
-        return failed("nats", name, f"the stream does not exist ({error})", fix)
-    [expected] = [each for each in configurations(info.config.num_replicas or 1) if each.name == name]
-    pairs = [(key, _value(info.config, key), _value(expected, key)) for key in _STREAM_DEFAULTS]
-    different = [f"{key} is {found} instead of {right}" for key, found, right in pairs if found != right]
-    if different:
-        return failed("nats", name, ", ".join(different), _restore_streams(stack, info.config.num_replicas or 1))
-    state = info.state
-    return ok("nats", name, f"{state.messages} messages, {state.bytes} bytes, last seq {state.last_seq}")
-
-
-def _restore_streams(stack: Stack, replicas: int) -> str:
-    """Returns the command that restores all streams, for the NATS user `steward`: it may create and change streams."""
-    try:
-        nats = stack.running()["nats"]
-    except (CliError, KeyError):
-        nats = {}
-    settings = {
-        "URL": stack.nats_url or nats.get("url", "URL"),
-        "USER": "steward",
-        "PASSWORD_FILE": f"{nats['credentials']}/nats-steward" if "credentials" in nats else "FILE",
-        "REPLICAS": replicas,
-    }
-    environment = [f"PAYBILL_NATS_{key}={shlex.quote(str(value))}" for key, value in settings.items()]
-    command = " ".join([*environment, shlex.quote(sys.executable), "-m", "paybill_runtime.messaging.streams"])
-    return f"as the NATS user that may create and change streams, run: {command}"
-
-
-def _value(configuration: Any, key: str) -> Any:
-    value = getattr(configuration, key)
-    return getattr(value, "value", value) or _STREAM_DEFAULTS[key]
 
 
 def _sync_always(stack: Stack) -> Check:

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from collections import Counter
 
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig
@@ -41,6 +42,19 @@ async def create_consumer(client: Client, stream: str, configuration: ConsumerCo
     raise NoFreeConsumerError(
         f"all {len(names)} consumers of {identity} on {stream} are in use; this is tried again, and unused ones end "
         "after a minute"
+    )
+
+
+async def consumers_by_identity(client: Client, stream: str) -> Counter[str]:
+    """Returns how many consumers each identity has on the stream; those with a name of their own count by it.
+
+    The server lists 1,024 of them, more than a stream permits. Raises TimeoutError for who may not list them.
+    """
+    answer = await client.request(f"$JS.API.CONSUMER.NAMES.{stream}", b"", timeout=_TIMEOUT_S)
+    names: list[str] = json.loads(answer.data).get("consumers") or []
+    parts = [name.rpartition("-") for name in names]
+    return Counter(
+        identity if number.isdecimal() else name for name, (identity, _, number) in zip(names, parts, strict=True)
     )
 
 
