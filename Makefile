@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PRODUCT := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml cli/pyproject.toml))
 MEMBERS := $(PRODUCT) bench
-STRUCTURE := tests-e2e/test_structure.py tests-e2e/test_boundaries.py tests-e2e/test_violations.py tests-e2e/test_use_cases.py tests-e2e/test_asyncapi.py tests-e2e/test_compose.py tests-e2e/test_route_rights.py tests-e2e/test_openapi.py tests-e2e/test_request_texts.py
+STRUCTURE := tests-e2e/test_structure.py tests-e2e/test_boundaries.py tests-e2e/test_violations.py tests-e2e/test_use_cases.py tests-e2e/test_asyncapi.py tests-e2e/test_compose.py tests-e2e/test_route_rights.py tests-e2e/test_openapi.py tests-e2e/test_request_texts.py tests-e2e/test_security_page.py
 # Tests start many processes: without bytecode on disk each of them compiles our modules again.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
 

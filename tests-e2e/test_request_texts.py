@@ -29,6 +29,7 @@ EXCEPTIONS = {
     "path.cell": "compared with the ids of cells, and not kept",
 }
 """Places of texts of another kind, and the reasons."""
+PROVIDER_IDS = {"path.customer", "path.target", "query.after", "query.object", "body.customer"}
 
 
 def texts(document: Schema, schema: Schema, place: str) -> Iterator[tuple[str, Schema]]:
@@ -79,3 +80,15 @@ def test_every_text_of_a_request_has_a_type(tmp_path: Path) -> None:
     assert {place: found for place, found in untyped.items() if place not in EXCEPTIONS} == {}
     assert EXCEPTIONS.keys() - untyped.keys() == set()
     assert all(plain[name] >= 2 for name in SERVICES)
+
+
+def test_no_request_names_an_address_that_a_service_calls(tmp_path: Path) -> None:
+    """Ids of a provider may have the form of an address; they are quoted in its paths."""
+    found = {
+        place
+        for name in SERVICES
+        for _, place, schema in request_texts(openapi_of(running_service(name, tmp_path).app(), name))
+        if schema.get("pattern") not in {None, PLAIN} and re.search(schema["pattern"], "http://169.254.169.254/x")
+    }
+
+    assert found == PROVIDER_IDS | {"body.of", "body.subject"}

@@ -117,6 +117,13 @@ async def test_a_missing_subscription_is_none(client):
     assert await client.fetch("sub_none") is None
 
 
+@pytest.mark.parametrize("id_", ["../customers/{}", "x/../../customers/{}", "x?expand[]=customer", ".."])
+async def test_an_id_reaches_no_other_resource(client, id_):
+    customer = (await client.open(ORDER, "key-1")).customer
+
+    assert await client.fetch(id_.format(customer)) is None
+
+
 async def test_cancelling_all_expires_checkouts_and_cancels_subscriptions_and_is_idempotent(client, fake):
     opened = await client.open(ORDER, "key-1")
     paid = fake.control.pay_checkout(opened.checkout)
