@@ -17,12 +17,15 @@ from paybill_embedded.users import IDENTITIES, Cluster, render_conf
 REPLICAS = 3
 OBSERVER = "observer"
 """A user of the account of JetStream, that may subscribe and publish to every subject."""
-SERVER = Path(os.environ.get("PAYBILL_TEST_CLUSTER_NATS_SERVER", Path(sys.executable).parent / "nats-server"))
+INSTALLED_SERVER = Path(sys.executable).parent / "nats-server"
+SERVER = Path(os.environ.get("PAYBILL_TEST_CLUSTER_NATS_SERVER", INSTALLED_SERVER))
 """The program nats-server: the one of this environment, or another version."""
 
 
 @contextmanager
-def running_nodes(folder: Path, configurations: Mapping[str, str], health: Mapping[str, int]) -> Iterator[None]:
+def running_nodes(
+    folder: Path, configurations: Mapping[str, str], health: Mapping[str, int], server: Path = SERVER
+) -> Iterator[None]:
     """Runs a node for each configuration; starts the block when all are healthy.
 
     health: the port of each node's HTTP monitoring.
@@ -30,7 +33,7 @@ def running_nodes(folder: Path, configurations: Mapping[str, str], health: Mappi
     with ExitStack() as stack:
         for node, text in configurations.items():
             (folder / f"{node}.conf").write_text(text)
-            process = subprocess.Popen([SERVER, "--config", folder / f"{node}.conf", "--log", folder / f"{node}.log"])
+            process = subprocess.Popen([server, "--config", folder / f"{node}.conf", "--log", folder / f"{node}.log"])
             stack.callback(process.wait)
             stack.callback(process.kill)
         deadline = time.monotonic() + 30
@@ -69,8 +72,8 @@ class NatsCluster:
         return self.folder / f"nats-{user}"
 
     @contextmanager
-    def running(self) -> Iterator["NatsCluster"]:
-        """Runs the nodes until the end of the block."""
+    def running(self, server: Path = SERVER) -> Iterator["NatsCluster"]:
+        """Runs the nodes until the end of the block; again on the same stores when it ran before."""
         routes = [free_port() for _ in range(REPLICAS)]
         health = {f"n{number}": free_port() for number in range(REPLICAS)}
         addresses = tuple(f"nats-route://route:together@127.0.0.1:{port}" for port in routes)
@@ -86,5 +89,5 @@ class NatsCluster:
             ).replace("    exports: [\n", f"{observer}    exports: [\n")
             for node, port, route in zip(health, self._ports, routes, strict=True)
         }
-        with running_nodes(self.folder, configurations, health):
+        with running_nodes(self.folder, configurations, health, server):
             yield self

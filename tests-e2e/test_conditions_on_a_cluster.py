@@ -8,7 +8,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError
-from nats_cluster import OBSERVER, REPLICAS, NatsCluster
+from nats_cluster import INSTALLED_SERVER, OBSERVER, REPLICAS, SERVER, NatsCluster
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.decisions.group_commit import Decision
@@ -118,6 +118,32 @@ def _stopped_by_last_id(client: Client) -> bool:
     version = client.connected_server_version
     first, last = STOPPED_BY_LAST_ID
     return first <= (version.major, version.minor, version.patch) <= last
+
+
+@pytest.mark.skipif(SERVER == INSTALLED_SERVER, reason="needs 2.12.8: PAYBILL_TEST_CLUSTER_NATS_SERVER=FILE")
+async def test_a_stream_that_a_condition_stopped_takes_messages_again_under_the_older_server(tmp_path) -> None:
+    cluster = NatsCluster(tmp_path)
+    user, subject = PUBLISHED[INTAKE]
+    with cluster.running(INSTALLED_SERVER):
+        await _create_streams(cluster)
+        client = await connect(cluster.url, user, cluster.password(user))
+        if not _stopped_by_last_id(client):
+            pytest.skip(f"nats-server {client.connected_server_version} stops no stream")
+        for number in range(100):
+            await client.jetstream().publish(subject, b"%d" % number)
+        with pytest.raises(APIError):
+            await client.jetstream().publish(subject, b"{}", headers={LAST_ID: "another"}, timeout=5)
+        with pytest.raises(TimeoutError):
+            await client.jetstream().publish(subject, b"{}", timeout=2)
+        await client.close()
+
+    with cluster.running(SERVER):
+        observer = await connect(cluster.url, OBSERVER, cluster.password(OBSERVER))
+        await until(partial(_published, observer.jetstream(), subject.replace(user, OBSERVER)), timeout_s=60)
+        stored = [await observer.jetstream().get_msg(INTAKE, sequence) for sequence in range(2, 102)]
+        await observer.close()
+
+    assert [message.data for message in stored] == [b"%d" % number for number in range(100)]
 
 
 async def test_a_stack_that_uses_a_cluster_keeps_the_replicas_of_its_streams(nats, connected) -> None:
