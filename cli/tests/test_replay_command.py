@@ -9,7 +9,7 @@ import sys
 
 import asyncpg
 import pytest
-from paybill_cli.commands.replay import MEANINGS
+from paybill_cli.commands.replay import MEANINGS, advice
 from paybill_cli.exit_codes import ExitCode
 
 pytestmark = pytest.mark.e2e
@@ -101,3 +101,24 @@ def test_a_stack_that_stopped_or_crashed_is_verified_and_rebuilt(paybill, tmp_pa
     assert (rebuilt.code, equal.code) == (ExitCode.OK, ExitCode.OK)
     assert {service["rebuilt"] for service in rebuilt.data["services"]} == {True}
     assert equal.data["equal"] is True
+
+
+@pytest.mark.parametrize(
+    ("kinds", "rebuilds"),
+    [
+        (("different_state", "missing_row"), True),
+        (("different_state", "missing_outbox_row"), False),
+        (("wrong_position",), False),
+        (("unknown_fact", "different_state"), False),
+    ],
+)
+def test_a_rebuild_is_advised_only_when_nothing_but_tables_differs(kinds, rebuilds) -> None:
+    reports = [
+        {"service": "tenant", "faults": [{"kind": kind} for kind in kinds]},
+        {"service": "billing", "faults": []},
+    ]
+
+    step = advice(reports)
+
+    assert ("paybill replay --rebuild" in step) is rebuilds
+    assert ("restoring.md" in step) is not rebuilds

@@ -92,6 +92,16 @@ class _Outbox:
                 yield row.id
 
 
+class _Evidence:
+    """Database in which every fact without a row in the snapshot was recorded later."""
+
+    async def has_row(self, _id: str) -> bool:
+        return True
+
+    async def was_decided(self, _headers, _sequence: int) -> bool:
+        return False
+
+
 def _stored() -> Stored:
     """Returns a state that counts how often it was folded."""
     return Stored("tenant", service().states[0].row, int, lambda state, _: (state or 0) + 1)
@@ -116,7 +126,7 @@ def _folded(rows: Sequence[OutboxRow], deviations: Deviations, faults: Faults) -
 
 def _aligned(rows: Sequence[OutboxRow], messages: Sequence[Msg], cuts: set[int]) -> Findings:
     report = Report(service="tenant")
-    alignment = Alignment(_Outbox(rows), report, VoidedFacts())
+    alignment = Alignment(_Outbox(rows), report, VoidedFacts(), _Evidence())
 
     async def read() -> None:
         part: list[Msg] = []

@@ -120,7 +120,14 @@ async def test_a_row_of_an_earlier_version_lacks_fields_with_defaults_and_is_equ
             "unexpected_row",
             "without facts in the log",
         ),
-        ("DELETE FROM chassis.outbox WHERE subject LIKE '%tenant_cancelled%'", "unknown_fact", "never decided"),
+        ("DELETE FROM chassis.outbox WHERE subject LIKE '%tenant_cancelled%'", "missing_outbox_row", "lacks sequence"),
+        (
+            "DELETE FROM chassis.outbox WHERE position = (SELECT max(position) FROM chassis.outbox)",
+            "missing_outbox_row",
+            "that the log has",
+        ),
+        ("UPDATE chassis.position SET sequence = sequence + 1000", "wrong_position", "the log does not have"),
+        ("UPDATE chassis.position SET sequence = sequence - 1 WHERE sequence > 1", "wrong_position", "does not have"),
         (
             (
                 "UPDATE chassis.outbox SET "
@@ -150,17 +157,38 @@ async def test_a_row_of_an_earlier_version_lacks_fields_with_defaults_and_is_equ
 )
 async def test_a_change_that_bypassed_the_log_is_reported(filled, databases, statement, kind, named) -> None:
     url = str(filled.running.settings.database_url)
-    if kind == "unknown_fact":  # a newer fact must be known, otherwise this one could be younger than the snapshot
-        await filled.client.post("/v1/tenants/beta/offboard", json={"reason": "leaves"})
-        await until(lambda: _relayed(filled))
-        requested = "SELECT max(position) FROM chassis.outbox WHERE subject LIKE '%tenant_requested%'"
-        statement = f"DELETE FROM chassis.outbox WHERE position = ({requested})"
     await databases.execute(url, "tenant", statement)
 
     report = await _verify(filled)
 
     assert kind in _kinds(report)
     assert any(named in fault.message for fault in report.faults)
+
+
+async def test_a_rebuild_keeps_the_right_tables_when_the_newest_outbox_row_is_missing(filled, databases) -> None:
+    url = str(filled.running.settings.database_url)
+    await filled.running.__aexit__(None, None, None)
+    newest = "(SELECT max(position) FROM chassis.outbox)"
+    await databases.execute(url, "tenant", f"DELETE FROM chassis.outbox WHERE position = {newest}")
+
+    report = await _verify(filled, rebuild=True)
+
+    assert "missing_outbox_row" in _kinds(report)
+    assert not report.rebuilt
+
+
+async def test_a_fact_that_the_service_never_decided_is_unknown(filled, nats) -> None:
+    client = await connect(nats.url, "tenant", nats.password("tenant"))
+    jetstream = client.jetstream()
+    message = await jetstream.get_msg(EVENTS, (await jetstream.stream_info(EVENTS)).state.last_seq, direct=True)
+    id_ = "01890000-0000-7000-8000-000000000000"
+    forged = {"Nats-Msg-Id": id_, "ce-id": id_, "pb-revision": "99"}
+    await jetstream.publish(message.subject, message.data, headers=message.headers | forged)
+    await client.close()
+
+    report = await _verify(filled)
+
+    assert _kinds(report) == {"unknown_fact"}
 
 
 @pytest.mark.own_nats

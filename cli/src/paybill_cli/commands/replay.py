@@ -28,13 +28,19 @@ MEANINGS = {
     "gap": "events of an aggregate are missing",
     "lost_fact": "an event that was confirmed is missing in the log",
     "misplaced_fact": "an event has another sequence in the log than was confirmed",
+    "missing_outbox_row": "the outbox lacks an event that its service decided",
     "missing_row": "a table lacks a row that the log requires",
     "swapped_facts": "two events of an aggregate are in the wrong order",
     "unexpected_row": "a table has a row that no event explains",
     "unknown_fact": "the log contains an event that its service never recorded",
     "unreadable_fact": "an event cannot be read",
+    "wrong_position": "a service's position in the log was changed, so that it may skip events",
 }
 """Meaning of each kind of fault."""
+_OF_TABLES = {"different_state", "missing_row", "unexpected_row"}
+"""Faults that a rebuild corrects when there are no others: log and outbox agree."""
+_OF_DATABASE = {"missing_outbox_row", "wrong_position"}
+"""Faults of the database of a service; its log is complete."""
 
 
 def replay(
@@ -87,10 +93,22 @@ def _show(out: Output, reports: list[dict[str, Any]]) -> None:
         raise CliError(
             "verification_failed",
             f"the log and the state of {', '.join(different)} differ",
-            next="if the log is complete, stop the stack and run: paybill replay --rebuild",
+            next=advice(reports),
             exit_code=ExitCode.VERIFICATION_FAILED,
         )
     out.info(f"{sum(report['facts'] for report in reports)} events: every table is equal to the log")
+
+
+def advice(reports: list[dict[str, Any]]) -> str:
+    """Returns the next safe step: a rebuild only when nothing but tables differs from the log and the outbox."""
+    kinds = {report["service"]: {fault["kind"] for fault in report["faults"]} for report in reports}
+    others = [name for name, found in kinds.items() if found - _OF_TABLES]
+    if not others:
+        return "if the log is complete, stop the stack and run: paybill replay --rebuild"
+    names = ", ".join(others)
+    if all(found <= _OF_TABLES | _OF_DATABASE for found in kinds.values()):
+        return f"do not rebuild; stop the stack and restore the database of {names} as docs/restoring.md describes"
+    return f"do not rebuild; keep copies of the log and the database of {names}, then follow docs/restoring.md"
 
 
 def _verdict(report: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from paybill_runtime.messaging.message_ids import message_id
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
 from paybill_runtime.messaging.streams import EVENTS
 from paybill_runtime.messaging.voided_facts import VoidedFacts
+from paybill_runtime.replay.evidence import Evidence
 from paybill_runtime.replay.outbox_rows import OutboxRow, OutboxSnapshot
 from paybill_runtime.replay.report import Report
 
@@ -32,9 +33,10 @@ class Alignment:
     absent: rows that were not at their sequence, by id.
     """
 
-    def __init__(self, outbox: OutboxSnapshot, report: Report, voided: VoidedFacts) -> None:
+    def __init__(self, outbox: OutboxSnapshot, report: Report, voided: VoidedFacts, evidence: Evidence) -> None:
         self._outbox = outbox
         self._voided = voided
+        self._evidence = evidence
         self._report = report
         self._absent: dict[str, tuple[int, str, str, int]] = {}
         self.deviations = Deviations()
@@ -54,7 +56,10 @@ class Alignment:
         due = rows.keys() - self._elsewhere
         rows |= await self._outbox.by_id(ids - rows.keys())
         for message in messages:
-            self._add(message, rows, due, last)
+            if _id(message) in rows:
+                self._add(message, rows, due, last)
+            else:
+                await self._report_without_row(message)
 
     async def finish(self) -> None:
         """Handles the rows behind the end of the log: confirmed and lost, or not confirmed yet."""
@@ -76,10 +81,7 @@ class Alignment:
     def _add(self, message: Msg, rows: Mapping[str, OutboxRow], due: set[str], last: int) -> None:
         """Adds a message. due: ids that are confirmed among these messages; last: the sequence of the last one."""
         id_, sequence = _id(message), stream_sequence(message)
-        row = rows.get(id_)
-        if row is None:
-            self._report_unknown(message, sequence)
-            return
+        row = rows[id_]
         if id_ in due:
             due.discard(id_)
         elif id_ in self._elsewhere or not (row.sequence is None or row.sequence > last or id_ in self._absent):
@@ -104,13 +106,20 @@ class Alignment:
                     "misplaced_fact", f"sequence {sequence}", f"{row.subject} {id_} was confirmed at {row.sequence}"
                 )
 
-    def _report_unknown(self, message: Msg, sequence: int) -> None:
-        subject = message.subject
-        id_ = message_id(EVENTS, subject, message.headers or {}, sequence)
+    async def _report_without_row(self, message: Msg) -> None:
+        """Tells a fact that is younger than the snapshot from a deleted row, a void fact and one of somebody else."""
+        sequence, subject, headers = stream_sequence(message), message.subject, message.headers or {}
+        id_ = message_id(EVENTS, subject, headers, sequence)
         if self._voided.covers(sequence, id_, message.data):
             self._report.voided += 1
-        elif sequence > self._outbox.newest_sequence:
+        elif sequence > self._outbox.newest_sequence and await self._evidence.has_row(id_):
             self._report.after_snapshot += 1
+        elif await self._evidence.was_decided(headers, sequence):
+            self._report.add(
+                "missing_outbox_row",
+                f"sequence {sequence}",
+                f"the outbox of {self._report.service} lacks sequence {sequence} that the log has ({subject})",
+            )
         else:
             self._report.add(
                 "unknown_fact", f"sequence {sequence}", f"{subject} is in the log, but this service never decided it"
