@@ -86,6 +86,9 @@ class Service:
         method, path = route
         url = re.sub(r"\{[^}]+\}", "x", path)
         answer = await client.request(method, url, headers=_HEADERS | headers, content=b"{}")
+        if method == "GET":
+            head = await client.head(url, headers=_HEADERS | headers)
+            assert head.status_code == answer.status_code, route
         code = answer.json().get("code", "")
         if answer.status_code == 401 or (answer.status_code == 403 and code in FORBIDDEN):
             return f"{answer.status_code} {code}"
