@@ -327,7 +327,9 @@ def test_external_servers_replace_the_embedded_ones(tmp_path):
     external, data_dir = tmp_path / "external", tmp_path / "data"
     with NatsServer(external) as nats, PostgresServer(external) as postgres:
         url = postgres.url("postgres")
-        options = ("--nats-url", nats.url, "--nats-credentials-dir", external / "credentials", "--database-url", url)
+        credentials = external / "credentials"
+        (credentials / "nats-steward").write_text(nats.password("steward"))
+        options = ("--nats-url", nats.url, "--nats-credentials-dir", credentials, "--database-url", url)
         password_file = str(postgres.password_file("postgres"))
         with up("--json", "--data-dir", data_dir, *options, PAYBILL_DATABASE_PASSWORD_FILE=password_file) as run:
             stack = run.ready()

@@ -149,14 +149,17 @@ async def _request(client: "Client", subject: str) -> dict[str, Any]:
 
 def _restore_streams(stack: Stack, replicas: int) -> str:
     """Returns the command that restores all streams, for the NATS user `steward`: it may create and change streams."""
+    from paybill_embedded.credentials import password_file
+
     try:
         nats = stack.running()["nats"]
     except (CliError, KeyError):
         nats = {}
+    file = password_file(stack.data_dir, "nats-steward") if nats.get("embedded") else "FILE"
     settings = {
         "URL": stack.nats_url or nats.get("url", "URL"),
         "USER": "steward",
-        "PASSWORD_FILE": f"{nats['credentials']}/nats-steward" if "credentials" in nats else "FILE",
+        "PASSWORD_FILE": file,
         "REPLICAS": replicas,
     }
     environment = [f"PAYBILL_NATS_{key}={shlex.quote(str(value))}" for key, value in settings.items()]

@@ -9,6 +9,8 @@ from paybill_embedded.errors import writing
 from paybill_embedded.lock import sole_writer
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_APART = {"nats-steward": "steward"}
+"""Folders of passwords that no service and no client needs: the steward may change streams."""
 
 
 def password_file(data_dir: Path, name: str) -> Path:
@@ -16,7 +18,7 @@ def password_file(data_dir: Path, name: str) -> Path:
     if not _NAME.fullmatch(name):
         msg = f"{name!r} is not a name of a password file: use lower-case letters, digits, - and _"
         raise ValueError(msg)
-    return data_dir / "credentials" / name
+    return data_dir / _APART.get(name, "credentials") / name
 
 
 def password(data_dir: Path, name: str) -> str:
@@ -33,6 +35,9 @@ def password(data_dir: Path, name: str) -> str:
         try:
             return _read(path)
         except FileNotFoundError:
+            if (beside := data_dir / "credentials" / name).exists():  # where earlier versions wrote it
+                beside.replace(path)
+                return _read(path)
             secret = secrets.token_urlsafe(32)
             write_private(path, secret + "\n")
             return secret

@@ -5,19 +5,27 @@ from pathlib import Path
 
 from paybill_embedded.databases import DRIVER_ROLE
 
+STEWARD = "steward"
+"""The NATS user that may create and change streams."""
 MAINTENANCE_DATABASE = "postgres"
 """The database in which the provisioner's driver runs CREATE DATABASE; every server has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class BusAccess:
-    """NATS at `url`; the password of a user is in `credentials`/nats-<user>."""
+    """NATS at `url`; the password of a user is in `credentials`/nats-<user>.
+
+    steward_file: with the password of the steward, unless it is beside the others.
+    """
 
     url: str
     credentials: Path
+    steward_file: Path | None = None
 
     def password_file(self, user: str) -> Path:
         """Returns the path of the file with the password of `user`."""
+        if user == STEWARD and self.steward_file is not None:
+            return self.steward_file
         return self.credentials / f"nats-{user}"
 
     def password(self, user: str) -> str:

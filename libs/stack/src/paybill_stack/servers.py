@@ -15,14 +15,12 @@ from paybill_embedded import DataDir, EmbeddedError, NatsServer, PostgresServer
 from paybill_embedded.credentials import password
 from paybill_embedded.databases import databases_script
 
-from paybill_stack.access import BusAccess, DatabaseAccess
+from paybill_stack.access import STEWARD, BusAccess, DatabaseAccess
 from paybill_stack.environment import Addresses, inherited_environment
 from paybill_stack.errors import FailureKind, StackError
 from paybill_stack.layout import SERVICES, Layout
 from paybill_stack.ports import NATS, POSTGRES, choose_ports
 
-_STEWARD = "steward"
-"""The NATS user that may create and change streams."""
 _PSQL_TIMEOUT_S = 30.0
 
 
@@ -83,7 +81,7 @@ class Servers:
         if external.nats_url is None or external.nats_credentials_dir is None:
             nats = NatsServer(layout.root, ports[NATS])
             self.embedded[NATS] = nats
-            self.bus = BusAccess(nats.url, layout.credentials)
+            self.bus = BusAccess(nats.url, layout.credentials, nats.password_file(STEWARD))
         else:
             self.bus = BusAccess(external.nats_url, external.nats_credentials_dir.absolute())
         if external.database_url is None:
@@ -98,14 +96,14 @@ class Servers:
         from nats.errors import Error as NatsError
         from paybill_runtime.messaging.streams import connect, ensure
 
-        if not self.bus.password_file(_STEWARD).exists() and NATS not in self.embedded:
+        if not self.bus.password_file(STEWARD).exists() and NATS not in self.embedded:
             return
         try:
-            client = await connect(self.bus.url, _STEWARD, self.bus.password(_STEWARD), wait_s=3)
+            client = await connect(self.bus.url, STEWARD, self.bus.password(STEWARD), wait_s=3)
         except (OSError, NatsError, TimeoutError) as error:
             raise StackError(
                 "nats_unreachable",
-                f"the NATS user {_STEWARD}, which creates the streams, cannot connect to {self.bus.url}",
+                f"the NATS user {STEWARD}, which creates the streams, cannot connect to {self.bus.url}",
                 why=str(error) or type(error).__name__,
                 next="check --nats-url, and the file nats-steward in --nats-credentials-dir",
                 kind=FailureKind.UNREACHABLE,
