@@ -25,9 +25,13 @@ READY_WITHIN_S = 60
 def known_values(urls: dict[str, str], client: httpx.Client) -> dict[str, str]:
     """Creates a tenant that pays by invoice; returns the path parameters that exist now."""
     body = SIGN_UP | {"slug": "acme", "payment": "manual"}
-    tenant = client.post(f"{urls['tenant']}/v1/tenants", json=body).raise_for_status().json()["id"]
-    contract = f"{urls['billing']}/v1/manual/contracts/{tenant}"
     end = time.monotonic() + READY_WITHIN_S
+    while (made := client.post(f"{urls['tenant']}/v1/tenants", json=body)).status_code != httpx.codes.ACCEPTED:
+        assert made.json()["code"] == "offerings_not_published", made.text
+        assert time.monotonic() < end, "the options of sign-ups were not published"
+        time.sleep(0.2)
+    tenant = made.json()["id"]
+    contract = f"{urls['billing']}/v1/manual/contracts/{tenant}"
     while client.post(f"{contract}/accept", json={"order": "PO 1"}).status_code != httpx.codes.OK:
         assert time.monotonic() < end, "the offer was not made"
         time.sleep(0.2)
