@@ -26,7 +26,7 @@ def test_every_line_has_an_attacker_a_way_a_defence_and_tests_that_exist() -> No
         assert attacker, cells
         assert way, cells
         assert defence, cells
-        assert paths, cells
+        assert paths or (defence, tests) == ("nothing", "none"), cells  # an open threat
         assert [path for path in paths if not (ROOT / path).is_file()] == [], cells
 
 
