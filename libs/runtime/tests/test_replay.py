@@ -126,6 +126,12 @@ async def test_a_row_of_an_earlier_version_lacks_fields_with_defaults_and_is_equ
             "missing_outbox_row",
             "that the log has",
         ),
+        (
+            "DELETE FROM chassis.inbox WHERE sequence = (SELECT min(sequence) FROM chassis.inbox)",
+            "wrong_inbox",
+            "deleted",
+        ),
+        ("INSERT INTO chassis.inbox VALUES (gen_random_uuid(), 1000)", "wrong_inbox", "at least 1 added"),
         ("UPDATE chassis.position SET sequence = sequence + 1000", "wrong_position", "the log does not have"),
         ("UPDATE chassis.position SET sequence = sequence - 1 WHERE sequence > 1", "wrong_position", "does not have"),
         (

@@ -34,12 +34,13 @@ MEANINGS = {
     "unexpected_row": "a table has a row that no event explains",
     "unknown_fact": "the log contains an event that its service never recorded",
     "unreadable_fact": "an event cannot be read",
+    "wrong_inbox": "the inbox was changed, so that an event may be handled twice or never",
     "wrong_position": "a service's position in the log was changed, so that it may skip events",
 }
 """Meaning of each kind of fault."""
 _OF_TABLES = {"different_state", "missing_row", "unexpected_row"}
 """Faults that a rebuild corrects when there are no others: log and outbox agree."""
-_OF_DATABASE = {"missing_outbox_row", "wrong_position"}
+_OF_DATABASE = {"missing_outbox_row", "wrong_inbox", "wrong_position"}
 """Faults of the database of a service; its log is complete."""
 
 

@@ -78,8 +78,12 @@ position = Table(
     Column("partition", SmallInteger, primary_key=True),
     Column("sequence", BigInteger, nullable=False),
     Column("message", Uuid),
+    Column("handled", BigInteger, nullable=False, server_default=text("0")),
 )
-"""The position of the consumer in each partition, committed with the decisions; `message` is the id at the position."""
+"""The position of the consumer in each partition, committed with the decisions; `message` is the id at the position.
+
+The sum of `handled` is the number of rows of the inbox.
+"""
 
 lease = Table(
     "lease",

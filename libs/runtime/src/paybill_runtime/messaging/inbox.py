@@ -51,18 +51,20 @@ class HandledBatch:
     last_message: str
 
     def record(self, statement: Statement) -> None:
-        """Adds the messages to the inbox and advances the positions."""
+        """Adds the messages to the inbox, counts them at the first position, and advances the positions."""
         if self.messages:
             rows = statement.columns(
                 event_id=("uuid", list(self.messages)), sequence=("bigint", list(self.messages.values()))
             )
             statement.add(f"INSERT INTO chassis.inbox (event_id, sequence) SELECT event_id, sequence FROM {rows}")  # noqa: S608
         rows = statement.columns(
-            partition=("smallint", list(self.positions)), sequence=("bigint", list(self.positions.values()))
+            partition=("smallint", list(self.positions)),
+            sequence=("bigint", list(self.positions.values())),
+            handled=("bigint", [len(self.messages), *[0] * (len(self.positions) - 1)][: len(self.positions)]),
         )
         advanced = statement.add(
             f"UPDATE chassis.position AS p SET sequence = {statement.value(self.up_to)}::bigint, "  # noqa: S608
-            f"message = {statement.value(self.last_message)}::uuid FROM {rows} "
+            f"message = {statement.value(self.last_message)}::uuid, handled = p.handled + n.handled FROM {rows} "
             f"WHERE p.stream = {statement.value(self.stream)} "
             "AND p.partition = n.partition AND p.sequence = n.sequence RETURNING 1"
         )

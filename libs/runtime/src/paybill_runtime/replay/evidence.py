@@ -27,6 +27,10 @@ _POSITIONS = text(
     "WHERE stream = :stream AND sequence > 0 GROUP BY sequence, message ORDER BY sequence"
 )
 
+_INBOX = text(
+    "SELECT (SELECT count(*) FROM chassis.inbox), (SELECT coalesce(sum(handled), 0)::bigint FROM chassis.position)"
+)
+
 Position = tuple[int, str | None, int]
 """A sequence, the id of the message there, and the first partition with this position."""
 
@@ -66,6 +70,18 @@ class Evidence:
 async def read_positions(connection: AsyncConnection) -> list[Position]:
     """Returns the positions of the service in the log."""
     return [(row[0], row[1], row[2]) for row in await connection.execute(_POSITIONS, {"stream": EVENTS})]
+
+
+async def check_inbox(connection: AsyncConnection, faults: Faults) -> None:
+    """Reports an inbox that has more or fewer rows than messages were handled."""
+    rows, handled = (await connection.execute(_INBOX)).one()
+    if rows != handled:
+        change = f"{handled - rows} deleted" if rows < handled else f"{rows - handled} added"
+        faults.add(
+            "wrong_inbox",
+            "inbox",
+            f"{handled} messages were handled, but the inbox has {rows} rows: at least {change} by something else",
+        )
 
 
 async def check_positions(client: Client, positions: Sequence[Position], faults: Faults) -> None:

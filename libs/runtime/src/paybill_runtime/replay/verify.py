@@ -27,7 +27,7 @@ from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.messaging.voided_facts import VoidedFacts
 from paybill_runtime.replay.alignment import Alignment, Deviations
 from paybill_runtime.replay.comparison import Comparison, compare, corrected, fold
-from paybill_runtime.replay.evidence import Evidence, check_positions, read_positions
+from paybill_runtime.replay.evidence import Evidence, check_inbox, check_positions, read_positions
 from paybill_runtime.replay.folding import Folded, Folding
 from paybill_runtime.replay.outbox_rows import NEWEST_POSITION, OutboxSnapshot
 from paybill_runtime.replay.report import Faults, Report
@@ -102,6 +102,7 @@ async def replay(
             outbox = await OutboxSnapshot(connection).open()
             alignment = Alignment(outbox, report, await _voided(client), Evidence(database, service.states))
             positions = await read_positions(connection)
+            await check_inbox(connection, report)
             async with _comparing(service.states, database, outbox, other_process) as comparing:
                 async for messages in _log(client, service.name):
                     await alignment.add(messages)
