@@ -7,7 +7,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from paybill_contracts.consumer_names import SERVICE_CONSUMERS, SUBSCRIBER_CONSUMERS, consumer_names
 from paybill_embedded.subscribers import Subscriber
 from paybill_embedded.users import SERVICES, permissions, subscriber_permissions
-from paybill_runtime.messaging.consumer_creation import NoFreeConsumerError, create_consumer
+from paybill_runtime.messaging.consumer_creation import NoFreeConsumerError, consumers_by_identity, create_consumer
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, configurations, connect
 from paybill_runtime.testing import until
@@ -44,6 +44,10 @@ async def test_a_service_that_uses_all_its_consumers_leaves_those_of_others(conn
     with pytest.raises(NoFreeConsumerError, match="all 32 consumers of tenant on EVENTS are in use"):
         await create_consumer(tenant, EVENTS, CONFIGURATION)
     assert await create_consumer(billing, EVENTS, CONFIGURATION) in consumer_names("billing", SERVICE_CONSUMERS)
+    operator = await connected("operator")
+    await operator.jetstream().add_consumer(EVENTS, ConsumerConfig(name="crm-x1", inactive_threshold=60))
+    amounts = {"tenant": SERVICE_CONSUMERS, "billing": 1, "crm-x1": 1}
+    assert [await consumers_by_identity(each, EVENTS) for each in (operator, tenant)] == [amounts, amounts]
 
 
 async def test_a_full_stream_is_named_and_an_ordered_consumer_goes_on_once_there_is_one(connected) -> None:

@@ -133,7 +133,8 @@ def _consume(stream: str, user: str) -> tuple[str, ...]:
     verbs = ("CREATE", "INFO", "MSG.NEXT", "DELETE")
     names = _consumer_names(user, SERVICE_CONSUMERS)
     subjects = [f"$JS.API.CONSUMER.{verb}.{stream}.{name}" for name in names for verb in verbs]
-    return (*subjects, *(f"$JS.API.CONSUMER.CREATE.{stream}.{name}.>" for name in names))
+    creations = (f"$JS.API.CONSUMER.CREATE.{stream}.{name}.>" for name in names)
+    return (*subjects, *creations, f"$JS.API.CONSUMER.NAMES.{stream}")
 
 
 def _consumer_names(name: str, amount: int) -> tuple[str, ...]:

@@ -284,7 +284,12 @@ class Running:
         self.loops.start("refusals", self.context.refusal_facts.run)
         if exporting():
             measured = Measurements(
-                self.database, self.leases, self._lag, self.service.counts, self.settings.secrets_dir
+                self.database,
+                self.leases,
+                self._lag,
+                self._stream_consumers,
+                self.service.counts,
+                self.settings.secrets_dir,
             )
             self.loops.start("measurements", measured.run)
         return self
@@ -365,6 +370,10 @@ class Running:
 
     async def _lag(self) -> dict[str, int | None]:
         return {name: await consumer.lag() for name, consumer in self.consumers.items()}
+
+    async def _stream_consumers(self) -> dict[str, int]:
+        streams = {consumer.stream for consumer in self.consumers.values()}
+        return {stream: await self.broker.consumers(stream) for stream in streams}
 
     async def _alive(self) -> None:
         async with self.database.reading() as connection:

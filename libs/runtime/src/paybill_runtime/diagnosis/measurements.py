@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nats.errors import Error as NatsError
 from opentelemetry.metrics import CallbackOptions, Observation
 from sqlalchemy import Executable, text
 
@@ -38,6 +39,8 @@ _JOBS = text(
     "FROM chassis.job WHERE state IN ('pending', 'failed') GROUP BY kind, state"
 )
 Lag = Callable[[], Awaitable[dict[str, int | None]]]
+Consumers = Callable[[], Awaitable[dict[str, int]]]
+"""Returns how many consumers the service has on each stream, of all its processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,19 @@ class StateCount:
 class Measurements:
     """The gauges of a process, and the loop that measures them."""
 
-    def __init__(self, database: Database, leases: Leases, lag: Lag, counts: Sequence[StateCount], disk: Path) -> None:
+    def __init__(
+        self,
+        database: Database,
+        leases: Leases,
+        lag: Lag,
+        consumers: Consumers,
+        counts: Sequence[StateCount],
+        disk: Path,
+    ) -> None:
         self._database = database
         self._leases = leases
         self._lag = lag
+        self._consumers = consumers
         self._counts = counts
         self._disk = disk
         self._values: dict[str, list[Observation]] = {}
@@ -93,6 +105,12 @@ class Measurements:
             "paybill.consumer.lag", [self._observe("lag")], "{message}", "Messages that are not handled yet."
         )
         meter.create_observable_gauge(
+            "paybill.stream.consumers",
+            [self._observe("consumers")],
+            "{consumer}",
+            "Consumers of the service, by stream.",
+        )
+        meter.create_observable_gauge(
             "paybill.leases.held", [self._observe_leases], "{lease}", "Leases of this process, by type."
         )
         meter.create_observable_gauge(
@@ -118,6 +136,9 @@ class Measurements:
         if RELAY in self._leases.held:
             with suppress(DatabaseUnavailableError):  # the check `database` of /readyz reports it
                 values |= await self._database_values()
+            with suppress(NatsError, OSError, TimeoutError):  # the check `nats` of /readyz reports it
+                amounts = await self._consumers()
+                values["consumers"] = [_one(amount, {"paybill.stream": stream}) for stream, amount in amounts.items()]
         self._values = values
 
     async def _database_values(self) -> dict[str, list[Observation]]:

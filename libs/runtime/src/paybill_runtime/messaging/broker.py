@@ -20,6 +20,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError
 
 from paybill_runtime.errors import reason
+from paybill_runtime.messaging.consumer_creation import consumers_by_identity
 from paybill_runtime.messaging.nats_patches import tolerate_malformed_messages
 from paybill_runtime.messaging.streams import EVENTS
 
@@ -75,6 +76,10 @@ class Broker:
                 tolerate_malformed_messages(self._client)
                 self._set_connected()
                 return
+
+    async def consumers(self, stream: str) -> int:
+        """Returns how many consumers this login has on a stream. Raises ConnectionError and errors of NATS."""
+        return (await consumers_by_identity(self.client, stream))[self.client.options["user"]]
 
     async def answers(self) -> bool:
         """Returns whether NATS answers a request now: the connections of one that is hung stay open for a minute."""

@@ -98,6 +98,11 @@ class Consumer:
         leases.on_change(self._owners_changed)
         self._changed = True
 
+    @property
+    def stream(self) -> str:
+        """The name of the stream."""
+        return self._source.stream
+
     def _owners_changed(self) -> None:
         self._changed = True
 
