@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +16,15 @@ from paybill_cli.exit_codes import ExitCode
 pytestmark = pytest.mark.e2e
 
 
-async def as_tenant_service(data_dir, statement: str) -> None:
+async def as_service(data_dir, service: str, statement: str) -> None:
     server = json.loads((data_dir / "stack.json").read_text())["postgres"]
     connection = await asyncpg.connect(
-        f"postgresql://tenant@{server['host']}:{server['port']}/tenant",
-        password=(data_dir / "credentials" / "pg-tenant").read_text().strip(),
+        f"postgresql://{service}@{server['host']}:{server['port']}/{service}",
+        password=(data_dir / "credentials" / f"pg-{service}").read_text().strip(),
     )
-    await connection.execute(statement)
+    changed = await connection.execute(statement)
     await connection.close()
+    assert not changed.endswith(" 0")
 
 
 def test_a_stack_whose_tables_equal_the_log_passes(on_stack, customers) -> None:
@@ -41,10 +43,10 @@ def test_a_stack_whose_tables_equal_the_log_passes(on_stack, customers) -> None:
 def test_a_wrong_byte_in_a_table_is_found_and_named(on_stack, real_stack, customers) -> None:
     tenant = customers.sign_up()
     edit = "UPDATE tenants SET state = jsonb_set(state, '{{name}}', '\"{}\"') WHERE id = '{}'"
-    asyncio.run(as_tenant_service(real_stack.data_dir, edit.format("Mallory", tenant["id"])))
+    asyncio.run(as_service(real_stack.data_dir, "tenant", edit.format("Mallory", tenant["id"])))
 
     plain, programs = (on_stack("replay", "--service", "tenant", *more) for more in ((), ("--json",)))
-    asyncio.run(as_tenant_service(real_stack.data_dir, edit.format(tenant["name"], tenant["id"])))
+    asyncio.run(as_service(real_stack.data_dir, "tenant", edit.format(tenant["name"], tenant["id"])))
     restored = on_stack("replay", "--service", "tenant")
 
     assert restored.code == ExitCode.OK, restored.err
@@ -86,7 +88,7 @@ def test_a_stack_that_stopped_or_crashed_is_verified_and_rebuilt(paybill, tmp_pa
         key = json.loads(process.stdout.readline())["data"]["operator_key"]
         create = ["tenant", "create", "acme", "--plan", "starter", "--region", "eu-central", "--email", "a@b.example"]
         created = paybill(*create, "--data-dir", tmp_path, PAYBILL_API_KEY=key)
-        asyncio.run(as_tenant_service(tmp_path, "DELETE FROM tenants"))
+        asyncio.run(as_service(tmp_path, "tenant", "DELETE FROM tenants"))
         process.send_signal(number)
         process.communicate()
 
@@ -101,6 +103,45 @@ def test_a_stack_that_stopped_or_crashed_is_verified_and_rebuilt(paybill, tmp_pa
     assert (rebuilt.code, equal.code) == (ExitCode.OK, ExitCode.OK)
     assert {service["rebuilt"] for service in rebuilt.data["services"]} == {True}
     assert equal.data["equal"] is True
+
+
+CHANGES = {
+    "tenant": ("UPDATE tenants SET state = jsonb_set(state, '{name}', '\"Mallory\"')", "different_state"),
+    "billing": (
+        "DELETE FROM chassis.outbox WHERE position = (SELECT max(position) FROM chassis.outbox)",
+        "missing_outbox_row",
+    ),
+    "provisioner": ("DELETE FROM chassis.inbox", "wrong_inbox"),
+    "agent-gateway": ("UPDATE chassis.position SET sequence = sequence + 1000 WHERE sequence > 0", "wrong_position"),
+}
+
+
+def test_doctor_finds_changes_of_databases_and_its_advice_repairs_them(run_stack, paybill, tmp_path) -> None:
+    data_dir, copy = tmp_path / "stack", tmp_path / "copy"
+    data_dir.mkdir()
+    create = ["tenant", "create", "acme", "--plan", "starter", "--region", "eu-central", "--email", "a@b.example"]
+    with run_stack(data_dir) as first:
+        environment = first.environment
+        assert paybill(*create, **environment).code == ExitCode.OK
+        before = paybill("doctor", "--deep", "--json", **environment)
+    shutil.copytree(data_dir, copy, symlinks=True)
+    with run_stack(data_dir):
+        for service, (statement, _) in CHANGES.items():
+            asyncio.run(as_service(data_dir, service, statement))
+        changed = paybill("doctor", "--deep", "--json", **environment)
+    shutil.rmtree(data_dir)
+    copy.rename(data_dir)
+    with run_stack(data_dir):
+        after = paybill("doctor", "--deep", "--json", **environment)
+
+    assert {row["part"] for row in before.data if row["check"] == "log" and row["state"] == "ok"} == CHANGES.keys()
+    assert before.code == after.code == ExitCode.OK, (before.data, after.data)
+    assert changed.code == ExitCode.FAILED
+    found = {(row["part"], row["check"]): row for row in changed.data}
+    for service, (_, kind) in CHANGES.items():
+        assert found[service, kind]["state"] == "failed", changed.data
+        assert ("--rebuild" in found[service, kind]["fix"]) == (service == "tenant")
+    assert "the outbox of billing lacks sequence" in found["billing", "missing_outbox_row"]["found"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from paybill_stack.health import NATS_UNREACHABLE, POSTGRES_UNREACHABLE, not_ready
 
 from paybill_cli import formatting
@@ -28,6 +29,7 @@ from paybill_cli.commands.checks import (
     unsettled,
     violations,
 )
+from paybill_cli.commands.log_checks import log_checks
 from paybill_cli.commands.stream_checks import stream_checks
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
@@ -55,16 +57,22 @@ _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 """First message of a connection; every PostgreSQL answers it (Frontend/Backend Protocol, 54.2.10)."""
 
 
-async def doctor(out: Output, stack: Stack) -> int:
+async def doctor(
+    out: Output,
+    stack: Stack,
+    deep: Annotated[bool, typer.Option("--deep", help="Also compare each database with the log.")] = False,
+) -> int:
     """Check every part, and print how to repair each failure.
 
-    Exit code 0 only when all checks pass, 10 when no server answers.
+    Exit code 0 only when all checks pass, 10 when no server answers. With --deep the whole log is read.
 
     Example: paybill doctor
     """
-    with out.progress("checking"):
+    with out.progress("checking") as progress:
         groups = await asyncio.gather(_nats(stack), _database(stack), *(_service(stack, name) for name in SERVICES))
         checks = [check for group in groups for check in group] + list(_machine(stack))
+        if deep:
+            checks += await asyncio.to_thread(log_checks, stack, progress.update)
     rows = [{key: value for key, value in asdict(check).items() if key != "unreachable"} for check in checks]
     rows = await asyncio.to_thread(for_reading, out, stack, rows)
     out.rows("doctor", rows, COLUMNS)

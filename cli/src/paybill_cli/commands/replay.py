@@ -72,7 +72,7 @@ def replay(
         servers = _servers(layout, Stack(data_dir=stack.data_dir), progress.update, rebuild=rebuild)
         addresses = block.enter_context(servers)
         progress.update(f"folding the log: {', '.join(names)}")
-        reports = _reports(names, addresses, rebuild=rebuild)
+        reports = replayed(names, addresses, rebuild=rebuild)
     _show(out, reports)
 
 
@@ -118,8 +118,8 @@ def _verdict(report: dict[str, Any]) -> str:
     return "rebuilt" if report["rebuilt"] else "equal"
 
 
-def _reports(names: list[str], addresses: "Addresses", *, rebuild: bool) -> list[dict[str, Any]]:
-    """Replays all services in one process; returns their reports."""
+def replayed(names: list[str], addresses: "Addresses", *, rebuild: bool) -> list[dict[str, Any]]:
+    """Replays services in one process; returns their reports. Raises CliError when one cannot be replayed."""
     from paybill_stack.environment import inherited_environment, replay_command, replay_input
 
     child = subprocess.run(
@@ -157,7 +157,7 @@ def _servers(layout: "Layout", stack: Stack, report: Callable[[str], None], *, r
                 next="stop `paybill up`, then: paybill replay --rebuild",
                 exit_code=ExitCode.CONFLICT,
             )
-        yield _running(layout, stack.running())
+        yield running_addresses(layout, stack.running())
         return
     if not (layout.root / "postgres").exists():
         raise CliError(
@@ -171,7 +171,8 @@ def _servers(layout: "Layout", stack: Stack, report: Callable[[str], None], *, r
         yield addresses
 
 
-def _running(layout: "Layout", stack: dict[str, Any]) -> "Addresses":
+def running_addresses(layout: "Layout", stack: dict[str, Any]) -> "Addresses":
+    """Returns the addresses of the servers of a running stack, from the file that it wrote."""
     from paybill_stack.access import BusAccess, DatabaseAccess
     from paybill_stack.environment import Addresses
 
