@@ -161,3 +161,23 @@ async def test_a_request_that_expires_is_renewed(client, put, monkeypatch) -> No
 
     assert requests >= 2
     assert await _read(consumer, 10) == list(range(1, 11))
+
+
+async def test_a_name_that_another_process_uses_after_a_pause_is_not_used_again(nats, client, put, monkeypatch) -> None:
+    """The server deletes an unused consumer; a new one of its name may have delivered as many messages, but others."""
+    monkeypatch.setattr(ordered_consumer, "OWNED_S", 0.5)
+    await put(6)
+    consumer = OrderedConsumer(client, EVENTS, [SUBJECT], 1, batch=2)
+    first = await _read(consumer, 2)
+    await asyncio.sleep(0.6)  # a batch that takes long to handle
+    operator = await connect(nats.url, "operator", nats.password("operator"))
+    jetstream, name = operator.jetstream(), consumer._consumer
+    config = (await jetstream.consumer_info(EVENTS, name)).config
+    await jetstream.delete_consumer(EVENTS, name)
+    await jetstream.add_consumer(EVENTS, config.evolve(opt_start_seq=3))
+    other = await (await jetstream.pull_subscribe_bind(name, EVENTS)).fetch(4)
+    await operator.close()
+    await put(2)
+
+    assert (first, len(other)) == ([1, 2], 4)
+    assert await _read(consumer, 6) == [3, 4, 5, 6, 7, 8]

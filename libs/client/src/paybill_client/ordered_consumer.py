@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 HEARTBEAT_TIMEOUT_S = 2.5 * HEARTBEAT_S
+UNUSED_S = 60
+"""Time without a request after which the server deletes a consumer."""
+OWNED_S = 45.0
+"""Time after its creation in which a consumer certainly exists. Then its name may be that of another process."""
 RENEW_S = 30.0
 MISSING_S = 10.0
 """Time for which a replica of the stream can be behind after a failover."""
@@ -97,18 +101,23 @@ class OrderedConsumer:
     def _needs_reopening(self) -> bool:
         now = monotonic()
         timed_out = now - self._last_activity > HEARTBEAT_TIMEOUT_S or now - self._opened_at > self._renew_s
-        return self._broken or timed_out or self._client.stats["reconnects"] != self._reconnects
+        return self._broken or timed_out or not self._is_owned()
+
+    def _is_owned(self) -> bool:
+        """Returns whether the consumer certainly exists: a server that was restarted has none."""
+        age_s = monotonic() - self._opened_at
+        return age_s < OWNED_S and self._client.stats["reconnects"] == self._reconnects
 
     async def _open(self) -> None:
         """Creates the consumer at the last received message, so that the log is known to contain it still."""
         with contextlib.suppress(NatsError):  # it may have been closed with its connection
             if self._subscription is not None:
                 await self._subscription.unsubscribe()
-            if self._consumer:
+            if self._consumer and self._is_owned():
                 await self._client.publish(f"{self._prefix}.CONSUMER.DELETE.{self._stream}.{self._consumer}")
         self._broken, self._consumer = True, ""
         self._credit = self._delivered = 0
-        self._reconnects = self._client.stats["reconnects"]
+        self._reconnects, self._opened_at = self._client.stats["reconnects"], monotonic()
         self._inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
         self._consumer, pending = await create_consumer(
@@ -120,7 +129,7 @@ class OrderedConsumer:
                 opt_start_seq=max(self._position, 1),
                 ack_policy=AckPolicy.NONE,
                 filter_subject=self._subjects,
-                inactive_threshold=60,
+                inactive_threshold=UNUSED_S,
                 mem_storage=True,
                 num_replicas=1,
             ),
@@ -133,12 +142,12 @@ class OrderedConsumer:
         self._missing_since = None
         self._repeated = self._position
         self._broken = False
-        self._last_activity = self._opened_at = monotonic()
+        self._last_activity = monotonic()
         await self._request()
 
     async def _request(self) -> None:
         """Keeps a pull request open that covers the next batch."""
-        if self._credit > self._batch // 2 or self._broken:
+        if self._credit > self._batch // 2 or self._needs_reopening():
             return
         self._credit += self._batch
         request = {"batch": self._batch, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
@@ -153,7 +162,7 @@ class OrderedConsumer:
             await self._on_status(message.headers or {})
             return
         metadata = message.metadata
-        if metadata.consumer != self._consumer or self._broken:
+        if metadata.consumer != self._consumer or self._broken or not self._is_owned():
             return
         self._credit -= 1
         if metadata.sequence.consumer != self._delivered + 1:
@@ -184,7 +193,7 @@ class OrderedConsumer:
             await self._request()
             return
         log.info("the consumer of %s ended: %s %s", self._stream, status, headers.get("Description", ""))
-        self._broken = True
+        self._broken, self._consumer = True, ""
         self._arrived.set()
 
     def _older_log(self) -> OlderLogError:

@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 HEARTBEAT_TIMEOUT_S = 2.5 * HEARTBEAT_S
+UNUSED_S = 60
+"""Time without a request after which the server deletes a consumer."""
+OWNED_S = 45.0
+"""Time after a request in which the consumer certainly exists. Then its name may be that of another process."""
 RECOUNT_S = 1.0
 """Time without a message after which the pending ones are counted again."""
 
@@ -62,6 +66,7 @@ class OrderedConsumer:
         self._broken = True
         self._reconnects = 0
         self._last_activity = 0.0
+        self._requested_at = 0.0
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._requests = 0
@@ -121,12 +126,17 @@ class OrderedConsumer:
         with contextlib.suppress(NatsError):  # the connection may be closed
             if subscription is not None:
                 await subscription.unsubscribe()
-            if consumer:
+            if consumer and self._is_owned():
                 await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}")
 
     def _needs_reopening(self) -> bool:
         timed_out = self._credit > 0 and monotonic() - self._last_activity > HEARTBEAT_TIMEOUT_S
-        return self._broken or timed_out or self._client.stats["reconnects"] != self._reconnects
+        return self._broken or timed_out or not self._is_owned()
+
+    def _is_owned(self) -> bool:
+        """Returns whether the consumer certainly exists: a server that was restarted has none."""
+        unused_s = monotonic() - self._requested_at
+        return unused_s < OWNED_S and self._client.stats["reconnects"] == self._reconnects
 
     async def _open(self) -> None:
         await self.close()
@@ -134,7 +144,7 @@ class OrderedConsumer:
             self._next = stream_sequence(self._messages[0])
             self._messages.clear()
         self._credit = self._delivered = self._fetched = 0
-        self._reconnects = self._client.stats["reconnects"]
+        self._reconnects, self._requested_at = self._client.stats["reconnects"], monotonic()
         single = self._filters[0] if len(self._filters) == 1 else None
         self._consumer = await create_consumer(
             self._client,
@@ -145,7 +155,7 @@ class OrderedConsumer:
                 ack_policy=AckPolicy.NONE,
                 filter_subject=single,
                 filter_subjects=None if single else self._filters,
-                inactive_threshold=60,
+                inactive_threshold=UNUSED_S,
                 mem_storage=True,
                 num_replicas=1,
             ),
@@ -158,9 +168,10 @@ class OrderedConsumer:
 
     async def _request(self) -> None:
         """Keeps a pull request open that covers the next batch."""
-        if self._credit > self._batch // 2 or self._broken:
+        if self._credit > self._batch // 2 or self._needs_reopening():
             return
         self._requests += 1
+        self._requested_at = monotonic()
         self._credit += self._batch
         request = {"batch": self._batch, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
         await self._client.publish(
@@ -178,7 +189,7 @@ class OrderedConsumer:
         if delivered != self._delivered + 1:
             log.warning("a gap in %s before %d; consuming again from %d", self._stream, sequence, self._next)
             self._broken = True
-        if self._broken:
+        if self._broken or not self._is_owned():
             self._arrived.set()
             return
         self._delivered = delivered
@@ -200,5 +211,5 @@ class OrderedConsumer:
             await self._request()
             return
         log.info("the ordered consumer of %s ended: %s %s", self._stream, status, headers.get("Description", ""))
-        self._broken = True
+        self._broken, self._consumer = True, ""
         self._arrived.set()
