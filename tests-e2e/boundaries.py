@@ -174,6 +174,7 @@ CHASSIS_OWNERS = {
     "chassis.publication": "paybill_runtime.decisions.outbox",
     "chassis.quarantine": "paybill_runtime.messaging.retry_queue",
     "chassis.state_format": "paybill_runtime.replay.formats",
+    "chassis.write_probe": "paybill_runtime.messaging.write_probes",
 }
 """Tables of the runtime, and the one module that writes each. Only modules of the runtime may read them."""
 NAMED_TABLE_WRITERS = {

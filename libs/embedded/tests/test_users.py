@@ -74,6 +74,8 @@ async def _refused(server, user, kind, subjects):
         ("paybill.events.3.metering.thing_done.v1", set()),
         ("paybill.intake.metering.usage.recorded.v1", {"metering"}),
         ("paybill.intake.crm.usage.recorded.v1", {"crm"}),
+        ("paybill.intake.billing.probe", {"billing"}),
+        ("paybill.intake.billing.usage.recorded.v1", set()),
         ("$KV.keys.tenant.a", {"tenant"}),
         ("$KV.keys.billing.a", {"billing"}),
         (f"{JS}.DIRECT.GET.KV_keys.$KV.keys.tenant.a", {"tenant", "billing"}),

@@ -63,6 +63,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "dead_letter_not_found": ("paybill events quarantine",),
     "debt_open": _PORTAL,
     "difference_unknown": ("paybill environment drift {tenant}", "paybill environment drift"),
+    "disk_full": ("paybill doctor",),
     "drops_scheduled_phases": ("{line} --drop-scheduled --dry-run", "repeat the command with --drop-scheduled"),
     "environment_not_failed": _WHY,
     "environment_not_plannable": ("paybill environment show {tenant}", "paybill environment list"),

@@ -28,6 +28,7 @@ MAX_OUTBOX_AGE_S = 30
 MIN_FREE_MIB = 1024
 DOCTOR = "paybill doctor"
 _DATABASE_CODES = frozenset({"database_unavailable"})
+_FULL_CODE = "disk_full"
 _CLOCK_REFUSALS = frozenset({"stale", "future"})
 _FULL = ("no space", "disk full", "disk is full", "storage exceeded", "insufficient storage", "insufficient resources")
 _GENERAL_JOBS = frozenset({"check_invariants", "delete_ended_jobs", "delete_webhook_bodies"})
@@ -73,6 +74,9 @@ def _disk(case: Case) -> Iterator[Cause]:
     free = case.machine.free_mib
     if free is not None and free < MIN_FREE_MIB:
         yield Cause("disk", "machine", f"the disk of {case.machine.disk} has {free} MiB free", DOCTOR)
+    for each in case.unanswered:
+        if each.code == _FULL_CODE:
+            yield Cause("disk", each.service, f"{each.service} cannot write: {each.detail}", DOCTOR)
     for part in case.parts:
         for name, found in part.checks.items():
             if any(word in found.lower() for word in _FULL):
@@ -88,12 +92,14 @@ def _database(case: Case) -> Iterator[Cause]:
             yield Cause("database", each.service, f"{each.service} cannot reach PostgreSQL: {each.detail}", DOCTOR)
     for part in case.parts:
         if part.checks.get("database", "ok") != "ok":
-            yield Cause("database", part.service, f"{part.service} cannot reach PostgreSQL", DOCTOR)
+            state = part.checks["database"]
+            found = "cannot reach PostgreSQL" if state == "away" else f"cannot write: {state}"
+            yield Cause("database", part.service, f"{part.service} {found}", DOCTOR)
 
 
 def _unreachable(case: Case) -> Iterator[Cause]:
     for each in case.unanswered:
-        if each.code not in _DATABASE_CODES:
+        if each.code not in _DATABASE_CODES and each.code != _FULL_CODE:
             yield Cause("service", each.service, f"{each.service} does not answer: {each.detail}", DOCTOR)
 
 
@@ -106,12 +112,15 @@ def _bus(case: Case) -> Iterator[Cause]:
         elif part.outbox_waiting and part.outbox_age_s > MAX_OUTBOX_AGE_S:
             found = f"{part.outbox_waiting} facts of {service} are not published, the oldest for {part.outbox_age_s} s"
             yield Cause("bus", service, found, DOCTOR)
+        intake = part.checks.get("intake_stream", "ok")
+        if intake != "ok":
+            yield Cause("bus", service, f"usage of publishers is not stored: {intake}", DOCTOR)
 
 
 def _loops(case: Case) -> Iterator[Cause]:
     for part in case.parts:
         for name, state in part.checks.items():
-            if state != "ok" and name not in {"bus", "database"}:
+            if state != "ok" and name not in {"bus", "database", "intake_stream"}:
                 yield Cause("loop", part.service, f"{name} of {part.service}: {state}", DOCTOR)
 
 

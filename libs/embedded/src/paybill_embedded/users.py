@@ -118,7 +118,7 @@ def _publish(user: str) -> tuple[str, ...]:
             *_consume("EVENTS", user),
             *read_events,
             *_read_keys((user, *_READABLE_KEYS.get(user, ()))),
-            *((*_consume("INTAKE", user), "$JS.API.DIRECT.GET.INTAKE") if user in _INTAKE_OWNERS else ()),
+            *(_own_intake(user) if user in _INTAKE_OWNERS else ()),
         )
     return (f"paybill.intake.{user}.>",)
 
@@ -126,6 +126,11 @@ def _publish(user: str) -> tuple[str, ...]:
 def _read_keys(owners: Iterable[str]) -> tuple[str, ...]:
     """Returns the subjects of reading data keys. The other form, without the key in the subject, could read any key."""
     return tuple(f"$JS.API.DIRECT.GET.KV_keys.$KV.keys.{owner}.>" for owner in owners)
+
+
+def _own_intake(user: str) -> tuple[str, ...]:
+    """Returns the subjects of an owner of INTAKE. It publishes only its probe messages, which test the stream."""
+    return (*_consume("INTAKE", user), "$JS.API.DIRECT.GET.INTAKE", f"paybill.intake.{user}.probe")
 
 
 def _consume(stream: str, user: str) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ from paybill_runtime.messaging.relay import Relay
 from paybill_runtime.messaging.retry_queue import RetryQueue
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.messaging.voided_facts import VoidedFacts
+from paybill_runtime.messaging.write_probes import WriteProbes
 from paybill_runtime.replay.formats import migrate_states
 from paybill_runtime.security.data_keys import RECIPIENTS, DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
@@ -197,12 +198,11 @@ class Running:
             self.data_keys,
             self.processor.handled,
         )
-        retention = timedelta(days=settings.job_retention_days)
         kinds = [
             *self.effect_runner.kinds(),
             *self.timers.kinds(),
             self.retry_queue.kind(),
-            self.jobs.cleanup(retention),
+            self.jobs.cleanup(timedelta(days=settings.job_retention_days)),
         ]
         if service.name in RECIPIENTS:
             kinds.append(self.key_bucket.renewal())
@@ -212,6 +212,7 @@ class Running:
             replace(kind, derived=True, after=self.timers.wake) if kind.name in due_kinds else kind
             for kind in service.job_kinds(self.context)
         ]
+        self.write_probes = WriteProbes(service.name, self.database, self.broker, has_intake="intake" in self.consumers)
         self.worker = Worker(self.jobs, kinds, self.leases, self.restore_guard)
         self.loops = Loops()
         self._app: FastAPI | None = None
@@ -239,7 +240,8 @@ class Running:
         """Returns the state of each loop: `ok`, or the problem. A loop that ended makes the service unready.
 
         A problem of publishing is the state of `bus`, which at first only degrades the service: facts wait in the
-        outbox. So does a fault of loops, which is the state of `loops` until they have recovered.
+        outbox. So does a fault of loops, which is the state of `loops` until they have recovered. That PostgreSQL and
+        INTAKE take writes is the result of the last test.
         """
         tasks = self.loops.tasks.items()
         checks = {name: "ok" if not task.done() else "stopped" for name, task in tasks if name != "connect"}
@@ -250,7 +252,7 @@ class Running:
             checks["relay"] = self.relay.problem
         mismatches = self.restore_guard.mismatches
         checks |= {"relay" if component == RELAY else "reader": mismatch for component, mismatch in mismatches.items()}
-        return checks
+        return checks | self.write_probes.results
 
     async def __aenter__(self) -> Self:
         """Migrates, then starts every loop. The names of loops are keys of the health checks."""
@@ -282,6 +284,7 @@ class Running:
             self.loops.start("timers", self.timers.run)
         self.loops.start("backlog", self._measure_backlog)
         self.loops.start("refusals", self.context.refusal_facts.run)
+        self.loops.start("write_probes", self.write_probes.run)
         if exporting():
             measured = Measurements(
                 self.database,
@@ -317,7 +320,9 @@ class Running:
     def _build_app(self) -> FastAPI:
         routers = [
             operations.probes(self.service.name, self._alive, self.health),
-            operations.operations(self.context, self.retry_queue, self.health, self._lag, self.worker.kinds),
+            operations.operations(
+                self.context, self.retry_queue, self.health, self._lag, self._test_writes, self.worker.kinds
+            ),
             asyncapi.route(self.service.name, self.service.subscriptions, of_agents=self.service.accepts_agents),
             job_routes.routes(self.service.name, self.jobs, self.worker.kept, self.effect_runner.cancelled),
             self.service.router(self.context),
@@ -374,6 +379,11 @@ class Running:
     async def _stream_consumers(self) -> dict[str, int]:
         streams = {consumer.stream for consumer in self.consumers.values()}
         return {stream: await self.broker.consumers(stream) for stream in streams}
+
+    async def _test_writes(self) -> dict[str, str]:
+        await self.write_probes.test()
+        events = (self.relay.problem or "ok") if self.broker.connected.is_set() else "NATS is unreachable"
+        return self.write_probes.results | {"events": events}
 
     async def _alive(self) -> None:
         async with self.database.reading() as connection:

@@ -26,6 +26,10 @@ class DatabaseUnavailableError(Exception):
     """PostgreSQL does not answer; nothing was decided, so the caller can try again."""
 
 
+class DatabaseFullError(DatabaseUnavailableError):
+    """PostgreSQL has no space on its disk; nothing was decided, so the caller can try again later."""
+
+
 class UnknownOutcomeError(DatabaseUnavailableError):
     """PostgreSQL disconnected during a commit: the transaction may or may not be committed."""
 
@@ -74,6 +78,11 @@ def is_unavailable(error: BaseException) -> bool:
         return True
     cause = _cause(error)
     return isinstance(cause, _UNAVAILABLE) or (isinstance(cause, asyncpg.InterfaceError) and "closed" in str(cause))
+
+
+def is_full(error: BaseException) -> bool:
+    """Returns whether PostgreSQL answers, but has no space on its disk."""
+    return isinstance(_cause(error), asyncpg.DiskFullError)
 
 
 def is_misconfigured(error: BaseException) -> bool:

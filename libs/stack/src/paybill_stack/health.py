@@ -11,6 +11,7 @@ _PARTS = {
     "bus": "NATS",
     "database": "PostgreSQL",
     "decider": "group commit",
+    "intake_stream": "stream of usage",
     "loops": "background loops",
     "parking": "retry queue",
     "reader": "consumer of the log",

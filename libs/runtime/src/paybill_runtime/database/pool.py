@@ -14,9 +14,11 @@ from paybill_runtime.database.dry_run import forbid_in_dry_run
 from paybill_runtime.errors import (
     LEASE_LOST,
     ConfigurationError,
+    DatabaseFullError,
     DatabaseUnavailableError,
     LeaseLostError,
     UnknownOutcomeError,
+    is_full,
     is_misconfigured,
     is_unavailable,
     reason,
@@ -196,6 +198,8 @@ def _database_error(error: Exception, *, committing: bool) -> Exception | None:
         return LeaseLostError("another process owns this lease")
     if is_misconfigured(error):
         return ConfigurationError(f"PostgreSQL rejects PAYBILL_DATABASE_URL with its password file: {reason(error)}")
+    if is_full(error):
+        return DatabaseFullError(f"PostgreSQL has no space on its disk ({reason(error)})")
     if is_unavailable(error):
         if committing:
             return UnknownOutcomeError("the connection to PostgreSQL was lost during a commit")

@@ -221,3 +221,6 @@ state_format = Table(
     Column("format", Integer, nullable=False),
 )
 """Format in which the states of a kind are stored. A kind without a row has format 1."""
+
+write_probe = Table("write_probe", metadata, _text("service", primary_key=True), _time("written_at"))
+"""One row, which is written again and again to test that this database takes writes."""

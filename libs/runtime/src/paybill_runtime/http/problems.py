@@ -12,7 +12,13 @@ from paybill_contracts.validation_messages import plain_message
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, UnknownOutcomeError, is_unstorable
+from paybill_runtime.errors import (
+    DatabaseFullError,
+    DatabaseUnavailableError,
+    OverloadedError,
+    UnknownOutcomeError,
+    is_unstorable,
+)
 from paybill_runtime.telemetry import trace_var
 
 log = logging.getLogger(__name__)
@@ -166,6 +172,10 @@ def unexpected(error: Exception) -> JSONResponse:
                 "outcome_unknown",
                 "the database disconnected during the commit; check whether the change was made, "
                 "or send it again with the same Idempotency-Key",
+            )
+        case DatabaseFullError():
+            return problem(
+                503, "disk_full", "the database has no space on its disk; nothing was changed, send it again later"
             )
         case DatabaseUnavailableError():
             return problem(

@@ -31,12 +31,16 @@ ANSWER_TIMEOUT_S = 2.0
 
 
 class Broker:
-    """A connection that is restored without limit. Use `client` only while `connected` is set."""
+    """A connection that is restored without limit. Use `client` only while `connected` is set.
+
+    last_error: what the server reported last, such as a subject that this user may not publish to.
+    """
 
     def __init__(self, url: str, user: str, password: str) -> None:
         self._url = url
         self.connected = asyncio.Event()
         self._lost = asyncio.Event()
+        self.last_error = ""
         self._client: Client | None = None
         self.faststream = NatsBroker(
             url,
@@ -135,7 +139,8 @@ class Broker:
         self._lost.set()
 
     async def _on_error(self, error: Exception) -> None:
-        log.warning("NATS: %s", reason(error))
+        self.last_error = reason(error)
+        log.warning("NATS: %s", self.last_error)
 
 
 Decode = Callable[[Sequence[Msg]], Sequence[Any]]

@@ -58,9 +58,11 @@ _EFFECTS = text(
     f"{_EFFECT.format(state='pending')} UNION ALL {_EFFECT.format(state='failed')}) AS e ORDER BY position LIMIT :limit"
 )
 
+MAX_OUTBOX_AGE_S = 30.0
+"""Largest age of a fact in the outbox; publishing usually takes milliseconds."""
 FAILING_ATTEMPTS = 3
 """Failed attempts after which a job that is retried counts as failing."""
-DEGRADING = {"bus", "loops"}
+DEGRADING = {"bus", "intake_stream", "loops"}
 """Checks that do not make a service unready: it still answers requests."""
 Health = Callable[[], dict[str, str]]
 Lag = Callable[[], Awaitable[dict[str, int | None]]]
@@ -80,7 +82,10 @@ class PublicKey(BaseModel):
 
 
 def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -> APIRouter:
-    """Returns `/healthz` (the process runs) and `/readyz` (it can decide; DEGRADING checks do not refuse requests)."""
+    """Returns `/healthz` (the process runs) and `/readyz` (it can decide; DEGRADING checks do not refuse requests).
+
+    `/readyz` writes nothing: that PostgreSQL takes writes is the result of the last test, which is one of `health`.
+    """
     router = Router(tags=["probes"])
 
     @router.get("/healthz")
@@ -92,7 +97,7 @@ def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -
         checks = dict(health())
         try:
             await alive()
-            checks["database"] = "ok"
+            checks.setdefault("database", "ok")
         except DatabaseUnavailableError:
             checks["database"] = "away"
         failed = [name for name, state in checks.items() if state != "ok" and name not in DEGRADING]
@@ -105,9 +110,17 @@ def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -
 
 
 def operations(
-    context: ServiceContext, retry_queue: RetryQueue, health: Health, lag: Lag, kinds: Collection[str]
+    context: ServiceContext,
+    retry_queue: RetryQueue,
+    health: Health,
+    lag: Lag,
+    test_writes: Callable[[], Awaitable[dict[str, str]]],
+    kinds: Collection[str],
 ) -> APIRouter:
-    """Returns the routes below `/v1/operations`. kinds: of the jobs that this version of the service can run."""
+    """Returns the routes below `/v1/operations`.
+
+    test_writes: tests now which parts take a write. kinds: of the jobs that this version of the service can run.
+    """
     router = Router(prefix="/v1/operations", tags=["operations"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{context.service}:read"))]
     operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{context.service}:write"))]
@@ -116,8 +129,11 @@ def operations(
         return [dict(row._mapping) for row in await context.rows(statement, values)]  # noqa: SLF001  # public in SQLAlchemy
 
     @router.get("")
-    async def overview(_: viewer) -> dict[str, Any]:
+    async def overview(_: viewer, *, deep: bool = False) -> dict[str, Any]:
         """Counts of waiting facts, effects, and jobs that fail again and again.
+
+        With `deep`, `writes` has for each part `ok`, or why it takes no write: `database` and `intake_stream` are
+        tested now by a row and a message of no meaning; `events` by the last publication and the oldest fact's age.
 
         `lag`: messages not handled yet, by consumer; null when unknown. `unowned`: partitions without a live owner.
         `jobs_unknown`: pending jobs of kinds that this version of the service does not have, by kind.
@@ -126,6 +142,11 @@ def operations(
         counts["outbox_age_s"] = round(float(counts["outbox_age_s"]), 1)
         unknown = {row["kind"]: row["jobs"] for row in await rows(_UNKNOWN, kinds=list(kinds))}
         report = {"service": context.service, "checks": health(), "lag": await lag(), "jobs_unknown": unknown}
+        if deep:
+            writes = await test_writes()
+            if writes["events"] == "ok" and counts["outbox_age_s"] > MAX_OUTBOX_AGE_S:
+                writes["events"] = f"the oldest fact waits for its publication since {counts['outbox_age_s']:.0f} s"
+            report["writes"] = writes
         return report | counts
 
     @router.get("/dead-letters")
