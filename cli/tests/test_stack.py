@@ -22,6 +22,7 @@ from paybill_embedded import EmbeddedError, NatsServer, PostgresServer
 from paybill_runtime.http.auth import KeyRing
 from paybill_stack import supervisor
 from paybill_stack.errors import StackError
+from paybill_stack.layout import Layout
 from paybill_stack.supervisor import Options, Supervisor
 
 pytestmark = pytest.mark.e2e
@@ -213,6 +214,25 @@ async def test_a_server_whose_start_fails_is_retried_with_growing_delay(tmp_path
     assert [line.rpartition(" in ")[2] for line in messages if "retrying" in line] == ["0.02 s", "0.04 s", "0.08 s"]
 
 
+def test_a_watcher_that_fails_stops_the_stack_with_the_reason(tmp_path):
+    with up("--json", "--data-dir", tmp_path) as run:
+        run.ready()
+        subscribers = Layout(tmp_path).subscribers
+        subscribers.unlink(missing_ok=True)
+        subscribers.symlink_to(subscribers)  # cannot be read: "Too many levels of symbolic links"
+
+        _, messages = run.process.communicate(timeout=STARTS_WITHIN_S)
+
+    error = json.loads(messages.splitlines()[-1])["data"]
+    assert run.process.returncode == 1
+    assert (error["code"], error["what"]) == (
+        "watcher_failed",
+        f"{subscribers} is no longer watched, so the stack was stopped",
+    )
+    assert error["why"].startswith("OSError: ")
+    assert _gone(run.descendants)
+
+
 def _unknown_provider(folder: Path) -> list[str]:
     """Returns the option with which billing does not start: no installed package has this provider."""
     (folder / "gold.json").write_text("{}")
@@ -303,6 +323,20 @@ async def test_a_start_without_progress_ends_with_the_reason(tmp_path):
     assert raised.value.code == "service_not_ready"
     assert "made no progress for 1 s" in raised.value.message
     assert len(keys) == 1
+
+
+async def test_services_that_hang_for_ever_are_named_while_they_are_awaited(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "_REPORT_AFTER_S", 1)
+    monkeypatch.setattr(supervisor, "_SERVICE_STOP_S", 1)
+    messages = []
+    with slowed(pause_s=60, run_s=0.05), pytest.raises(StackError) as raised:
+        async with Supervisor(Options(tmp_path, stall_s=3), messages.append):
+            pass
+
+    waited = [line for line in messages if line.startswith("still waiting for ")]
+    assert {line.split()[3].rstrip(":") for line in waited} == set(SERVICES)
+    assert raised.value.code == "service_not_ready"
+    assert raised.value.message.split()[0] in SERVICES
 
 
 def test_a_named_port_that_is_taken_is_an_error(tmp_path):

@@ -69,10 +69,13 @@ class Process:
 
     def error_line(self) -> str:
         """Returns the line of this run's output that most likely names the error."""
-        with self.log.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(self._log_start, end - _TAIL_BYTES))
-            return error_line(file.read().decode("utf-8", "replace"))
+        try:
+            with self.log.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_start, end - _TAIL_BYTES))
+                return error_line(file.read().decode("utf-8", "replace"))
+        except OSError as error:
+            return f"its log cannot be read: {error}"
 
     def _open_log(self) -> int:
         private_dir(self.log.parent)

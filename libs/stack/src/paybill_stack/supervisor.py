@@ -37,6 +37,7 @@ from paybill_stack.ports import NATS, POSTGRES, choose_ports
 from paybill_stack.prepare import prepare
 from paybill_stack.process import Process
 from paybill_stack.servers import ExternalServers, Server, Servers
+from paybill_stack.watchers import Watchers
 
 VERSION = 1
 """Version of stack.json: a field may be added within a version, never removed or changed."""
@@ -86,7 +87,7 @@ class Supervisor:
 
     report: is called with one line per event. show_key: is called with the operator's key as soon as this start has
     created it, because only its hash is stored. new_key: the same key, if this start created it.
-    Raises StackError and EmbeddedError when it cannot start.
+    Raises StackError and EmbeddedError when it cannot start, and StackError when a part is no longer watched.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Supervisor:
         self._addresses: Addresses | None = None
         self._http = httpx.AsyncClient(trust_env=False, timeout=_RESPONSE_TIMEOUT_S)
         self._processes: dict[str, Process] = {}
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers = Watchers()
         self._in_threads: set[asyncio.Task[Any]] = set()
 
     @property
@@ -126,15 +127,14 @@ class Supervisor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stops everything."""
+        """Stops everything. Raises StackError when a watcher failed."""
         await self.stop()
+        self._watchers.check()
 
     async def stop(self) -> None:
         """Stops the services, then the servers that they use; idempotent. Returns when every process has ended."""
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, *self._in_threads, return_exceptions=True)
-        self._watchers.clear()
+        await self._watchers.stop()
+        await asyncio.gather(*self._in_threads, return_exceptions=True)
         await asyncio.gather(*(self._processes[name].stop(_SERVICE_STOP_S) for name in SERVICES if self._processes))
         if STRIPE_FAKE in self._processes:
             await self._processes[STRIPE_FAKE].stop(_STRIPE_STOP_S)
@@ -217,11 +217,13 @@ class Supervisor:
         await _all(*first)
         await _all(*(self._start_process(name, began) for name in SERVICES))
         self._write_stack_file()
-        self._watchers = [asyncio.create_task(self._restart_process(process)) for process in self._processes.values()]
-        self._watchers += [asyncio.create_task(self._restart_server(*each)) for each in self._embedded.items()]
+        for name, process in self._processes.items():
+            self._watchers.start(name, self._restart_process(process))
+        for name, server in self._embedded.items():
+            self._watchers.start(name, self._restart_server(name, server))
         nats = self._embedded.get(NATS)
         if isinstance(nats, NatsServer):
-            self._watchers.append(asyncio.create_task(self._apply_subscribers(nats)))
+            self._watchers.start(str(layout.subscribers), self._apply_subscribers(nats))
 
     async def _start_bus(self, began: float) -> None:
         if NATS in self._embedded:
@@ -302,14 +304,14 @@ class Supervisor:
             self.report(f"{process.name} ended ({_ending(status)}){why}; restarting in {delay_s:g} s")
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, _MAX_DELAY_S)
-            await process.start()
             try:
+                await process.start()
                 await self._wait_ready(process)
-            except StackError as error:
-                self.report(error.message)
+                self._write_stack_file()
+            except (StackError, EmbeddedError, OSError) as error:
+                self.report(f"{process.name} is not ready again: {error}")
             else:
                 self.report(f"{process.name} is ready again (pid {process.pid})")
-                self._write_stack_file()
 
     async def _restart_server(self, name: str, server: Server) -> None:
         """Restarts a server whenever it ends; a failed start is retried with a growing delay."""
