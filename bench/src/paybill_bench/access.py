@@ -9,6 +9,8 @@ from sqlalchemy.engine import URL, make_url
 
 INPUT_SUBJECT = "paybill.events.*.billing.hop_metered.v1"
 """Subjects that every hop consumes; it publishes one `tenant.hop_noted` of the same size for each fact."""
+PEER_CONSUMER = "tenant-1"
+"""Name of a peer's consumer: its login is that of the tenant service, which may use no others."""
 
 
 def output_subject(input_subject: str) -> str:

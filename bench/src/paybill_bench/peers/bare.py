@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from paybill_bench.access import INPUT_SUBJECT, from_command_line, output_subject
+from paybill_bench.access import INPUT_SUBJECT, PEER_CONSUMER, from_command_line, output_subject
 from paybill_bench.peers import outbox
 from paybill_bench.peers.outbox import OutboxRelay
 
@@ -62,7 +62,9 @@ class Bare:
         jetstream = self._client.jetstream()
         await jetstream.add_consumer(
             "EVENTS",
-            ConsumerConfig(durable_name="bare", name="bare", ack_policy=AckPolicy.ALL, filter_subject=INPUT_SUBJECT),
+            ConsumerConfig(
+                durable_name=PEER_CONSUMER, name=PEER_CONSUMER, ack_policy=AckPolicy.ALL, filter_subject=INPUT_SUBJECT
+            ),
         )
         inbox = self._client.new_inbox()
         await self._client.subscribe(inbox, cb=self._on_message)
@@ -70,7 +72,7 @@ class Bare:
             if self._requested <= BATCH // 2:
                 self._requested += BATCH
                 request = json.dumps({"batch": BATCH, "expires": EXPIRES_NS}).encode()
-                await self._client.publish("$JS.API.CONSUMER.MSG.NEXT.EVENTS.bare", request, reply=inbox)
+                await self._client.publish(f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.{PEER_CONSUMER}", request, reply=inbox)
             self._arrived.clear()
             if not self._messages:
                 await self._arrived.wait()

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from paybill_bench.access import INPUT_SUBJECT, from_command_line, output_subject
+from paybill_bench.access import INPUT_SUBJECT, PEER_CONSUMER, from_command_line, output_subject
 
 POLL_S = 0.05
 ROUND = 500
@@ -87,8 +87,8 @@ def consume(broker: NatsBroker, sessions: Sessions) -> None:
     @broker.subscriber(
         INPUT_SUBJECT,
         stream=JStream("EVENTS", declare=False),
-        durable="idiomatic",
-        config=ConsumerConfig(name="idiomatic"),
+        durable=PEER_CONSUMER,
+        config=ConsumerConfig(name=PEER_CONSUMER),
         ack_policy=AckPolicy.NACK_ON_ERROR,  # the default would terminate failing messages
     )
     async def metered(event: Metered, message: NatsMessage) -> None:
