@@ -53,7 +53,7 @@ class TenantPool:
         number = next(_numbers)
         pool = cls(postgres, secrets, f"agent_pool_{number}", f"agent_pool_{number}_agents")
         async with pool.superuser("postgres") as connection:
-            await connection.execute(f"CREATE DATABASE \"{pool.database}\" TEMPLATE template0 ENCODING 'UTF8'")
+            await connection.execute(f"CREATE DATABASE \"{pool.database}\" TEMPLATE paybill_tenants ENCODING 'UTF8'")
             await connection.execute(f'REVOKE ALL ON DATABASE "{pool.database}" FROM PUBLIC')
             await connection.execute(f'CREATE ROLE "{pool.group}" NOLOGIN')
             await connection.execute(f'GRANT CONNECT ON DATABASE "{pool.database}" TO "{pool.group}"')

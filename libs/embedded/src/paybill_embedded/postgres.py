@@ -12,7 +12,7 @@ from typing import Self
 
 from paybill_embedded.child import ENVIRONMENT, Child, require_program, tied_to_us
 from paybill_embedded.credentials import password, password_file, private_dir, write_private
-from paybill_embedded.databases import ITERATIONS, databases_script
+from paybill_embedded.databases import ITERATIONS, SHARED_DATABASES, databases_script, tenant_rights_script
 from paybill_embedded.errors import EmbeddedError
 from paybill_embedded.lock import sole_server
 from paybill_embedded.ports import LOOPBACK, free_port, port_taken, require_free
@@ -20,6 +20,9 @@ from paybill_embedded.unprivileged import Unprivileged, set_owner, unprivileged
 from paybill_embedded.users import SERVICES
 
 SUPERUSER = "postgres"
+SESSION_BYTES = 512 * 1024 * 1024
+"""Private memory of one session at most; a statement that needs more fails."""
+
 _STALL_S = 60.0  # without progress; recovery after a crash replays the write-ahead log, and may take longer
 _FAST_STOP_S, _IMMEDIATE_STOP_S = 15.0, 5.0
 
@@ -34,6 +37,10 @@ port = {{port}}
 unix_socket_directories = ''
 password_encryption = scram-sha-256
 max_connections = 200
+# Tenants cannot take these: the services, the driver and its watchdog always get a connection.
+reserved_connections = 60
+# Of one session, and only a superuser may change it.
+temp_file_limit = 1GB
 shared_buffers = 64MB
 maintenance_work_mem = 32MB
 max_wal_size = 256MB
@@ -107,7 +114,8 @@ class PostgresServer:
         """
         if self.running:
             return self
-        require_program("setpriv")
+        for program in ("setpriv", "prlimit"):
+            require_program(program)
         private_dir(self.data_dir / "credentials")
         with sole_server(self._home) as lock:
             require_free(self.port, "PostgreSQL")
@@ -120,7 +128,8 @@ class PostgresServer:
             write_private(self._home / "pg_hba.conf", _PG_HBA)
             set_owner(self._unprivileged.uid, self._home)
             # SIGQUIT when this process dies: the server ends at once with all its children; the next start recovers.
-            command = self._command("postgres", "-D", str(self._home), death=signal.SIGQUIT)
+            arguments = ("-D", str(self._home))
+            command = self._command("postgres", *arguments, death=signal.SIGQUIT, session_bytes=SESSION_BYTES)
             self._child = Child(command, self.log, lock)
         if not self._child.wait_until(self._ready, _STALL_S):
             raise self._failure(self._child)
@@ -159,14 +168,22 @@ class PostgresServer:
         Every role has its password in `password_file`, and may connect only to its own database.
         Raises EmbeddedError: postgres_failed.
         """
+        iterations = ITERATIONS if self.durable else _TEST_ITERATIONS
+        self._psql(databases_script(services, self.password, iterations))
+        if shared := self._psql(SHARED_DATABASES).split():
+            self._psql(tenant_rights_script(shared))
+        return self
+
+    def _psql(self, script: str) -> str:
+        """Runs a script as the superuser, and returns the rows of its queries. Raises EmbeddedError."""
         command = [
             str(_binaries() / "psql"),
-            *("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"),
+            *("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--tuples-only", "--no-align"),
             f"--dbname={self.url(SUPERUSER)}",
         ]
         done = subprocess.run(
             command,
-            input=databases_script(services, self.password, ITERATIONS if self.durable else _TEST_ITERATIONS),
+            input=script,
             env=ENVIRONMENT | {"PGPASSWORD": self.password(SUPERUSER)},
             capture_output=True,
             text=True,
@@ -174,7 +191,7 @@ class PostgresServer:
         )
         if done.returncode != 0:
             raise self._error(f"the databases cannot be created: {_gist(done.stderr)}")
-        return self
+        return done.stdout
 
     @property
     def _home(self) -> Path:
@@ -184,9 +201,15 @@ class PostgresServer:
     def _unprivileged(self) -> Unprivileged:
         return unprivileged(_binaries() / "postgres", self.data_dir)
 
-    def _command(self, program: str, *arguments: str, death: signal.Signals) -> list[str]:
-        """The change of user is outermost: the kernel clears a parent-death signal that was set before it."""
-        return [*self._unprivileged.prefix, *tied_to_us([str(_binaries() / program), *arguments], death)]
+    def _command(
+        self, program: str, *arguments: str, death: signal.Signals, session_bytes: int | None = None
+    ) -> list[str]:
+        """The change of user is outermost: the kernel clears a parent-death signal that was set before it.
+
+        session_bytes: inherited by each session, since a tenant can raise every limit of memory of PostgreSQL itself.
+        """
+        limit = [] if session_bytes is None else ["prlimit", f"--data={session_bytes}"]
+        return [*self._unprivileged.prefix, *tied_to_us([*limit, str(_binaries() / program), *arguments], death)]
 
     def _initdb(self, lock: int) -> None:
         """Creates the cluster in a temporary folder and renames it, so that a crash leaves no partial cluster."""

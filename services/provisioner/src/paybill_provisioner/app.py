@@ -1,5 +1,6 @@
 """Builds the service from its parts."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -19,6 +20,7 @@ from paybill_runtime.settings import read_secret
 from paybill_provisioner.api import read_state, router
 from paybill_provisioner.checks.drift import DriftChecks
 from paybill_provisioner.checks.isolation import IsolationChecks
+from paybill_provisioner.checks.sessions import SessionWatchdog
 from paybill_provisioner.checks.upgrades import Upgrades
 from paybill_provisioner.consumer import HANDLERS
 from paybill_provisioner.domain import approvals, blueprints, policy, size_invariant
@@ -83,6 +85,7 @@ async def publish_policy(context: ServiceContext) -> None:
 def service() -> Service:
     """Returns the provisioner service with the local driver."""
     opened: list[LocalDriver] = []
+    watchdogs: list[SessionWatchdog] = []
     drift_checks: dict[int, DriftChecks] = {}
 
     def drivers(settings: Settings, secrets: Secrets) -> Drivers:
@@ -90,6 +93,7 @@ def service() -> Service:
         server = TenantServer(settings.local_database_url, password)
         trusted_s = min(settings.isolation_trusted_s, settings.isolation_every_s)
         opened.append(LocalDriver(server, settings.local_dir, secrets, trusted_s))
+        watchdogs.append(SessionWatchdog(server, settings.tenant_statement_s, settings.tenant_idle_transaction_s))
         return {"local": opened[-1]}
 
     def job_kinds(context: ServiceContext) -> Sequence[Kind]:
@@ -104,10 +108,14 @@ def service() -> Service:
 
     @asynccontextmanager
     async def lifespan(_: ServiceContext) -> AsyncIterator[None]:
-        """Closes the connections to tenants' databases when the service stops."""
+        """Watches the sessions of tenants, and closes the connections to their databases when the service stops."""
+        running = [asyncio.create_task(each.run()) for each in watchdogs]
         try:
             yield
         finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
             for driver in opened:
                 await driver.close()
 

@@ -22,6 +22,8 @@ class Settings(ServiceSettings):
     period of the isolation checks of all cells. isolation_trusted_s: time in which a new tenant requires no other check
     of a cell, at most one period; 0 checks for each tenant. drift_every_s: period in which every environment is
     compared with what exists. drift_calls_per_s: calls that these checks make of each provider in a second.
+    tenant_statement_s, tenant_idle_transaction_s: longest statement of a tenant, and longest time that its transaction
+    may be idle; sessions beyond it are ended.
     """
 
     blueprints_file: Path | None = None
@@ -32,6 +34,8 @@ class Settings(ServiceSettings):
     isolation_trusted_s: Annotated[float, Field(ge=0)] = 60
     drift_every_s: Annotated[float, Field(gt=0, le=604_800)] = 3600
     drift_calls_per_s: Annotated[float, Field(gt=0, le=1000)] = 20
+    tenant_statement_s: Annotated[float, Field(gt=0, le=86_400)] = 300
+    tenant_idle_transaction_s: Annotated[float, Field(gt=0, le=86_400)] = 60
 
     def policy(self) -> Policy:
         """Returns the policy to publish first: the one in this package."""

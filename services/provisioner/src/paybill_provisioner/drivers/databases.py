@@ -95,7 +95,9 @@ class TenantDatabases:
         async with self._server.exclusive(name) as connection:
             _require_own(f"database {name}", await connection.fetchval(_OWNER, name))
             if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
-                await connection.execute(namespaces.create_database(name))
+                has_template = await connection.fetchval(_DATABASE, namespaces.TENANT_TEMPLATE)
+                template = namespaces.TENANT_TEMPLATE if has_template else "template0"
+                await connection.execute(namespaces.create_database(name, template))
             await connection.execute(namespaces.close_to_public(name))
             async with self._server.connection(name, pooled=shared) as in_database:
                 await in_database.execute(namespaces.close_public_schema())

@@ -124,10 +124,29 @@ CROSS JOIN LATERAL (
     SELECT grantee, privilege_type, is_grantable FROM aclexplode(acl)
     EXCEPT SELECT grantee, privilege_type, is_grantable FROM aclexplode(coalesce(i.initprivs, initial))
 ) AS added
-WHERE acl IS DISTINCT FROM i.initprivs AND added.grantee <> owner
+WHERE acl IS DISTINCT FROM i.initprivs AND added.grantee <> owner AND added.grantee <> current_user::regrole
+AND NOT (catalogue = 'pg_class'::regclass AND objects.oid = 'pg_class'::regclass AND part <> 0 AND added.grantee = 0
+         AND NOT added.is_grantable AND added.privilege_type = 'SELECT')
 AND NOT (split_part(object, '.', 1) = 'information_schema' AND added.grantee = 0 AND NOT added.is_grantable
          AND added.privilege_type IN ('USAGE', 'SELECT'))
 """
+
+# Rights of PUBLIC that the template of tenants' databases does not have: an older database has them until the servers
+# are prepared again, which `paybill up` does.
+PUBLIC_RIGHTS = """
+SELECT f.oid::regprocedure::text AS object, 'EXECUTE' AS privilege
+FROM pg_proc AS f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) AS a
+WHERE f.pronamespace = 'pg_catalog'::regnamespace AND a.grantee = 0 AND (
+    f.proname ~ '^(lo_|loread$|lowrite$|pg_(try_)?advisory_|pg_logical_emit_message$|pg_stat_(get_(?!xact_)|have_))'
+    OR f.proname ~ '^pg_(relation|table|indexes|total_relation|database|tablespace)_size$')
+UNION ALL
+SELECT c.oid::regclass::text, 'SELECT' FROM pg_class AS c, aclexplode(c.relacl) AS a
+WHERE c.relnamespace = 'pg_catalog'::regnamespace AND a.grantee = 0 AND a.privilege_type = 'SELECT' AND c.relname IN (
+    'pg_roles', 'pg_user', 'pg_group', 'pg_auth_members', 'pg_database', 'pg_db_role_setting', 'pg_shdepend',
+    'pg_shdescription', 'pg_shseclabel', 'pg_largeobject_metadata', 'pg_class')
+ORDER BY 1
+"""
+_SHOWN = 5
 
 # Logins of tenants and their agents are the members of the groups, at any depth, and those of a silo are known by their
 # names; the groups are judged with them, and every group whose privileges they have. A login of agents is in a group
@@ -183,6 +202,10 @@ async def breaches(
     found = list(_of_tables(isolation, await connection.fetch(TABLES)))
     if isolation is not Isolation.SILO:
         found += await _of_objects(connection)
+    if isolation is Isolation.POOL and (rights_of_public := await connection.fetch(PUBLIC_RIGHTS)):
+        named = ", ".join(f"{each['privilege']} on {each['object']}" for each in rights_of_public[:_SHOWN])
+        shown = f"PUBLIC has {len(rights_of_public)} rights that a pool withdraws: {named}; start the stack again"
+        found.append(_breach(Guarantee.PUBLIC, "pg_catalog", shown))
     grants = [*await connection.fetch(GRANTS), *await connection.fetch(SYSTEM_GRANTS)]
     found += _of_grants(ExpectedGrants(isolation, database, rights), grants)
     known = await connection.fetchval(_ALL_GROUPS, f"^(pool|bridge)_.*_{_GROUP}$")

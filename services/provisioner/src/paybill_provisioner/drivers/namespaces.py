@@ -135,9 +135,13 @@ def create_group(name: str) -> str:
     return f"CREATE ROLE {ident(name)} NOLOGIN NOINHERIT"
 
 
-def create_database(database: str) -> str:
+TENANT_TEMPLATE = "paybill_tenants"
+"""Template of tenants' databases, in which PUBLIC has fewer rights; it is made with the driver's role."""
+
+
+def create_database(database: str, template: str = "template0") -> str:
     """Returns the statement for a database that accepts no connections yet. It must be run alone."""
-    return f"CREATE DATABASE {ident(database)} TEMPLATE template0 ENCODING 'UTF8' ALLOW_CONNECTIONS false"
+    return f"CREATE DATABASE {ident(database)} TEMPLATE {ident(template)} ENCODING 'UTF8' ALLOW_CONNECTIONS false"
 
 
 def close_to_public(database: str) -> str:
