@@ -73,13 +73,13 @@ async def test_limits_hold_that_a_tenant_has_raised(harness, caplog) -> None:
     tenant = await harness.ready(Preset.POOLED)
     async with (
         watched(harness, statement_s=1, idle_s=1),
-        harness.connect(tenant) as busy,
+        harness.connect(tenant) as active,
         harness.connect(tenant) as idle,
     ):
         await idle.execute("SET idle_in_transaction_session_timeout = 0")
         await idle.execute("BEGIN")
         with pytest.raises(ENDED):
-            await busy.execute("SET statement_timeout = 0; SELECT pg_sleep(60)", timeout=10)
+            await active.execute("SET statement_timeout = 0; SELECT pg_sleep(60)", timeout=10)
         await closed(idle)
 
     assert "its statement has run for more than 1 s" in caplog.text
