@@ -16,9 +16,11 @@ WHERE m.member = $1::text::regrole AND r.rolname = $2
 
 
 async def grant_large_object(harness, owner, role: str) -> None:
-    """Makes a large object as a tenant, and grants it to another login."""
-    async with harness.connect(owner) as connection:
+    """Makes a large object of a tenant, as one could in an older database, and grants it to another login."""
+    connected = owner.connections[0]
+    async with harness.superuser(connected.database) as connection:
         oid = await connection.fetchval("SELECT lo_from_bytea(0, 'x')")
+        await connection.execute(f'ALTER LARGE OBJECT {oid} OWNER TO "{connected.username}"')
         await connection.execute(f'GRANT SELECT, UPDATE ON LARGE OBJECT {oid} TO "{role}"')
 
 
@@ -41,12 +43,13 @@ async def test_a_large_object_granted_to_a_login_does_not_keep_it(harness, owner
     role, other = leaving.connections[0].username, granting.connections[0].username
     await grant_large_object(harness, granting, role)
     await harness.delete(leaving, "role.main")
-    async with harness.connect(granting) as connection:
-        kept = await connection.fetchval(
-            "SELECT lo_get(oid) FROM pg_largeobject_metadata WHERE lomowner = $1::regrole", other
-        )
+    kept = await harness.as_superuser(
+        granting.connections[0].database,
+        "SELECT lo_get(oid) FROM pg_largeobject_metadata WHERE lomowner = $1::text::regrole",
+        other,
+    )
 
-    assert (await existing(harness, role), kept) == ([], b"x")
+    assert (await existing(harness, role), kept) == ([], [(b"x",)])
     assert await harness.as_superuser("postgres", DRIVER_IN, DRIVER, other) == []
 
 

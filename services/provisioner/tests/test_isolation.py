@@ -144,8 +144,9 @@ async def test_the_schema_public_is_closed(harness, preset) -> None:
 async def test_password_hashes_are_not_visible(harness, preset) -> None:
     environment = await harness.ready(preset)
     async with harness.connect(environment) as connection:
-        for query in ("SELECT rolpassword FROM pg_roles", "SELECT passwd FROM pg_user"):
-            assert set(await values(connection, query)) <= {"********", None}
+        for query in ("SELECT rolpassword FROM pg_authid", "SELECT passwd FROM pg_shadow"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(query)
 
 
 @pytest.mark.parametrize("preset", SHARED)
@@ -153,9 +154,8 @@ async def test_a_neighbours_queries_are_not_visible(harness, preset) -> None:
     pair = await harness.tenant_pair(preset)
     async with harness.connect(pair.neighbour) as neighbour, harness.connect(pair.tenant) as connection:
         await neighbour.execute("SELECT 'very private'")
-        shown = await values(connection, "SELECT query FROM pg_stat_activity WHERE usename = $1", pair.neighbour_role)
-
-    assert shown == ["<insufficient privilege>"]
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("SELECT query FROM pg_stat_activity")
 
 
 async def test_a_plain_password_is_in_no_log_even_when_all_statements_are_logged(harness) -> None:
