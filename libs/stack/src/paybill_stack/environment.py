@@ -19,7 +19,8 @@ POLICIES = frozenset(
         *("DRIFT_EVERY_S", "INVARIANT_INTERVAL_S", "INVARIANT_TOLERANCE_S", "ISOLATION_EVERY_S"),
         *("ISOLATION_TRUSTED_S", "JOB_RETENTION_DAYS", "LEASE_S", "LEFTOVERS", "LICENCE_VALID_S", "MANUAL_OFFER_URL"),
         *("OFFBOARDING_DELAY_S", "OUTBOX_LIMIT", "RECONCILE_EVERY_S", "SALES_WITH_DEBT", "SIGNUP_VALID_S"),
-        *("STATEMENT_DELAY_S", "STRIPE_REQUESTS_PER_S", "SWEEP_EVERY_S"),
+        *("STATEMENT_DELAY_S", "STRIPE_REQUESTS_PER_S", "SWEEP_EVERY_S", "TENANT_IDLE_TRANSACTION_S"),
+        "TENANT_STATEMENT_S",
     )
 )
 """Settings of services that a person may set for the whole stack: rules and times, no addresses and no secrets."""
