@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from faststream import AckPolicy, FastStream
-from faststream.nats import JStream, NatsBroker, NatsMessage
+from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from faststream.nats.security import NatsUserPassword
 from nats.js.api import ConsumerConfig
 from pydantic import AwareDatetime, BaseModel
@@ -23,6 +23,8 @@ from paybill_bench.access import INPUT_SUBJECT, PEER_CONSUMER, from_command_line
 
 POLL_S = 0.05
 ROUND = 500
+PULLED = 100
+"""Messages of one request; each is handled alone, as in the guides."""
 
 
 class Sealed(BaseModel):
@@ -89,6 +91,8 @@ def consume(broker: NatsBroker, sessions: Sessions) -> None:
         stream=JStream("EVENTS", declare=False),
         durable=PEER_CONSUMER,
         config=ConsumerConfig(name=PEER_CONSUMER),
+        pull_sub=PullSub(batch_size=PULLED),  # a push consumer cannot deliver into another account
+        inbox_prefix=b"_INBOX_tenant.",
         ack_policy=AckPolicy.NACK_ON_ERROR,  # the default would terminate failing messages
     )
     async def metered(event: Metered, message: NatsMessage) -> None:
