@@ -82,3 +82,33 @@ async def test_any_number_of_different_reasons_uses_bounded_storage(testbed):
         return await testbed.sql("SELECT count(*), sum(count), max(length(detail)) FROM refused_webhooks")
 
     await until_equal(rows, [(MAX_REASONS + 1, MAX_REASONS * 3, 500)])
+
+
+async def test_counts_that_cannot_be_stored_leave_later_ones_alone(testbed, caplog):
+    engine, counts = testbed.served.running.database.engine, RefusalCounts(testbed.served.running.context)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("ALTER TABLE refused_webhooks ADD CHECK (reason <> 'impossible')")
+
+    async def writes():
+        return await testbed.sql("SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'refused_webhooks'::regclass")
+
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("LOCK TABLE refused_webhooks IN SHARE MODE")
+        counts.add("stripe", "impossible", "", None)
+        await until(writes)
+        counts.add("stripe", "stale", "", None)
+
+    await until_equal(lambda: counted(testbed.served.client), {"stale": 1})
+    assert "the counts of 1 refused webhooks are lost" in caplog.text
+
+
+async def test_tenants_of_stored_messages_that_cannot_be_read_leave_their_senders_an_answer(testbed, caplog):
+    context, now = testbed.served.running.context, datetime.now(UTC)
+    async with context.database.engine.begin() as connection:
+        await connection.exec_driver_sql("ALTER TABLE accounts RENAME TO accounts_elsewhere")
+    message = InboxMessage(delivery_of(json.loads(BODY), now), "stripe", "", context.seal_raw(BODY), now)
+
+    owners = await WebhookInbox(context)._owners([message])
+
+    assert owners == {}
+    assert "the tenants of stored webhooks cannot be read" in caplog.text
