@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
+from paybill_billing.providers.stripe import pages, provider
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
 from paybill_runtime.testing import until
@@ -82,6 +83,35 @@ async def test_a_customer_belongs_to_one_tenant(testbed, bought) -> None:
     assert "another tenant" in await failed(testbed, third)
     whose = await testbed.get(f"/v1/providers/stripe/customers/{customer}")
     assert (whose["tenant_id"], whose["status"]) == (TENANT, "open")
+
+
+@pytest.mark.parametrize("strangers", [0, 1, 25, 26])
+async def test_a_customer_is_adopted_among_subscriptions_that_sell_no_plan(testbed, monkeypatch, strangers) -> None:
+    """strangers: subscriptions of the customer, which Stripe lists by 25."""
+    for module in (pages, provider):
+        monkeypatch.setattr(module, "PAGE", 25)
+    stripe = testbed.fake.stripe
+
+    def subscribe() -> str:
+        customer = stripe.customers.create({"name": "Old", "email": "old@acme.example"}).id
+        price = {"currency": "eur", "unit_amount": 100, "recurring": {"interval": "month"}}
+        items = [{"price": stripe.prices.create(price | {"product_data": {"name": "other"}}).id}]
+        for _ in range(strangers):
+            stripe.subscriptions.create({"customer": customer, "items": items, "trial_period_days": 30})
+        return customer
+
+    customer = await asyncio.to_thread(subscribe)
+    before = await testbed.reconciled(repair=False)
+    await testbed.tenants.request_tenant(TENANT, customer=customer)
+    account = await testbed.opened(TENANT)
+    after = await testbed.reconciled(repair=True)
+
+    drifts = await testbed.drifts(before)
+    assert (before["looked"], after["looked"]) == (strangers, strangers)
+    assert [(drift["kind"], drift["customer"], drift["plan"]) for drift in drifts] == [
+        ("unknown_customer", customer, None)
+    ] * strangers
+    assert (account["customer"], account["subscriptions"]) == (customer, [])
 
 
 async def test_adopting_an_unknown_customer_is_refused_with_the_reason(testbed) -> None:

@@ -9,6 +9,7 @@ import pytest
 from billing_samples import EMAIL
 from paybill_billing.app import service
 from paybill_billing.providers.sync_queue import enqueue_sync
+from paybill_billing.subscriptions.jobs import plan_migrations
 from paybill_billing.subscriptions.tables import ACCOUNTS
 from paybill_contracts.billing import AccountOpened, AccountRegistered
 from paybill_contracts.changes import ChangeApplied
@@ -245,6 +246,26 @@ async def test_a_plan_migration_changes_200_subscriptions_once_each_over_a_pause
     assert len(applied) == SUBSCRIBERS
     assert set(invoices.values()) == {2}
     assert len(invoices) == SUBSCRIBERS
+
+
+@pytest.mark.parametrize("subscribers", [0, 1, 25, 26])
+@pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
+async def test_a_plan_migration_ends_after_its_last_batch(testbed, monkeypatch, subscribers):
+    monkeypatch.setattr(plan_migrations, "BATCH_SIZE", 25)
+    await subscribed(testbed, subscribers)
+    await publish(testbed, SECOND)
+    query = {"from_plan": "pro", "from_version": 1, "to_plan": "pro", "to_version": 2}
+    client = testbed.served.client
+
+    preview = await testbed.get("/v1/moves/preview", **query)
+    started = await client.post("/v1/moves", json={**query, "when": "now", "reason": "new prices"})
+
+    assert preview["subscriptions"] == subscribers
+    if subscribers:
+        done = await migrated(client, started.json(), lambda found: found["status"] == "finished")
+        assert (done["asked"], done["moved"], done["refused"]) == (subscribers, subscribers, 0)
+    again = await client.post("/v1/moves", json={**query, "reason": "nobody is left"})
+    assert (again.status_code, again.json()["code"]) == (409, "nobody_to_move")
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
