@@ -5,6 +5,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from paybill_billing.providers.stripe import meters, pages
 from paybill_billing.usage.jobs import WindowCloser
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_contracts.usage import Usage
@@ -31,8 +32,13 @@ plans:
 """
 
 
+@pytest.mark.parametrize("strangers", [0, 1, 25, 26])
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
-async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(testbed):
+async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(testbed, monkeypatch, strangers):
+    """strangers: meters that nobody reports to, which Stripe lists by 25."""
+    monkeypatch.setattr(meters, "PAGE", 25)
+    for number in range(strangers):
+        await asyncio.to_thread(_meter, testbed, f"other_{number}")
     await testbed.subscribed(TENANT)
     await until(lambda: _entitled(testbed))
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
@@ -113,10 +119,16 @@ async def test_a_quote_reports_no_usage_so_that_a_later_grant_still_counts_for_i
     assert await _reported_units(testbed, 47)
 
 
+@pytest.mark.parametrize("strangers", [0, 1, 25, 26])
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
-async def test_usage_is_on_the_invoice_of_its_period_which_stripe_finalises_an_hour_later(testbed):
+async def test_usage_is_on_the_invoice_of_its_period_which_stripe_finalises_an_hour_later(
+    testbed, monkeypatch, strangers
+):
+    """strangers: invoices of the customer without usage, which Stripe lists by 25."""
+    monkeypatch.setattr(pages, "PAGE", 25)
     await asyncio.to_thread(testbed.fake.control.finalize_after, timedelta(hours=1))
     subscription = await _metered(testbed)
+    await asyncio.to_thread(_invoice, testbed, (await testbed.account(TENANT))["customer"], strangers)
     end = datetime.fromisoformat(subscription["period_end"])
     closing = WindowCloser(testbed.served.running.context)
     for quantity, moment in ((7, end - timedelta(minutes=9)), (35, end + timedelta(minutes=21))):
@@ -166,16 +178,22 @@ async def test_usage_that_was_not_reported_before_a_cancellation_at_stripe_is_un
     assert (incident.event.kind, incident.event.tenant_id) == ("unbilled_usage", TENANT)
 
 
-def _meter(testbed):
+def _meter(testbed, name="api_calls"):
     return testbed.fake.stripe.billing.meters.create(
         {
             "display_name": "Calls",
-            "event_name": "api_calls",
+            "event_name": name,
             "default_aggregation": {"formula": "sum"},
             "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
             "value_settings": {"event_payload_key": "value"},
         }
     )
+
+
+def _invoice(testbed, customer, count):
+    """Creates invoices without usage."""
+    for _ in range(count):
+        testbed.fake.stripe.invoices.create({"customer": customer})
 
 
 async def _metered(testbed):
