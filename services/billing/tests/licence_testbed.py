@@ -37,16 +37,19 @@ class Vendor:
         return answer.json()
 
     async def record(self, *events: Event) -> None:
-        """Records the facts that billing emits after a sync of the subscription."""
+        """Records the facts that billing emits after a sync of subscriptions."""
+        facts = [
+            (ENTITLEMENTS, event.tenant_id, event)
+            if isinstance(event, EntitlementsSet)
+            else (SUBSCRIPTIONS, event.subscription_id, event)
+            for event in events
+        ]
 
         def decide(unit, _):
-            for event in events:
-                stored, id_ = (
-                    (ENTITLEMENTS, TENANT) if isinstance(event, EntitlementsSet) else (SUBSCRIPTIONS, SUBSCRIPTION)
-                )
+            for stored, id_, event in facts:
                 unit.record(stored, id_, [event])
 
-        keys = [ENTITLEMENTS.key(TENANT), SUBSCRIPTIONS.key(SUBSCRIPTION)]
+        keys = {stored.key(id_) for stored, id_, _ in facts}
         await self.served.running.context.decide(TEST, decide, writes=keys)
 
 
@@ -61,6 +64,15 @@ def bought(kind, quantity=1, access=AccessState.ACTIVE, **more):
         period_end=NOW,
     )
     return kind(tenant_id=TENANT, subscription_id=SUBSCRIPTION, subscription=subscription, **more)
+
+
+def of_tenant(number, event):
+    """Returns the event for another tenant and its subscription."""
+    ids = {"tenant_id": f"ten_{number:032x}", "subscription_id": f"sub_{number:032x}"}
+    if isinstance(event, EntitlementsSet):
+        return event.model_copy(update=ids)
+    subscription = event.subscription.model_copy(update={**ids, "provider_subscription": f"sub_P{number + 2}"})
+    return event.model_copy(update={**ids, "subscription": subscription})
 
 
 def entitled(limit=10, *, allows=True):

@@ -14,6 +14,7 @@ from licence_testbed import (
     entitled,
     in_force,
     issue,
+    of_tenant,
     post,
     public_keys,
     revocations,
@@ -169,6 +170,29 @@ async def test_a_licence_is_revoked_when_its_subscription_ends(vendor):
     assert (fact.event.origin, fact.event.licence_id) == ("subscription_ended", id_)
     with pytest.raises(LicenceRevokedError):
         verify_licence(token, await public_keys(vendor), datetime.now(UTC), listed)
+
+
+@pytest.mark.parametrize("count", [0, 1, 25, 26])
+async def test_all_pages_of_licences_are_listed_and_all_revoked_ones_are_on_the_signed_list(vendor, count):
+    first = await revocations(vendor)
+    for number in range(count):
+        await vendor.record(of_tenant(number, bought(SubscriptionActivated)), of_tenant(number, entitled()))
+    ids = [(await issue(vendor, f"ten_{number:032x}"))["licence_id"] for number in range(count)]
+    for id_ in ids:
+        await in_force(vendor, id_)
+        await post(vendor, f"/v1/licences/{id_}/revoke", {"reason": "leaked"})
+
+    pages, after = [], {}
+    while after is not None:
+        page = await vendor.get("/v1/licences", status="revoked", limit=25, **after)
+        pages.append([each["licence_id"] for each in page["licences"]])
+        after = {"after": page["next"]} if page["next"] else None
+    signed = await revocations(vendor, number=first.number + count)
+
+    assert [id_ for page in pages for id_ in page] == sorted(ids)
+    assert max(map(len, pages)) <= 25
+    assert {each.licence_id for each in signed.revoked} == set(ids)
+    assert await vendor.get("/v1/licences", tenant=OTHER, limit=25) == {"licences": [], "next": None}
 
 
 async def test_the_signed_list_covers_a_revoked_licence_and_not_the_one_issued_after_it(vendor):
