@@ -219,3 +219,18 @@ async def test_ended_jobs_are_deleted_after_their_retention_and_do_not_slow_the_
     assert "Seq Scan" not in plans
     assert 10_079 <= deleted <= 10_081
     assert len(await jobs_of(served, state="ended", limit=500)) == 500
+
+
+async def test_old_responses_to_idempotency_keys_are_deleted_in_parts(start, databases) -> None:
+    served = await start(job_service())
+    url = served.running.settings.database_url
+    await databases.execute(
+        url,
+        "tenant",
+        "INSERT INTO chassis.idempotency (key, digest, answer, created_at) "
+        "SELECT 'key-' || n, '', '', now() - make_interval(hours => n) FROM generate_series(1, 12000) AS n",
+    )
+
+    deleted = await served.running.jobs.delete_responses(timedelta(days=30, minutes=30))
+
+    assert deleted == 12_000 - 30 * 24

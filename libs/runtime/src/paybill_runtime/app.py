@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from typing import Any, Self
@@ -202,7 +201,7 @@ class Running:
             *self.effect_runner.kinds(),
             *self.timers.kinds(),
             self.retry_queue.kind(),
-            self.jobs.cleanup(timedelta(days=settings.job_retention_days)),
+            self.jobs.cleanup(settings.job_retention_days, settings.idempotency_retention_days),
         ]
         if service.name in RECIPIENTS:
             kinds.append(self.key_bucket.renewal())

@@ -34,6 +34,8 @@ class ServiceSettings(BaseSettings):
     """Time after its last heartbeat until a process loses its partitions."""
     job_retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
     """Time after its end until a background job is deleted."""
+    idempotency_retention_days: Annotated[float, Field(ge=1, le=3650)] = 30.0
+    """Time until the response to an Idempotency-Key is deleted; a later request with the key is a new one."""
     invariant_tolerance_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """Time for which the two sides of an invariant may differ before that is a violation."""
     invariant_interval_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0

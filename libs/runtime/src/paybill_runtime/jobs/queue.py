@@ -10,7 +10,7 @@ from uuid import UUID
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import ConflictError, NotFoundError
 from paybill_contracts.operations import JobCancelled, JobRetried, service_event
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 
 from paybill_runtime import clock
 from paybill_runtime.database.arrays import texts
@@ -38,6 +38,10 @@ CLEANUP_INTERVAL_S = 3600.0
 CANDIDATES = 32
 """Due jobs of a queue that a claim looks at: those behind them wait for one of these."""
 DELETED_AT_ONCE = 5000
+_DELETE_RESPONSES = text(
+    "DELETE FROM chassis.idempotency WHERE key IN "
+    "(SELECT key FROM chassis.idempotency WHERE created_at < :before LIMIT :limit)"
+)
 
 # Of every queue the first job that is due, whose locks are free, and that no earlier job blocks. Queues are found one
 # after the other in the index, from the one after the last claimed on: the length of a queue costs nothing, and no
@@ -229,22 +233,30 @@ class JobQueue:
         async with self._database.direct(committing=True) as connection:
             await statement.execute(connection)
 
-    def cleanup(self, retention: timedelta) -> Kind:
-        """Returns the kind of the job that deletes ended jobs."""
+    def cleanup(self, job_days: float, response_days: float) -> Kind:
+        """Returns the kind of the job that deletes ended jobs and old responses to idempotency keys."""
 
         async def run(_: ClaimedJob) -> float:
-            await self.delete_ended(retention)
+            await self.delete_ended(timedelta(days=job_days))
+            await self.delete_responses(timedelta(days=response_days))
             return CLEANUP_INTERVAL_S
 
         return Kind("delete_ended_jobs", run, RELAY, Priority.BULK, recurring=True)
 
     async def delete_ended(self, retention: timedelta) -> int:
         """Deletes jobs that ended before, a part at a time; returns their number."""
+        return await self._delete(DELETE_ENDED, retention)
+
+    async def delete_responses(self, retention: timedelta) -> int:
+        """Deletes older responses to requests with an Idempotency-Key, a part at a time; returns their number."""
+        return await self._delete(_DELETE_RESPONSES, retention)
+
+    async def _delete(self, statement: TextClause, retention: timedelta) -> int:
         values = {"before": clock.now() - retention, "limit": DELETED_AT_ONCE}
         deleted = 0
         while True:
             async with self._database.transaction() as connection:
-                count = (await connection.execute(DELETE_ENDED, values)).rowcount
+                count = (await connection.execute(statement, values)).rowcount
             deleted += count
             if count < DELETED_AT_ONCE:
                 return deleted
