@@ -24,6 +24,7 @@ from nats_cluster import running_nodes
 from paybill_billing.webhooks.api import receive
 from paybill_embedded import free_port
 from paybill_embedded.compose import NODES
+from paybill_embedded.postgres import POSTGRESQL_CONF, SESSION_BYTES
 from paybill_embedded.users import SERVICES
 from paybill_runtime.messaging import streams
 from paybill_runtime.security.identity import Identity
@@ -58,6 +59,19 @@ def test_nats_is_a_cluster_of_three_that_syncs_before_it_acknowledges(credential
         assert "sync_interval: always" in conf
         assert set(re.findall(r"@(nats-\d):6222", conf)) == set(NODES) - {node}
     assert CONTAINERS["streams"]["environment"]["PAYBILL_NATS_REPLICAS"] == str(len(NODES))
+
+
+def test_postgres_has_the_limits_of_the_embedded_server() -> None:
+    command = CONTAINERS["postgres"]["command"]
+
+    assert command[0] == "postgres"
+    assert [each for each in command[2::2] if each.replace("=", " = ") not in POSTGRESQL_CONF.splitlines()] == []
+    assert {each.split("=")[0] for each in command[2::2]} == {
+        "max_connections",
+        "reserved_connections",
+        "temp_file_limit",
+    }
+    assert CONTAINERS["postgres"]["ulimits"] == {"data": SESSION_BYTES}
 
 
 @pytest.mark.parametrize("name", RUNNING)

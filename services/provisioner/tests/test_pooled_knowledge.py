@@ -84,6 +84,18 @@ async def test_no_catalogue_shows_the_id_of_a_neighbour(pooled) -> None:
     assert refused > 5
 
 
+async def test_a_plan_shows_an_estimate_and_neither_rows_nor_ids_of_a_neighbour(pooled) -> None:
+    """The estimate follows all rows, and is an exception of docs/security.md; rows that were read are the own ones."""
+    text = "\n".join(
+        row[0]
+        for row in await pooled.connection.fetch("EXPLAIN (ANALYZE, VERBOSE, BUFFERS) SELECT * FROM product.documents")
+    )
+
+    assert pooled.pair.neighbour_id not in text
+    assert "actual" in text
+    assert "rows=1 loops=1" in text or "rows=1.00 loops=1" in text
+
+
 async def test_what_drivers_ask_for_is_answered(pooled) -> None:
     for statement in ORDINARY:
         await pooled.connection.fetch(statement)

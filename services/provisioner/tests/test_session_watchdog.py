@@ -10,7 +10,10 @@ import pytest
 from driver_harness import DRIVER
 from paybill_contracts.placement import Preset
 from paybill_provisioner.checks.sessions import SessionWatchdog
+from paybill_provisioner.drivers import Site
 from paybill_provisioner.drivers.server import TenantServer
+from paybill_runtime.jobs.effects import Refused
+from paybill_runtime.testing import until
 
 ENDED = (asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError, asyncpg.InterfaceError, ConnectionError)
 MODES = ["SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"]
@@ -37,6 +40,15 @@ async def closed(connection) -> None:
         await asyncio.wait_for(ended.wait(), 10)
 
 
+async def logged(caplog, text: str) -> None:
+    """Returns when the watchdog has logged the text, which it does after the session has ended."""
+
+    async def is_logged() -> bool:
+        return text in caplog.text
+
+    await until(is_logged)
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_neighbours_continue_within_two_seconds_of_a_lock(harness, mode, caplog) -> None:
     pair = await harness.tenant_pair(Preset.POOLED)
@@ -47,11 +59,11 @@ async def test_neighbours_continue_within_two_seconds_of_a_lock(harness, mode, c
         waited_s = time.monotonic() - began
         await closed(attacker)
         ended_s = time.monotonic() - began
+        await logged(caplog, "it locks a shared table in the mode")
 
     assert waited_s < 2
     assert ended_s < 2
     assert pair.tenant.tenant_id in caplog.text
-    assert "it locks a shared table in the mode" in caplog.text
     assert pair.neighbour.tenant_id not in caplog.text
 
 
@@ -81,9 +93,9 @@ async def test_limits_hold_that_a_tenant_has_raised(harness, caplog) -> None:
         with pytest.raises(ENDED):
             await active.execute("SET statement_timeout = 0; SELECT pg_sleep(60)", timeout=10)
         await closed(idle)
+        await logged(caplog, "its statement has run for more than 1 s")
+        await logged(caplog, "its transaction has been idle for more than 1 s")
 
-    assert "its statement has run for more than 1 s" in caplog.text
-    assert "its transaction has been idle for more than 1 s" in caplog.text
     assert await harness.can_write(tenant)
 
 
@@ -124,3 +136,30 @@ async def test_services_get_connections_when_tenants_have_taken_all_others(harne
     finally:
         for context in opened:
             await context.__aexit__(None, None, None)
+
+
+async def test_limits_of_logins_are_held_against_the_connections_of_the_server(harness, caplog) -> None:
+    tenant = await harness.ready(Preset.POOLED)
+    role = tenant.connections[0].username
+    server = TenantServer(harness.postgres.url(DRIVER, "postgres"), harness.postgres.password(DRIVER))
+    await harness.as_superuser("postgres", f'ALTER ROLE "{role}" CONNECTION LIMIT 138')
+    try:
+        await server.require_slots(role, 137)
+        with pytest.raises(Refused, match=r"the connection_limit 138, and the server .* has 137 connections"):
+            await server.require_slots(role, 138)
+        async with server.connection("postgres", pooled=True) as connection:
+            await SessionWatchdog(server, 600, 600).compare_limits(connection)
+    finally:
+        await server.close()
+
+    assert "and the server has 137 for them: raise max_connections" in caplog.text
+
+
+async def test_a_login_with_more_connections_than_the_server_has_is_not_built(harness) -> None:
+    tenant = await harness.ready(Preset.POOLED)
+    role = tenant.resources["role.main"]
+    larger = role.model_copy(update={"attributes": role.attributes.model_copy(update={"connection_limit": 138})})
+    site = Site(tenant, tenant.resources, tenant.outputs)
+
+    with pytest.raises(Refused, match="publish a blueprint with a lower connection_limit"):
+        await harness.driver.update(role, larger, site)

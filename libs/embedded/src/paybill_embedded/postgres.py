@@ -31,7 +31,7 @@ _PG_HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
 
 # Durability as in production, memory as for a laptop. fsync and full_page_writes stay on: a fact is never lost. Errors
 # are logged without the failing statement and row, since these contain data of tenants.
-_POSTGRESQL_CONF = f"""\
+POSTGRESQL_CONF = f"""\
 listen_addresses = '{LOOPBACK}'
 port = {{port}}
 unix_socket_directories = ''
@@ -124,7 +124,7 @@ class PostgresServer:
             # Left by a killed server; another process that reuses its id would block the start.
             (self._home / "postmaster.pid").unlink(missing_ok=True)
             extra = "" if self.durable else _NOT_DURABLE
-            write_private(self._home / "postgresql.conf", _POSTGRESQL_CONF.format(port=self.port) + extra)
+            write_private(self._home / "postgresql.conf", POSTGRESQL_CONF.format(port=self.port) + extra)
             write_private(self._home / "pg_hba.conf", _PG_HBA)
             set_owner(self._unprivileged.uid, self._home)
             # SIGQUIT when this process dies: the server ends at once with all its children; the next start recovers.

@@ -1,16 +1,20 @@
 """Watchdog of tenants' sessions: ends those that stop their neighbours, or that exceed a limit they could raise."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paybill_runtime.jobs.kinds import RetryAfter
 
-from paybill_provisioner.drivers.server import Connection, TenantServer
+from paybill_provisioner.drivers.server import SLOTS, Connection, TenantServer
 
 EVERY_S = 0.5
 """Period. A lock is ended within two periods, and its neighbours wait at most that long."""
+
+_ROUNDS_OF_LIMITS = 7200
+"""Periods between two comparisons of the logins' limits with the server: an hour."""
 
 _PAUSE_S = 2.0
 """Pause after an error: the server does not answer, or the driver's role lacks a right."""
@@ -39,6 +43,9 @@ WITH excess (pid, role, database, reason) AS (
 )
 SELECT role::text, database::text, reason FROM sessions WHERE pg_terminate_backend(pid)
 """
+_LIMITS = (
+    "SELECT coalesce(sum(rolconnlimit), 0) FROM pg_roles WHERE rolconnlimit > 0 AND rolname ~ '^[at]_[0-9a-f]{32}'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,9 @@ class SessionWatchdog:
         while True:
             try:
                 async with self._server.connection(self._server.maintenance_database, pooled=False) as connection:
-                    while True:
+                    for number in itertools.count():
+                        if number % _ROUNDS_OF_LIMITS == 0:
+                            await self.compare_limits(connection)
                         await self.end_sessions(connection)
                         await asyncio.sleep(EVERY_S)
             except RetryAfter as error:
@@ -74,6 +83,17 @@ class SessionWatchdog:
             except Exception:  # noqa: BLE001  # the next round may work
                 _LOG.exception("sessions of tenants are not watched")
             await asyncio.sleep(_PAUSE_S)
+
+    async def compare_limits(self, connection: Connection) -> None:
+        """Logs when the logins of all tenants together may open more connections than the server has for them."""
+        allowed, slots = await connection.fetchval(_LIMITS), await connection.fetchval(SLOTS)
+        if allowed > slots:
+            _LOG.warning(
+                "the logins of tenants may open %d connections, and the server has %d for them: raise max_connections,"
+                " publish a blueprint with a lower connection_limit, or use a pooler",
+                allowed,
+                slots,
+            )
 
     async def end_sessions(self, connection: Connection) -> Sequence[EndedSession]:
         """Ends the sessions that exceed a limit now, and logs each with its tenant and the reason."""

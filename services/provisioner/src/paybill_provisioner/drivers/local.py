@@ -271,6 +271,7 @@ class LocalDriver:
 
     async def _create_role(self, role: Role, site: Site, *, closed: bool) -> None:
         """Creates the login with the verifier of its password, if that is made; one that exists gets it again."""
+        await self._server.require_slots(role.name, role.connection_limit)
         namespace = DatabaseNamespace.of(site.resources[role.in_schema])
         verifier = None
         if role.secret is not None and (reference := site.outputs[role.secret].get("secret")):

@@ -71,6 +71,12 @@ _SETTINGS = {
 }
 
 
+SLOTS = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+    - current_setting('reserved_connections')::int
+"""
+"""Query for the number of connections that all tenants together can open."""
+
 _CONFLICT = "tuple concurrently updated"
 _ATTEMPTS = 10
 """PostgreSQL makes a change wait for another one of the same row, then refuses it: of several, one succeeds."""
@@ -182,6 +188,16 @@ class TenantServer:
                 # A broken connection released the lock with its session.
                 if not connection.is_closed():
                     await connection.execute("SELECT pg_advisory_unlock($1)", key)
+
+    async def require_slots(self, role: str, limit: int) -> None:
+        """Raises Refused when the server has fewer connections for all tenants than one login may open."""
+        async with self.connection(self.maintenance_database, pooled=True) as connection:
+            slots = await connection.fetchval(SLOTS)
+        if limit > slots:
+            raise Refused(
+                f"{role} has the connection_limit {limit}, and the server of tenants' databases has {slots} connections"
+                " for all tenants: publish a blueprint with a lower connection_limit, or raise max_connections"
+            )
 
     async def change_privileges(self, database: str, statements: str, *, pooled: bool) -> None:
         """Runs statements that grant and revoke in one transaction, in turn with those of other sessions."""
