@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from paybill_embedded.users import SERVICES
 from paybill_runtime.app import Running, Service
-from paybill_runtime.security.identity import make_identity
+from paybill_runtime.testing.signing import make_test_identity
 
 PUBLIC = {
     *("/healthz", "/readyz", "/openapi.json", "/asyncapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"),
@@ -23,7 +23,7 @@ def running_service(name: str, folder: Path, keys: Sequence[Mapping[str, Any]] =
     """Returns a service that has not started. keys: those of its file, as they are stored there."""
     service: Service = import_module(f"paybill_{name.replace('-', '_')}.app").service()
     for each in (*SERVICES, "operator"):
-        make_identity(folder / "identities", each)
+        make_test_identity(folder / "identities", each)
     (folder / "keys.json").write_text(json.dumps({"keys": keys}))
     (folder / "secret").write_text("secret")
     settings: dict[str, Any] = {

@@ -90,7 +90,11 @@ async def test_facts_are_decided_relayed_consumed_and_replayed(servers, start, p
 
     assert int(version[0]) // 10_000 == servers.major
     assert signed_up.status_code == 202
-    assert (report.equal, report.facts, report.aggregates) == (True, 4, 4)  # two options, the policy, and the request
+    assert (report.equal, report.facts, report.aggregates) == (
+        True,
+        5,
+        4,
+    )  # a key, two options, the policy, and the request
 
 
 async def _is_drained(served) -> bool:

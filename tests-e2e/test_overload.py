@@ -25,8 +25,8 @@ from paybill_contracts.tenant import OfferingNoted, TenantRequested
 from paybill_embedded.ports import free_port
 from paybill_runtime.http.auth import Role, make_key
 from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS
-from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing import until
+from paybill_runtime.testing.signing import make_test_identity
 
 SECONDS = float(os.environ.get("PAYBILL_TEST_PRESSURE_S", "20"))
 OVERLOAD = 3
@@ -61,7 +61,7 @@ async def _operations(route: Route) -> dict:
 async def run(postgres, databases, nats, tmp_path):
     """Returns `await run(service, request, api_key, database_url, **environment)`, which starts a service process."""
     for name in ("tenant", "billing"):
-        make_identity(tmp_path / "identities", name)
+        make_test_identity(tmp_path / "identities", name)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [key.stored]}))

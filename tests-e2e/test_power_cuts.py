@@ -18,8 +18,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
-from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
-from paybill_contracts.event import encode
+from paybill_contracts.envelope import Fact, Origin, headers_of
 from paybill_embedded import EmbeddedError, NatsServer, PostgresServer, free_port
 from paybill_embedded.child import Child
 from paybill_embedded.lock import sole_server
@@ -27,9 +26,9 @@ from paybill_runtime.clock import new_id
 from paybill_runtime.http.auth import Role, make_key
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, connect, ensure
-from paybill_runtime.security.identity import make_identity
 from paybill_runtime.telemetry import child
 from paybill_runtime.testing import cancel, stop_processes, until
+from paybill_runtime.testing.signing import make_test_identity, publish_fact
 from power import Disk
 
 CUTS = 10
@@ -228,7 +227,7 @@ class Deployment:
         key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
         (self._folder / "keys.json").write_text(json.dumps({"keys": [key.stored]}))
         for name in ("tenant", "billing", "provisioner"):
-            make_identity(self._folder / "identities", name)
+            make_test_identity(self._folder / "identities", name)
         for name in SERVERS:
             (self._folder / f"{name}-password").write_text(self._passwords[name, "tenant"])
         port = free_port()
@@ -291,10 +290,7 @@ class Deployment:
         while fact.id not in self.published:
             try:
                 bus = await self._bus(event.OWNER)
-                stored = await bus.jetstream().publish(
-                    subject_of(event), encode(event), timeout=2, headers=headers_of(fact)
-                )
-                self.published[fact.id] = stored.seq
+                self.published[fact.id] = await publish_fact(bus, event, headers_of(fact))
             except (NatsError, JetStreamError, OSError, TimeoutError):
                 await asyncio.sleep(0.1)
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
+from paybill_runtime.testing.signing import make_test_identity
 from recorded_servers import FACTS, execute, restore
 
 EQUAL, DIFFERENT = 0, 9
@@ -29,6 +30,8 @@ def run(servers, tmp_path):
     """`run(service, *arguments)` runs a command of a service on the recorded log; returns its result."""
     postgres, nats = servers
 
+    make_test_identity(tmp_path, "tenant")
+
     def ran(service: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         settings = {
             "DATABASE_URL": postgres.url(service),
@@ -39,6 +42,7 @@ def run(servers, tmp_path):
             "API_KEYS_FILE": tmp_path / "api-keys.json",
             "IDENTITY_DIR": tmp_path,
             "SECRETS_DIR": tmp_path,
+            "SIGNED_FROM_SEQUENCE": 1_000_000,
             "LOCAL_DATABASE_URL": postgres.url(service),
             "LOCAL_DIR": tmp_path,
         }

@@ -6,6 +6,7 @@ from typing import Any
 
 from paybill_contracts.envelope import headers_of, subject_of
 from paybill_contracts.event import encode
+from paybill_contracts.signatures import SIGNATURE_HEADER, leaf_of
 from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork
@@ -72,10 +73,12 @@ def publish_before_commit() -> None:
     async def store_relay(relay: Relay) -> None:
         relays[:] = [relay]
 
-    async def publish(_: Store, __: Any, unit: UnitOfWork, *___: Any, **____: Any) -> None:
+    async def publish(store: Store, _: Any, unit: UnitOfWork, *__: Any, **___: Any) -> None:
         for fact in unit.facts:
             bus = relays[0]._broker.client.jetstream()
-            await bus.publish(subject_of(fact.event), encode(fact.event), headers=headers_of(fact))
+            subject, headers, payload = subject_of(fact.event), headers_of(fact), encode(fact.event)
+            [signature] = store._sign([leaf_of(subject, headers, payload)])
+            await bus.publish(subject, payload, headers=headers | {SIGNATURE_HEADER: signature})
 
     injection.before(Relay, "run", store_relay)
     injection.before(Store, "write", publish, takes=("connection", "unit"))

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import assert_never
 
 from fastapi import APIRouter
-from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
-from paybill_contracts.event import Event, encode
+from paybill_contracts.envelope import Fact, Origin, headers_of
+from paybill_contracts.event import Event
 from paybill_contracts.values import Count, TenantId
 from paybill_runtime.app import Service
 from paybill_runtime.database.pool import Database
@@ -26,6 +26,7 @@ from paybill_runtime.messaging.streams import connect
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.settings import ServiceSettings
 from paybill_runtime.telemetry import child
+from paybill_runtime.testing.signing import publish_fact
 from sqlalchemy import MetaData
 from sqlalchemy.orm import registry
 
@@ -153,6 +154,6 @@ async def publish_numbers(url: str, password: str, tenants: int, numbers: Sequen
                 fact = Fact(event, id_, _WHEN, number, Origin(id_, id_, "service:billing", child(None)))
                 # Another message id for each copy, so that the stream's duplicate window does not remove it.
                 headers = headers_of(fact) | {"Nats-Msg-Id": f"{id_}-{copy}"}
-                await client.jetstream().publish(subject_of(event), encode(event), headers=headers)
+                await publish_fact(client, event, headers)
     finally:
         await client.close()

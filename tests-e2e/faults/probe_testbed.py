@@ -12,8 +12,8 @@ from pathlib import Path
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
 from paybill_runtime.http.auth import Role, make_key
-from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing import Databases
+from paybill_runtime.testing.signing import make_test_identity
 
 from faults import invariants, probe
 from faults.failpoints import REACHED
@@ -45,7 +45,7 @@ class ProbeTestbed:
         """Creates a new database and the environment of a service."""
         url = await databases.fresh("tenant")
         await probe.create_tables(url, postgres.password("tenant"))
-        make_identity(folder / "identities", "tenant")
+        make_test_identity(folder / "identities", "tenant")
         keys = folder / "keys.json"
         key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
         keys.write_text(json.dumps({"keys": [key.stored]}))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastapi import APIRouter
 from paybill_contracts.personal import Personal
+from paybill_embedded.signing_keys import make_root, make_signing_key
 from paybill_runtime.app import Service
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.tables import NAMING
@@ -77,6 +78,10 @@ def metered(unit: UnitOfWork, event: HopMetered, _: DecisionContext) -> None:
     unit.record(HOPS, event.tenant_id, note(unit.get(HOPS, event.tenant_id), event))
 
 
+UNSIGNED = 1_000_000_000
+"""The facts that the benchmark itself publishes have no signature."""
+
+
 def service() -> Service:
     """Returns the service; it runs with user and database role of the tenant service."""
     return Service(
@@ -92,6 +97,7 @@ def settings(access: ServerAccess) -> ServiceSettings:
     """Returns the settings for `access`; other files are in the folder of the NATS password."""
     folder = Path(access.nats_password_file).parent
     make_identity(folder / "identities", access.nats_user)
+    make_signing_key(folder / "identities", access.nats_user, make_root(folder / "steward"))
     keys = folder / "api-keys.json"
     keys.write_text(json.dumps({"keys": []}), encoding="utf-8")
     return ServiceSettings(
@@ -103,6 +109,7 @@ def settings(access: ServerAccess) -> ServiceSettings:
         api_keys_file=keys,
         identity_dir=folder / "identities",
         secrets_dir=folder,
+        signed_from_sequence=UNSIGNED,
         log_level="WARNING",
     )
 

@@ -14,20 +14,31 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from paybill_client import Credentials, Fact, Subscriber
 from paybill_client.credentials import read_credentials
-from paybill_contracts.event import Event, decode
+from paybill_contracts.envelope import subject_of
+from paybill_contracts.event import Event, decode, encode
 from paybill_contracts.metering import QuotaWarned
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
 from paybill_embedded.subscribers import store_subscriber
 from paybill_runtime.messaging.streams import connect
-from paybill_runtime.testing import cancel, until
+from paybill_runtime.testing import cancel, event_log, until
 from paybill_stack.clients import ensure_consumer, event_filters, write_subscriber_file
 
 sys.path.append(str(Path(__file__).parent))  # of sources_of_events
 
 SAMPLES = Path(__file__).parents[2] / "contracts/samples"
 CreateSubscriber = Callable[..., Awaitable[Path]]
+
+
+@pytest.fixture(autouse=True)
+def unsigned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `publish` publish events only, without the key that signs them: a subscriber verifies no signatures."""
+
+    async def publish_unsigned(client: Client, event: Event, headers: dict[str, str]) -> None:
+        await client.jetstream().publish(subject_of(event), encode(event), headers=headers)
+
+    monkeypatch.setattr(event_log, "publish_fact", publish_unsigned)
 
 
 @pytest.fixture

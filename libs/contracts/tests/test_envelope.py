@@ -299,7 +299,15 @@ def test_an_intake_event_has_its_publisher_and_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "edit", [{"ce_id": None}, {"ce_id": "1"}, {"ce_time": None}, {"traceparent": None}, {"traceparent": "0"}]
+    "edit",
+    [
+        {"ce_id": None},
+        {"ce_id": "1"},
+        {"ce_time": None},
+        {"traceparent": None},
+        {"traceparent": "0"},
+        {"ce_source": "paybill/other"},
+    ],
 )
 def test_an_intake_event_with_malformed_headers_is_refused(edit: dict[str, str | None]) -> None:
     with pytest.raises(MalformedFactError):

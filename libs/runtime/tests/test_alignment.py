@@ -16,6 +16,7 @@ from paybill_contracts.event import encode
 from paybill_contracts.tenant import HoldOrigin, TenantReactivated
 from paybill_runtime.decisions.aggregates import Stored
 from paybill_runtime.decisions.outbox_headers import compact
+from paybill_runtime.messaging.known_keys import KeyDirectory
 from paybill_runtime.messaging.voided_facts import VoidedFacts
 from paybill_runtime.replay.alignment import Alignment, Deviations
 from paybill_runtime.replay.folding import Folded, Folding
@@ -126,7 +127,7 @@ def _folded(rows: Sequence[OutboxRow], deviations: Deviations, faults: Faults) -
 
 def _aligned(rows: Sequence[OutboxRow], messages: Sequence[Msg], cuts: set[int]) -> Findings:
     report = Report(service="tenant")
-    alignment = Alignment(_Outbox(rows), report, VoidedFacts(), _Evidence())
+    alignment = Alignment(_Outbox(rows), report, VoidedFacts(KeyDirectory(bytes(32), 1_000_000)), _Evidence())
 
     async def read() -> None:
         part: list[Msg] = []

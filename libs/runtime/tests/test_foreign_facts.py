@@ -7,7 +7,7 @@ from paybill_contracts.blueprints import Blueprint, BlueprintPublished
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import encode
 from paybill_contracts.tenant import OfferingNoted
-from paybill_contracts.voided_events import payload_digest
+from paybill_contracts.voided_events import EventVoided, payload_digest
 from paybill_runtime.clock import new_id
 from paybill_runtime.messaging import log_audit
 from paybill_runtime.messaging.foreign_facts import LogMessage, continuation
@@ -15,7 +15,7 @@ from paybill_runtime.messaging.message_ids import message_id
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.replay.verify import replay
 from paybill_runtime.telemetry import child
-from paybill_runtime.testing import until
+from paybill_runtime.testing import signed, until
 from paybill_tenant.app import service
 
 
@@ -39,13 +39,17 @@ def test_a_fact_that_does_not_continue_its_aggregate_is_foreign(revision: int) -
     assert continuation([message(11, revision)], {"tenant/a": 2}, witness=10) == []
 
 
-async def forge(nats, revision: int, offering: str = "forged") -> int:
-    """Publishes a fact with the login of the service, as an attacker who has it; returns its sequence."""
+async def forge(nats, revision: int, offering: str = "forged", *, signs: bool = False) -> int:
+    """Publishes a fact with the login of the service, as an attacker who has it; returns its sequence.
+
+    signs: with the signing key of the service.
+    """
     id_ = new_id()
     event = OfferingNoted(offering=offering, keys=("eu-1",), source_hash="e" * 64)
     fact = Fact(event, id_, datetime.now(UTC), revision, Origin(id_, id_, "service:tenant", child("")))
     client = await connect(nats.url, "tenant", nats.password("tenant"))
-    ack = await client.jetstream().publish(subject_of(event), encode(event), headers=headers_of(fact), stream=EVENTS)
+    headers = signed("tenant", subject_of(event), headers_of(fact), encode(event)) if signs else headers_of(fact)
+    ack = await client.jetstream().publish(subject_of(event), encode(event), headers=headers, stream=EVENTS)
     await client.close()
     return int(ack.seq)
 
@@ -178,7 +182,26 @@ def audits_never(monkeypatch):
 async def test_facts_that_follow_all_that_the_database_knows_stop_the_service(
     audits_never, served, sign_up, nats
 ) -> None:
-    """They continue their aggregates, and nothing in the database is newer: it may be an older copy."""
+    """They continue their aggregates with its signature, and nothing in the database is newer: an older copy."""
+    await sign_up(served, "kept")
+
+    async def drained() -> bool:
+        return (await served.client.get("/v1/operations")).json()["outbox_waiting"] == 0
+
+    await until(drained)
+    sequence = await forge(nats, 1, "lost", signs=True)
+    served.running.relay.realign()
+
+    async def problem() -> str:
+        checks = (await served.client.get("/readyz")).json()["checks"]
+        return checks["relay"] if f"from {sequence} on" in checks["relay"] else ""
+
+    assert "the database was restored from an older copy" in await until(problem)
+
+
+async def test_forged_facts_that_follow_all_that_the_database_knows_stop_nothing(
+    audits_never, served, sign_up, nats
+) -> None:
     await sign_up(served, "kept")
 
     async def drained() -> bool:
@@ -188,8 +211,32 @@ async def test_facts_that_follow_all_that_the_database_knows_stop_the_service(
     sequence = await forge(nats, 1, "lost")
     served.running.relay.realign()
 
-    async def problem() -> str:
-        checks = (await served.client.get("/readyz")).json()["checks"]
-        return checks["relay"] if f"from {sequence} on" in checks["relay"] else ""
+    [incident] = await until(lambda: incidents(served))
+    assert incident["subject"] == f"event/{sequence}"
+    assert "it has no signature" in {each["value"] for each in incident["evidence"]}
+    assert await is_ready(served)
+    assert (await sign_up(served, "later")).status_code == 202
 
-    assert "the database was restored from an older copy" in await until(problem)
+
+async def test_a_forged_void_voids_nothing(served, nats, sign_up) -> None:
+    await sign_up(served, "kept")
+    client = await connect(nats.url, "tenant", nats.password("tenant"))
+    found = await client.jetstream().get_msg(EVENTS, 2)
+    void = EventVoided(
+        void_id=new_id(),
+        sequence=2,
+        event_id=message_id(EVENTS, found.subject, found.headers, 2),
+        digest=payload_digest(found.data),
+        subject=found.subject,
+        reason="forged",
+        by="operator:nobody",
+        voided_at=datetime.now(UTC),
+    )
+    fact = Fact(void, new_id(), datetime.now(UTC), 1, Origin("a", "a", "service:tenant", child("")))
+    await client.jetstream().publish(subject_of(void), encode(void), headers=headers_of(fact), stream=EVENTS)
+
+    voided = served.running.voided
+    await voided.load(client)
+    await client.close()
+
+    assert not voided.covers(2, void.event_id, found.data)

@@ -147,7 +147,7 @@ def keeping(served) -> list[GroupCommit]:
         GroupCommit(
             "tenant",
             running.database,
-            Store([kept], running.service.jobs.required_jobs, lambda _: True),
+            Store([kept], running.service.jobs.required_jobs, lambda _: True, running.signing.sign),
             lambda **_: None,
             running.restore_guard,
         )

@@ -20,8 +20,8 @@ from paybill_contracts.event import partition_of
 from paybill_runtime.clock import new_id
 from paybill_runtime.http.auth import Role, make_key
 from paybill_runtime.messaging.streams import connect
-from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing import until
+from paybill_runtime.testing.signing import make_test_identity, publish_signed
 
 pytestmark = pytest.mark.e2e
 
@@ -96,7 +96,7 @@ class _Home:
 async def home(postgres, databases, nats, tmp_path) -> _Home:
     identities = tmp_path / "identities"
     for name in ("tenant", "billing"):
-        make_identity(identities, name)
+        make_test_identity(identities, name)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [key.stored]}))
@@ -331,11 +331,12 @@ async def test_a_log_line_about_a_tenant_s_fact_has_the_tenant_and_the_trace(hom
     tenant, trace = "ten_" + "d" * 32, "6b" * 16
     subject = f"paybill.events.{partition_of(tenant)}.provisioner.environment_ready.v1"
     headers = {"ce-id": new_id(), "pb-tenant": tenant, "traceparent": f"00-{trace}-{'1' * 16}-01"}
+    headers["ce-source"] = "paybill/provisioner"
     client = await connect(nats.url, "provisioner", nats.password("provisioner"))
     async with home.serving() as process:
         await process.logged("listens on")
 
-        await client.jetstream().publish(subject, b'{"from": "a newer version"}', headers=headers)
+        await publish_signed(client, "provisioner", subject, headers, b'{"from": "a newer version"}')
         line = await process.logged("is moved to the retry queue")
         await client.close()
 

@@ -45,7 +45,7 @@ async def test_an_untouched_service_is_equal_to_its_log(filled) -> None:
     report = await _verify(filled)
 
     assert report.equal
-    assert (report.facts, report.aggregates) == (6, 5)
+    assert (report.facts, report.aggregates) == (7, 5)
 
 
 async def test_facts_that_are_not_yet_published_count_too(filled, nats, sign_up) -> None:
@@ -66,7 +66,7 @@ async def test_facts_published_but_not_confirmed_count_once(filled, databases) -
     report = await _verify(filled)
 
     assert report.equal
-    assert (report.facts, report.from_outbox) == (6, 3)
+    assert (report.facts, report.from_outbox) == (7, 4)
 
 
 async def test_a_fact_that_the_log_holds_twice_counts_once(filled, nats) -> None:
@@ -80,7 +80,7 @@ async def test_a_fact_that_the_log_holds_twice_counts_once(filled, nats) -> None
     report = await _verify(filled)
 
     assert report.equal
-    assert (report.facts, report.duplicates) == (6, 1)
+    assert (report.facts, report.duplicates) == (7, 1)
 
 
 async def test_an_unreadable_fact_in_the_outbox_is_reported(filled, databases, sign_up) -> None:

@@ -15,6 +15,7 @@ from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.streams import connect
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
+from paybill_runtime.testing.signing import publish_signed
 from paybill_tenant.app import service
 from paybill_tenant.tables import SIGNUP_OPTIONS
 
@@ -207,8 +208,8 @@ async def test_an_unreadable_fact_waits_and_other_tenants_are_handled(brittle_se
     tenant = "ten_" + "a" * 32
     subject = subject_of(_requested(tenant, "x"))
     client = await connect(nats.url, "tenant", nats.password("tenant"))
-    headers = {"ce-id": new_id(), "pb-tenant": tenant}
-    await client.jetstream().publish(subject, b'{"from": "a newer version"}', headers=headers)
+    headers = {"ce-id": new_id(), "ce-source": "paybill/tenant", "pb-tenant": tenant}
+    await publish_signed(client, "tenant", subject, headers, b'{"from": "a newer version"}')
     await client.close()
     await sign_up(brittle_service, "good")
 

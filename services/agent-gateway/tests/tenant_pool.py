@@ -12,8 +12,9 @@ import asyncpg
 from paybill_agent_gateway.effects.connections import Endpoint
 from paybill_contracts.agent_bundles import AgentResource, ResourceColumn
 from paybill_embedded.postgres import PostgresServer
-from paybill_runtime.security.identity import Identity, make_identity
+from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets
+from paybill_runtime.testing.signing import make_test_identity
 
 _numbers = count(1)
 
@@ -23,7 +24,7 @@ AGENTS = "agents"
 
 def file_secrets(directory: Path) -> FileSecrets:
     """Returns the secrets of the gateway."""
-    make_identity(directory / "identities", "agent-gateway")
+    make_test_identity(directory / "identities", "agent-gateway")
     return FileSecrets(directory / "secrets", Identity.load(directory / "identities", "agent-gateway"))
 
 

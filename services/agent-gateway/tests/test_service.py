@@ -78,5 +78,5 @@ async def test_a_replay_gives_the_same_tables(start, publish, log) -> None:
     report = await replay(service(), running.settings, running.database)
 
     assert report.equal
-    assert report.facts == 4
+    assert report.facts == 5  # and the signing key
     await check(running.database, "agent-gateway")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from paybill_contracts.envelope import Fact, Origin, headers_of, intake_subject, subject_of
+from paybill_contracts.envelope import Fact, IntakeEvent, Origin, headers_of, intake_headers, intake_subject
 from paybill_contracts.event import encode
 from paybill_contracts.personal import seal
 from paybill_contracts.purchases import PurchaseTerms
@@ -18,7 +18,7 @@ from paybill_contracts.tenant import Source, TenantRequested
 from paybill_runtime.clock import new_id
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.telemetry import child
-from paybill_runtime.testing import until
+from paybill_runtime.testing import publish_fact, until
 from paybill_stripe_fake.client import FakeControl
 from sqlalchemy import text
 
@@ -46,6 +46,7 @@ class Publisher:
     """Another service: publishes events, and the keys of their encrypted values."""
 
     def __init__(self, client, identities: Path):
+        self._client = client
         self._jetstream = client.jetstream()
         self._identities = identities
         self._revisions: dict[str, int] = {}
@@ -55,7 +56,7 @@ class Publisher:
         self._revisions[event.aggregate_id] = revision
         id_ = id_ or new_id()
         fact = Fact(event, id_, datetime.now(UTC), revision, Origin("test", "test", "operator:test", child(None)))
-        await self._jetstream.publish(subject_of(event), encode(event), headers=headers_of(fact))
+        await publish_fact(self._client, event, headers_of(fact))
         return id_
 
     async def submit(
@@ -63,9 +64,9 @@ class Publisher:
     ) -> str:
         """Publishes an event to the intake. payload: in place of the event's own."""
         id_ = id_ or new_id()
-        fact = Fact(event, id_, datetime.now(UTC), 1, Origin("test", "test", "service:metering", child(None)))
+        headers = intake_headers(IntakeEvent(event, id_, publisher, datetime.now(UTC), child(None)))
         sent = encode(event) if payload is None else payload
-        await self._jetstream.publish(intake_subject(publisher, event), sent, headers=headers_of(fact))
+        await self._jetstream.publish(intake_subject(publisher, event), sent, headers=headers)
         return id_
 
     async def request_tenant(

@@ -7,12 +7,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from paybill_billing.licences.effects import LostKeyError, SigningKeys
 from paybill_licence import jwk, read_keys
-from paybill_runtime.security.identity import Identity, make_identity
+from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets, SecretNotFoundError
+from paybill_runtime.testing.signing import make_test_identity
 
 
 def secrets_of(folder, name="billing"):
-    make_identity(folder / "identities", name)
+    make_test_identity(folder / "identities", name)
     return FileSecrets(folder / "secrets", Identity.load(folder / "identities", name))
 
 

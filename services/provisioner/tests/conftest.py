@@ -13,8 +13,9 @@ import pytest
 from paybill_contracts.kinds import Column, Table
 from paybill_embedded.postgres import PostgresServer
 from paybill_provisioner.app import service
-from paybill_runtime.security.identity import Identity, make_identity
+from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets
+from paybill_runtime.testing.signing import make_test_identity
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -30,7 +31,7 @@ async def harness(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Dri
     """Returns the driver in a region of this test."""
     identities = tmp_path / "identities"
     for name in ("provisioner", "operator", "agent-gateway"):
-        make_identity(identities, name)
+        make_test_identity(identities, name)
     secrets = FileSecrets(tmp_path / "secrets", Identity.load(identities, "provisioner"))
     columns = (Column(name="id", type="text"), Column(name="body", type="jsonb"))
     table = Table(name="documents", columns=columns)

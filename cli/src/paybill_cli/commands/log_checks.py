@@ -27,7 +27,7 @@ def log_checks(stack: Stack, report: Callable[[str], None]) -> list[Check]:
     for number, name in enumerate(SERVICES, 1):
         report(f"reading the log of {name} ({number} of {len(SERVICES)})")
         try:
-            reports = replayed([name], addresses, rebuild=False)
+            reports = replayed([name], layout, addresses, rebuild=False)
         except CliError as error:
             checks.append(failed(name, "log", f"{error.message} ({error.why})", error.next))
         else:

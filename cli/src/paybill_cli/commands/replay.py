@@ -72,7 +72,7 @@ def replay(
         servers = _servers(layout, Stack(data_dir=stack.data_dir), progress.update, rebuild=rebuild)
         addresses = block.enter_context(servers)
         progress.update(f"folding the log: {', '.join(names)}")
-        reports = replayed(names, addresses, rebuild=rebuild)
+        reports = replayed(names, layout, addresses, rebuild=rebuild)
     _show(out, reports)
 
 
@@ -118,13 +118,13 @@ def _verdict(report: dict[str, Any]) -> str:
     return "rebuilt" if report["rebuilt"] else "equal"
 
 
-def replayed(names: list[str], addresses: "Addresses", *, rebuild: bool) -> list[dict[str, Any]]:
+def replayed(names: list[str], layout: "Layout", addresses: "Addresses", *, rebuild: bool) -> list[dict[str, Any]]:
     """Replays services in one process; returns their reports. Raises CliError when one cannot be replayed."""
     from paybill_stack.environment import inherited_environment, replay_command, replay_input
 
     child = subprocess.run(
         replay_command(names, rebuild=rebuild),
-        input=replay_input(names, addresses),
+        input=replay_input(names, layout, addresses),
         env=inherited_environment(),
         capture_output=True,
         text=True,

@@ -188,6 +188,8 @@ def read_intake_event(
     if match is None:
         raise MalformedFactError(f"{subject[:200]} is no subject of the intake")
     head = headers or {}
+    if "ce-source" in head:
+        _require_equal("ce-source", head["ce-source"], f"paybill/{match[1]}", "the subject")
     return IntakeEvent(
         event=decode(match[2], int(match[3]), payload),
         id=_matching(head, "ce-id", _ID),
@@ -229,6 +231,6 @@ def _revision(headers: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _require_equal(name: str, actual: str | None, expected: str | None) -> None:
+def _require_equal(name: str, actual: str | None, expected: str | None, other: str = "the payload") -> None:
     if actual != expected:
-        raise MalformedFactError(f"{name} is {actual!r:.100}, but the payload has {expected!r:.100}")
+        raise MalformedFactError(f"{name} is {actual!r:.100}, but {other} has {expected!r:.100}")

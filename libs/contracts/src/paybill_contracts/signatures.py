@@ -69,6 +69,9 @@ def leaf_of(subject: str, headers: Mapping[str, str], payload: bytes) -> bytes:
         if (name.startswith(_MEANINGFUL_PREFIXES) and name != SIGNATURE_HEADER) or name in _MEANINGFUL:
             texts += name, headers[name]
     text = "".join(texts)
+    if " " in text or not text.isprintable():  # NATS strips spaces around values and line breaks
+        texts = [" ".join(each.split()) for each in texts]
+        text = "".join(texts)
     data = text.encode("utf-8", "surrogatepass")
     # Lengths count bytes; in ASCII these are the characters.
     sizes = map(len, texts) if len(data) == len(text) else (len(t.encode("utf-8", "surrogatepass")) for t in texts)

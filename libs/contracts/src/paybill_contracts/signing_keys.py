@@ -294,6 +294,8 @@ class KnownKeys:
 
     def _published(self, owner: str, event: SigningKeyPublished, sequence: int) -> SigningKey | Refusal | None:
         newest, known = self.newest(owner), self._keys.get(event.key_id)
+        if known is not None and known.since == sequence:
+            return None
         if known is not None:
             repeated = known.owner == owner and known.certificate == event.certificate and known == newest
             return None if repeated else Refusal.REPLAYED_KEY
@@ -319,6 +321,8 @@ class KnownKeys:
         key = self._keys.get(event.key_id)
         if key is None or key.owner != owner:
             return Refusal.FORGED_KEY
+        if key.until == sequence:
+            return None
         issuer = self._root if event.issuer == ROOT else self._newer(key, event.issuer)
         if issuer is None or not _is_certified(issuer, WITHDRAWN, owner, event, event.certificate):
             return Refusal.FORGED_KEY

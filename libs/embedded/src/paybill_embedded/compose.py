@@ -15,6 +15,7 @@ from paybill_embedded.databases import DRIVER_ROLE, databases_script
 from paybill_embedded.errors import EmbeddedError
 from paybill_embedded.nats import DEFAULT_PUBLISHERS
 from paybill_embedded.postgres import SUPERUSER
+from paybill_embedded.signing_keys import make_root, make_signing_key
 from paybill_embedded.users import IDENTITIES, SERVICES, Cluster, render_conf
 
 NODES = ("nats-1", "nats-2", "nats-3")
@@ -69,6 +70,7 @@ def write_credentials(out: Path, stripe_secrets: Path | None, owners: Owners) ->
         for file, text in files.items():
             write_private(out / folder / file, text + "\n")
     _write_identities(vault, out)
+    _write_signing_keys(vault, out)
     for folder in folders:
         change_owner(out / folder, owners.postgres if folder == "postgres" else owners.paybill)
 
@@ -139,6 +141,13 @@ def _write_identities(vault: Path, out: Path) -> None:
         _write_key(folder / f"{name}.key", pairs[name].private_bytes_raw())
         for other, pair in pairs.items():
             _write_key(folder / f"{other}.pub", pair.public_key().public_bytes_raw())
+
+
+def _write_signing_keys(vault: Path, out: Path) -> None:
+    """Writes each service's signing key beside its identity; the root key that certifies them stays in the vault."""
+    root = make_root(vault)
+    for service in SERVICES:
+        make_signing_key(out / service / "identity", service, root)
 
 
 def _key_pair(kept: Path) -> X25519PrivateKey:

@@ -19,6 +19,7 @@ from paybill_runtime.database.leases import RELAY, Leases
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import NOTIFY_CHANNEL
 from paybill_runtime.decisions.aggregates import AnyStored
+from paybill_runtime.decisions.announcement import announce
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.group_commit import GroupCommit
 from paybill_runtime.decisions.incidents import Incidents
@@ -51,6 +52,7 @@ from paybill_runtime.messaging.consumer import Consumer, sources
 from paybill_runtime.messaging.foreign_facts import ForeignFacts
 from paybill_runtime.messaging.key_bucket import KeyBucket
 from paybill_runtime.messaging.key_recipients import KeyRecipients
+from paybill_runtime.messaging.known_keys import KeyDirectory
 from paybill_runtime.messaging.log_audit import LogAudit
 from paybill_runtime.messaging.message import STREAM_LEASE
 from paybill_runtime.messaging.processor import MessageProcessor
@@ -64,6 +66,7 @@ from paybill_runtime.replay.formats import migrate_states
 from paybill_runtime.security.data_keys import RECIPIENTS, DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets, Secrets
+from paybill_runtime.security.signing_identity import SigningIdentity, load_root
 from paybill_runtime.settings import ServiceSettings, read_secret
 from paybill_runtime.telemetry import exporting
 
@@ -134,10 +137,15 @@ class Running:
         self.database = Database(settings.database_url, password, self.owner, settings.database_connections)
         self.broker = Broker(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file))
         self.identity = Identity.load(settings.identity_dir, service.name)
+        self.signing = SigningIdentity.load(settings.identity_dir, service.name)
         self.key_ring = KeyRing(settings.api_keys_file)
         self.invariant_checks = InvariantChecks(service.invariants, settings)
         self.store = Store(
-            service.states, service.jobs.required_jobs, self._is_held, self.invariant_checks.job_requests
+            service.states,
+            service.jobs.required_jobs,
+            self._is_held,
+            self.signing.sign,
+            self.invariant_checks.job_requests,
         )
         singletons = [*service.singleton_leases, *([STREAM_LEASE] if service.subscriptions.stream_handler else [])]
         self.leases = Leases(self.database, self.owner, settings.lease_s, singletons)
@@ -148,7 +156,7 @@ class Running:
         self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
         spans = PublicationSpans(self.database, service.durations, aggregate_of(service.invariants))
         self._foreign_facts = foreign_facts = ForeignFacts(service.name, service.incidents, self.group_commit)
-        self.voided = VoidedFacts()
+        self.voided = VoidedFacts(KeyDirectory(load_root(settings.identity_dir), settings.signed_from_sequence))
         self.relay = Relay(
             service.name,
             self.database,
@@ -166,17 +174,22 @@ class Running:
         self.effects = service.effects(settings, secrets)
         self.jobs = JobQueue(service.name, self.database, self.group_commit)
         self.processor = MessageProcessor(
-            service.name, service.subscriptions, self.database, self.store, self.group_commit, self.restore_guard
+            service.name,
+            service.subscriptions,
+            self.database,
+            self.store,
+            self.group_commit,
+            self.restore_guard,
+            service.incidents,
         )
         self.retry_queue = RetryQueue(self.processor, self.store, self._on_commit)
-        service_seal = ServiceSeal(self.identity)
         self.context = ServiceContext(
             service.name,
             settings,
             self.database,
             self.group_commit,
             self.data_keys,
-            service_seal,
+            ServiceSeal(self.identity),
             secrets,
             self.key_ring,
         )
@@ -261,6 +274,8 @@ class Running:
             await self._retry_until_available(self.api_key_copies.load)
             self.loops.start("decider", self.group_commit.run)
             self.loops.start("connect", self.broker.run)
+            announcing = partial(announce, self.service.name, self.signing, self.database, self.group_commit)
+            await self._retry_until_available(announcing)
             await self._retry_until_available(self.leases.tick)
             for act in self.service.on_start:
                 await self._retry_until_available(partial(act, self.context))

@@ -40,6 +40,8 @@ class ServiceSettings(BaseSettings):
     """Time for which the two sides of an invariant may differ before that is a violation."""
     invariant_interval_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     """Interval at which the invariants of all tenants are checked."""
+    signed_from_sequence: Annotated[int, Field(ge=0)] = 0
+    """First sequence of the stream at which every fact has a signature; facts before it are of an earlier version."""
     outbox_limit: Annotated[int, Field(ge=100)] = 100_000
     """Unpublished facts from which on HTTP answers 503."""
 

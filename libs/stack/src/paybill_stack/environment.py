@@ -111,7 +111,7 @@ def replay_command(names: Sequence[str], *, rebuild: bool = False) -> list[str]:
     return [sys.executable, "-P", "-m", "paybill_runtime.replay", *names, *(["--rebuild"] if rebuild else [])]
 
 
-def replay_input(names: Iterable[str], addresses: Addresses) -> str:
+def replay_input(names: Iterable[str], layout: Layout, addresses: Addresses) -> str:
     """Returns the access of these services to their databases and the log, as JSON."""
     databases, bus = addresses.databases, addresses.bus
     return json.dumps(
@@ -122,10 +122,16 @@ def replay_input(names: Iterable[str], addresses: Addresses) -> str:
                 "nats_url": bus.url,
                 "nats_user": name,
                 "nats_password_file": str(bus.password_file(name)),
+                "identity_dir": str(layout.identities),
+                "signed_from_sequence": _signed_from(layout),
             }
             for name in names
         }
     )
+
+
+def _signed_from(layout: Layout) -> int:
+    return int(layout.signed_from.read_text(encoding="ascii")) if layout.signed_from.exists() else 0
 
 
 def service_environment(name: str, layout: Layout, addresses: Addresses) -> dict[str, str]:
@@ -141,6 +147,7 @@ def service_environment(name: str, layout: Layout, addresses: Addresses) -> dict
         "API_KEYS_FILE": layout.api_keys,
         "IDENTITY_DIR": layout.identities,
         "SECRETS_DIR": layout.secrets,
+        "SIGNED_FROM_SEQUENCE": _signed_from(layout),
         **(_SERVICE_SETTINGS[name](layout, addresses) if name in _SERVICE_SETTINGS else {}),
     }
     return inherited_environment() | {f"PAYBILL_{key}": str(value) for key, value in settings.items()}

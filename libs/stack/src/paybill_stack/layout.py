@@ -28,6 +28,16 @@ class Layout:
         return self.root / "identities"
 
     @property
+    def steward(self) -> Path:
+        """Folder of the root key, with which the steward certifies the signing keys of services."""
+        return self.root / "steward"
+
+    @property
+    def signed_from(self) -> Path:
+        """File with the first sequence of the log at which every fact has a signature; written once."""
+        return self.root / "signed-from-sequence"
+
+    @property
     def secrets(self) -> Path:
         """Folder of the secrets port."""
         return self.root / "secrets"

@@ -12,7 +12,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from paybill_embedded import DataDir, EmbeddedError, NatsServer, PostgresServer
-from paybill_embedded.credentials import password
+from paybill_embedded.credentials import password, write_private
 from paybill_embedded.databases import databases_script
 
 from paybill_stack.access import STEWARD, BusAccess, DatabaseAccess
@@ -94,7 +94,7 @@ class Servers:
     async def prepare_streams(self) -> None:
         """Creates the streams if the steward's password is here; an external cluster may keep it elsewhere."""
         from nats.errors import Error as NatsError
-        from paybill_runtime.messaging.streams import connect, ensure
+        from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 
         if not self.bus.password_file(STEWARD).exists() and NATS not in self.embedded:
             return
@@ -110,6 +110,9 @@ class Servers:
             ) from error
         try:
             await ensure(client)
+            if not self._layout.signed_from.exists():  # an older version has signed none of the facts until now
+                last = (await client.jetstream().stream_info(EVENTS)).state.last_seq
+                write_private(self._layout.signed_from, f"{last + 1}\n")
         finally:
             await client.close()
 

@@ -135,7 +135,9 @@ class Supervisor:
         """Stops the services, then the servers that they use; idempotent. Returns when every process has ended."""
         await self._watchers.stop()
         await asyncio.gather(*self._in_threads, return_exceptions=True)
-        await asyncio.gather(*(self._processes[name].stop(_SERVICE_STOP_S) for name in SERVICES if self._processes))
+        await asyncio.gather(
+            *(self._processes[name].stop(_SERVICE_STOP_S) for name in SERVICES if name in self._processes)
+        )
         if STRIPE_FAKE in self._processes:
             await self._processes[STRIPE_FAKE].stop(_STRIPE_STOP_S)
         await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._embedded.values()))
@@ -169,7 +171,7 @@ class Supervisor:
             *replay_command(SERVICES), stdin=pipe, stdout=pipe, stderr=pipe, env=inherited_environment()
         )
         try:
-            output, errors = await child.communicate(replay_input(SERVICES, self.addresses).encode())
+            output, errors = await child.communicate(replay_input(SERVICES, self.layout, self.addresses).encode())
         except asyncio.CancelledError:
             child.kill()
             await child.wait()
@@ -204,17 +206,17 @@ class Supervisor:
             options.providers,
         )
         self._addresses = addresses
-        self._processes = {
-            name: Process(name, service_command(name), service_environment(name, layout, addresses), layout.log(name))
-            for name in SERVICES
-        }
         first = [self._start_bus(began), self._start_databases(began)]
         if options.stripe is None:
             command = stripe_fake_command(layout, addresses)
             fake = Process(STRIPE_FAKE, command, inherited_environment(), layout.log(STRIPE_FAKE))
-            self._processes = {STRIPE_FAKE: fake, **self._processes}
+            self._processes[STRIPE_FAKE] = fake
             first.append(self._start_process(STRIPE_FAKE, began))
         await _all(*first)
+        self._processes |= {
+            name: Process(name, service_command(name), service_environment(name, layout, addresses), layout.log(name))
+            for name in SERVICES
+        }
         await _all(*(self._start_process(name, began) for name in SERVICES))
         self._write_stack_file()
         for name, process in self._processes.items():

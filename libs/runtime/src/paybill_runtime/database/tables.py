@@ -129,7 +129,7 @@ quarantine = Table(
     Column("sequence", BigInteger, nullable=False),
     _time("quarantined_at"),
 )
-"""Intake events that the owner of the type refused, unchanged."""
+"""Intake events that the owner of the type refused, and facts that their writer has not signed, unchanged."""
 
 job = Table(
     "job",

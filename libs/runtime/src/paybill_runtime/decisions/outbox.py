@@ -1,12 +1,14 @@
 """Transactional outbox: facts are written with the states that they change."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from paybill_contracts.envelope import MAX_PAYLOAD_BYTES, Fact, headers_of, subject_of
 from paybill_contracts.event import encode
+from paybill_contracts.signatures import SIGNATURE_HEADER, leaf_of
+from paybill_contracts.signing_keys import key_fact_kind
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,6 +17,9 @@ from paybill_runtime.database.pool import Connection, fetch_rows
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.outbox_headers import FactColumns, compact, complete
 from paybill_runtime.errors import FactTooLargeError
+
+Sign = Callable[[Sequence[bytes]], list[str]]
+"""Returns the signature of each fact, from the hashes of `leaf_of`."""
 
 COUNT_UNPUBLISHED = text("SELECT count(*) FROM chassis.publication WHERE sequence IS NULL")
 
@@ -66,9 +71,14 @@ class UnpublishedFact(NamedTuple):
     headers: dict[str, str]
     payload: bytes
 
+    @property
+    def is_about_key(self) -> bool:
+        """True for a fact about a signing key, which has to stand before those that the key signed."""
+        return key_fact_kind(self.subject) is not None
 
-def append(statement: Statement, facts: Sequence[Fact]) -> None:
-    """Adds facts to the outbox, in order. Two decisions on one revision of an aggregate conflict here.
+
+def append(statement: Statement, facts: Sequence[Fact], sign: Sign) -> None:
+    """Adds signed facts to the outbox, in order. Two decisions on one revision of an aggregate conflict here.
 
     Raises FactTooLargeError: such a fact would block the outbox permanently.
     """
@@ -78,14 +88,18 @@ def append(statement: Statement, facts: Sequence[Fact]) -> None:
             raise FactTooLargeError(
                 f"{fact.event.TYPE} would have {len(payload)} bytes; {MAX_PAYLOAD_BYTES} are allowed: send less at once"
             )
+    subjects = [subject_of(fact.event) for fact in facts]
+    headers = [headers_of(fact) for fact in facts]
+    for own, signature in zip(headers, sign(list(map(leaf_of, subjects, headers, payloads))), strict=True):
+        own[SIGNATURE_HEADER] = signature
     columns = "event_id, aggregate, revision, tenant, subject, headers, recorded_at"
     rows = statement.columns(
         event_id=("uuid", [fact.id for fact in facts]),
         aggregate=("text", [fact.aggregate for fact in facts]),
         revision=("bigint", [fact.revision for fact in facts]),
         tenant=("text", [fact.event.tenant for fact in facts]),
-        subject=("text", [subject_of(fact.event) for fact in facts]),
-        headers=("text", [compact(headers_of(fact)) for fact in facts]),
+        subject=("text", subjects),
+        headers=("text", list(map(compact, headers))),
         payload=("text", [payload.decode() for payload in payloads]),
         recorded_at=("timestamptz", [fact.time for fact in facts]),
     )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import orjson
 from paybill_contracts.envelope import time_text
 from paybill_contracts.event import canonical
+from paybill_contracts.signatures import SIGNATURE_HEADER
 
 
 class FactColumns(NamedTuple):
@@ -26,12 +27,14 @@ class FactColumns(NamedTuple):
 
 
 def compact(headers: Mapping[str, str]) -> str:
-    """Returns what a row stores of the headers of a fact: actor, cause, correlation and trace, as a JSON array.
+    """Returns what a row stores of the headers of a fact: actor, cause, correlation, trace and signature, as JSON.
 
     A correlation that equals the cause is null.
     """
     cause, correlation = headers["pb-cause"], headers["pb-correlation"]
     stored = [headers["pb-actor"], cause, None if correlation == cause else correlation, headers["traceparent"]]
+    if SIGNATURE_HEADER in headers:
+        stored.append(headers[SIGNATURE_HEADER])
     return canonical(stored).decode()
 
 
@@ -40,13 +43,17 @@ def complete(stored: str, columns: FactColumns) -> dict[str, str]:
     match orjson.loads(stored):
         case [str(actor), str(cause), str() | None as correlation, str(traceparent)]:
             return _completed(actor, cause, correlation or cause, traceparent, columns)
+        case [str(actor), str(cause), str() | None as correlation, str(traceparent), str(signature)]:
+            return _completed(actor, cause, correlation or cause, traceparent, columns, signature)
         case dict(headers) if set(map(type, headers.values())) == {str}:
             return headers
         case _:
             raise ValueError("its headers are neither in the short form nor an object of strings")
 
 
-def _completed(actor: str, cause: str, correlation: str, traceparent: str, columns: FactColumns) -> dict[str, str]:
+def _completed(
+    actor: str, cause: str, correlation: str, traceparent: str, columns: FactColumns, signature: str | None = None
+) -> dict[str, str]:
     type_, source, schema = _of_subject(columns.subject)
     headers = {
         "Content-Type": "application/json",
@@ -64,6 +71,8 @@ def _completed(actor: str, cause: str, correlation: str, traceparent: str, colum
         "pb-correlation": correlation,
         "pb-revision": str(columns.revision),
     }
+    if signature is not None:
+        headers[SIGNATURE_HEADER] = signature
     if columns.tenant is not None:
         headers["pb-tenant"] = columns.tenant
     headers["traceparent"] = traceparent

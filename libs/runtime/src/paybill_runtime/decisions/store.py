@@ -37,6 +37,7 @@ class Store:
     """The states of one service.
 
     required_jobs: returns the jobs that a fact requires; they are stored with it. is_held: as of Statement.
+    sign: signs the facts of a transaction.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Store:
         states: Sequence[AnyStored],
         required_jobs: RequiredJobs,
         is_held: Callable[[str], bool],
+        sign: outbox.Sign,
         job_requests: JobRequests = _no_requests,
     ) -> None:
         self.states: Mapping[str, AnyStored] = {stored.kind: stored for stored in sorted(states, key=lambda s: s.kind)}
         self._required_jobs = required_jobs
         self._is_held = is_held
+        self._sign = sign
         self._job_requests = job_requests
         self._kept: OrderedDict[Key, tuple[Any, int]] = OrderedDict()
 
@@ -133,7 +136,7 @@ class Store:
         self._require_unchanged(statement, unit)
         self._save(statement, unit)
         if unit.facts:
-            outbox.append(statement, unit.facts)
+            outbox.append(statement, unit.facts, self._sign)
             if not self._is_held(RELAY):
                 statement.notify()
             require_jobs(statement, unit.facts, self._required_jobs, unit.now)

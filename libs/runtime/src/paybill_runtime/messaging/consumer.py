@@ -5,9 +5,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from paybill_contracts.event import PARTITIONS, Event
+from paybill_contracts.signing_keys import key_fact_kind
 
 from paybill_runtime.database.arrays import texts
 from paybill_runtime.database.leases import Leases
@@ -15,6 +17,7 @@ from paybill_runtime.decisions.restore_guard import LogStateMismatchError
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_transaction_conflict, reason
 from paybill_runtime.messaging.broker import BatchSubscriber, Broker
 from paybill_runtime.messaging.inbox import POSITIONS, SEED_POSITIONS
+from paybill_runtime.messaging.known_keys import KEY_SUBJECTS
 from paybill_runtime.messaging.message import (
     INTAKE_PARTITION,
     STREAM_PARTITION,
@@ -53,11 +56,12 @@ class Source:
         return leases.partitions() if self.partition is None else [self.partition]
 
     def filters(self, owned: Sequence[int]) -> list[str]:
-        """Returns the subjects of the handled events in these partitions."""
+        """Returns the subjects of the handled events in these partitions, and of the keys that verify them."""
         if self.partition is not None:
             return [f"{self.root}.>"]
         tokens = ["*"] if len(owned) == PARTITIONS else [str(partition) for partition in owned]
-        return [f"{self.root}.{token}.{type_}.*" for token in tokens for type_ in sorted(self.types)]
+        own = [f"{self.root}.{token}.{type_}.*" for token in tokens for type_ in sorted(self.types)]
+        return [*own, *KEY_SUBJECTS] if own else []
 
 
 def sources(subscriptions: Subscriptions) -> dict[str, Source]:
@@ -89,12 +93,11 @@ class Consumer:
         self._positions: dict[int, int] = {}
         self._all_at = 0.0
         self._probe = intake_probe(processor.service)
-        subscriptions, service = processor.subscriptions, processor.service
         self._subscriber = BatchSubscriber(
             broker,
             source.stream,
             f"{source.root}.>",
-            lambda messages: [parse_message(subscriptions, service, message) for message in messages],
+            lambda messages: [item for message in messages if (item := self._read(message)) is not None],
             self._handle,
         )
         leases.on_change(self._owners_changed)
@@ -161,6 +164,18 @@ class Consumer:
         if messages:
             await self._subscriber.process(messages)
 
+    def _read(self, message: Msg) -> IncomingMessage | None:
+        """Returns a message with the reason why it is refused, if there is one; None for a key that was learnt."""
+        item = parse_message(self._processor.subscriptions, self._processor.service, message)
+        if self._source.stream != EVENTS:
+            return item
+        refusal = self._voided.known_keys.verify(message)
+        if refusal is not None:
+            item.refuse(refusal)
+        elif self._source.partition is None and key_fact_kind(message.subject) is not None:
+            return None
+        return item
+
     async def _handle(self, items: Sequence[IncomingMessage]) -> None:
         new = [item for item in items if self._is_new(item)]
         if not new:
@@ -177,7 +192,7 @@ class Consumer:
         self._positions |= positions
 
     def _is_new(self, item: IncomingMessage) -> bool:
-        if self._source.stream == EVENTS and self._voided.covers(item.sequence, item.id, item.payload):
+        if self._source.stream == EVENTS and self._voided.covers(item.sequence, item.message_id, item.payload):
             log.warning("sequence %d is void and not handled", item.sequence)
             return False
         return item.sequence > self._positions.get(item.partition, item.sequence)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from nats.aio.msg import Msg
 from paybill_contracts.envelope import Origin
 from paybill_contracts.incidents import Evidence, Finding, IncidentStatus
+from paybill_contracts.signing_keys import Refusal
 from paybill_contracts.voided_events import EventVoided
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -49,7 +50,7 @@ _PUBLISHED = text(
 class LogMessage:
     """A message on a subject of this service. revision: 0 when its headers are not those of a fact of the service.
 
-    is_void: an operator declared it void.
+    is_void: an operator declared it void. refusal: the reason why the service did not sign it, if it did not.
     """
 
     sequence: int
@@ -58,6 +59,7 @@ class LogMessage:
     aggregate: str
     revision: int
     is_void: bool = False
+    refusal: Refusal | None = None
 
 
 def log_message(service: str, message: Msg, voided: VoidedFacts) -> LogMessage:
@@ -74,7 +76,8 @@ def log_message(service: str, message: Msg, voided: VoidedFacts) -> LogMessage:
     id_ = message_id(EVENTS, message.subject, headers, sequence)
     number = int(revision[:15]) if is_own else 0
     is_void = voided.covers(sequence, id_, message.data)
-    return LogMessage(sequence, id_, message.subject, headers.get("pb-aggregate", ""), number, is_void)
+    refusal = voided.known_keys.verify(message)
+    return LogMessage(sequence, id_, message.subject, headers.get("pb-aggregate", ""), number, is_void, refusal)
 
 
 def continuation(unknown: Sequence[LogMessage], published: Mapping[str, int], witness: int) -> list[LogMessage]:
@@ -82,13 +85,14 @@ def continuation(unknown: Sequence[LogMessage], published: Mapping[str, int], wi
 
     published: the newest published revision of each aggregate. witness: a sequence that the stream had reached when the
     database was written. A fact is recorded before it is published: a database that knows a later sequence holds every
-    fact of its own before it. The facts after it continue each aggregate without a gap.
+    fact of its own before it. The facts after it continue each aggregate without a gap, and have its signature.
     """
     newest = dict(published)
     found = []
     for message in unknown:
         if (
             not message.is_void
+            and message.refusal is None
             and message.sequence > witness
             and message.revision == newest.get(message.aggregate, 0) + 1
         ):
@@ -213,6 +217,7 @@ class ForeignFacts:
             "event": message.id,
             "subject": message.subject,
             "aggregate": message.aggregate,
+            "signature": message.refusal.explanation if message.refusal else "it has the signature of the service",
         }
         return Finding(
             FOREIGN_FACT,

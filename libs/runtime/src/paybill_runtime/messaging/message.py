@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 from nats.aio.msg import Msg
 from paybill_contracts.envelope import Fact, IntakeEvent, MalformedFactError, Origin, read_fact, read_intake_event
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import PARTITIONS, Event
+from paybill_contracts.signing_keys import Refusal
 
 from paybill_runtime.database.leases import INTAKE as INTAKE_LEASE
 from paybill_runtime.database.leases import partition_lease
@@ -18,7 +19,8 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import reason, single_line
 from paybill_runtime.http.strict_json import JsonError, read_json
 from paybill_runtime.messaging.inbox import Queue
-from paybill_runtime.messaging.message_ids import message_id, third_token
+from paybill_runtime.messaging.message_ids import message_id as id_of
+from paybill_runtime.messaging.message_ids import third_token
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, INTAKE
 from paybill_runtime.messaging.subscriptions import Handler, StreamMessage, Subscriptions
@@ -33,9 +35,18 @@ _PARTITION_TOKENS = {str(partition): partition for partition in range(PARTITIONS
 _TENANT = re.compile(r"ten_[0-9a-f]{32}")
 
 
+class RefusedFactError(DomainError):
+    """A message of EVENTS is no fact of the service that its subject names."""
+
+    code = "refused_fact"
+
+
 @dataclass(slots=True)
 class IncomingMessage:
-    """A message, the handler and its argument, and the error of reading or handling it."""
+    """A message, the handler and its argument, and the error of reading or handling it.
+
+    id: its id in our tables. message_id: the one that its headers give it, which differs for a refused one.
+    """
 
     stream: str
     id: str
@@ -49,6 +60,27 @@ class IncomingMessage:
     handler: Handler | None = None
     argument: Fact | IntakeEvent | StreamMessage | None = None
     error: Exception | None = None
+    refusal: Refusal | None = None
+    message_id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.message_id = self.id
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Makes it a message that is stored and reported, and never handled.
+
+        It gets an id of its own: with that in its header it could stand for a fact that comes later.
+        """
+        self.refusal, self.handler, self.argument = refusal, None, None
+        self.error = RefusedFactError(refusal.explanation)
+        self.id = id_of(self.stream, "", {}, self.sequence)
+        self.origin = Origin(self.id, self.id, self.origin.actor, "")
+        self.tenant = ""
+
+    @property
+    def writer(self) -> str:
+        """The service that a fact claims to be of: the fourth token of its subject."""
+        return single_line((*self.subject.split(".", 4), "", "", "", "")[3])[:63]
 
     @property
     def queue(self) -> Queue:
@@ -100,7 +132,7 @@ def parse_stored(
     payload: bytes,
 ) -> IncomingMessage:
     """Reads a message. Never raises: a message that cannot be read carries its error."""
-    id_ = message_id(stream, subject, headers, sequence)
+    id_ = id_of(stream, subject, headers, sequence)
     claimed = headers.get("pb-tenant", "") if stream == EVENTS else ""
     tenant = claimed if _TENANT.fullmatch(claimed) else ""
     origin = Origin(id_, id_, f"service:{service}", headers.get("traceparent", ""))

@@ -14,6 +14,7 @@ from paybill_runtime.database.pool import Database
 from paybill_runtime.database.retry import retry_on_conflict
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.group_commit import GroupCommit, OnCommit
+from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork, decision_context
@@ -23,6 +24,7 @@ from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.inbox import HandledBatch, Lookup, Queue
 from paybill_runtime.messaging.message import IncomingMessage
 from paybill_runtime.messaging.publication_spans import messaging_attributes
+from paybill_runtime.messaging.refused_facts import RefusedFacts
 from paybill_runtime.messaging.streams import INTAKE
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.telemetry import OUTCOME, Attributes, annotate, log_context, meter, record_failure, span
@@ -47,6 +49,7 @@ class MessageProcessor:
         store: Store,
         group_commit: GroupCommit,
         restore_guard: RestoreGuard,
+        incidents: Incidents | None = None,
     ) -> None:
         self.service = service
         self.subscriptions = subscriptions
@@ -54,6 +57,7 @@ class MessageProcessor:
         self._store = store
         self._group_commit = group_commit
         self.restore_guard = restore_guard
+        self._refused = RefusedFacts(incidents)
         self.on_commit: OnCommit = _ignore_commit
         self.handled = HandledSignals()
 
@@ -104,6 +108,7 @@ class MessageProcessor:
         unit = UnitOfWork(clock.now())
         first = {item.id: item for item in reversed(items)}
         writes, reads, failures = _keys(items)
+        writes |= self._refused.keys(items)
         lookup = Lookup(first, {item.queue for item in first.values()})
         async with self.database.direct() as connection:
             rows = await self._store.load(connection, unit, writes, reads, lookup.queries)
@@ -113,7 +118,8 @@ class MessageProcessor:
         waiting, failed = self._decide(unit, new, blocked, failures)
         last = items[-1]
         behind = {partition: at for partition, at in positions.items() if at < last.sequence}
-        batch = HandledBatch(last.stream, {item.id: item.sequence for item in new}, behind, last.sequence, last.id)
+        ids = {item.id: item.sequence for item in new}
+        batch = HandledBatch(last.stream, ids, behind, last.sequence, last.message_id)
         quarantined = _quarantined(new)
         if failed or waiting or quarantined:
             async with self.database.transaction() as transaction:
@@ -142,6 +148,9 @@ class MessageProcessor:
         waiting: list[IncomingMessage] = []
         failed: list[tuple[IncomingMessage, Exception]] = []
         for item in items:
+            if item.refusal is not None:
+                self._refused.report(unit, item)
+                continue
             if item.queue in blocked:
                 waiting.append(item)
                 continue
@@ -211,7 +220,7 @@ def _attributes(item: IncomingMessage, service: str) -> Attributes:
 
 
 def _quarantined(items: Sequence[IncomingMessage]) -> list[IncomingMessage]:
-    return [item for item in items if item.stream == INTAKE and item.error is not None]
+    return [item for item in items if item.refusal is not None or (item.stream == INTAKE and item.error is not None)]
 
 
 def _keys(items: Sequence[IncomingMessage]) -> tuple[set[Key], set[Key], dict[str, Exception]]:

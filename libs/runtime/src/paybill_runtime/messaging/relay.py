@@ -188,7 +188,17 @@ class Relay:
         return len(facts) == BATCH
 
     async def _publish(self, rows: Sequence[UnpublishedFact]) -> tuple[list[tuple[int, int]], Exception | None]:
-        """Returns the sequences of confirmed facts, and the first failure."""
+        """Returns the sequences of confirmed facts, and the first failure.
+
+        Facts about signing keys are published first, alone: no fact may stand before its key.
+        """
+        about_keys = [row for row in rows if row.is_about_key]
+        if about_keys and len(about_keys) < len(rows):
+            stored, failure = await self._publish(about_keys)
+            if failure is None:
+                others, failure = await self._publish([row for row in rows if not row.is_about_key])
+                stored += others
+            return stored, failure
         if len(rows) >= (ATOMIC_FROM_IN_CLUSTER if self._in_cluster else ATOMIC_FROM):
             try:
                 last = await self._publish_atomic(rows)

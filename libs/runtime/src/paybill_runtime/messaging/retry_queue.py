@@ -123,11 +123,11 @@ def _row(item: IncomingMessage) -> dict[str, Any]:
 
 
 async def quarantine(connection: AsyncConnection, items: Sequence[IncomingMessage], now: datetime) -> None:
-    """Stores intake events that the owner of their type refused, unchanged."""
+    """Stores intake events that the owner of their type refused, and refused facts, unchanged."""
     rows = [
         {
             "id": item.id,
-            "publisher": item.publisher,
+            "publisher": item.publisher if item.refusal is None else item.writer,
             "subject": single_line(item.subject),
             "headers": headers_json(item.headers),
             "payload": item.payload,

@@ -12,9 +12,11 @@ from nats.js.errors import Error as JetStreamError
 from paybill_contracts.envelope import EVENTS_ROOT, read_fact
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import partition_of
+from paybill_contracts.signing_keys import key_fact_kind
 from paybill_contracts.voided_events import EventVoided, payload_digest
 
 from paybill_runtime.errors import DatabaseUnavailableError, reason
+from paybill_runtime.messaging.known_keys import KEY_SUBJECTS, KeyDirectory
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS
 
@@ -31,9 +33,10 @@ OnVoid = Callable[[EventVoided], Awaitable[None]]
 
 
 class VoidedFacts:
-    """The voided messages that are known here."""
+    """The voided messages that are known here. known_keys: verify the facts that declare them void."""
 
-    def __init__(self) -> None:
+    def __init__(self, known_keys: KeyDirectory) -> None:
+        self.known_keys = known_keys
         self._by_sequence: dict[int, EventVoided] = {}
         self._next = 1
 
@@ -43,7 +46,8 @@ class VoidedFacts:
         return void is not None and void.event_id == id_ and void.digest == payload_digest(payload)
 
     async def load(self, client: Client) -> None:
-        """Reads what the log has now. Raises errors of NATS."""
+        """Reads what the log has now, keys first. Raises errors of NATS."""
+        await self.known_keys.load(client)
         consumer = OrderedConsumer(client, EVENTS, _FILTERS, self._next)
         try:
             async for messages in consumer.existing(ANSWER_TIMEOUT_S):
@@ -60,7 +64,8 @@ class VoidedFacts:
             try:
                 await broker.connected.wait()
                 if consumer is None:
-                    consumer = OrderedConsumer(broker.client, EVENTS, _FILTERS, 1)
+                    await self.known_keys.load(broker.client)
+                    consumer = OrderedConsumer(broker.client, EVENTS, [*_FILTERS, *KEY_SUBJECTS], 1)
                 for message in await broker.while_connected(consumer.fetch(1.0)):
                     self._add(message)
                 for sequence in sorted(self._by_sequence.keys() - announced):
@@ -76,6 +81,12 @@ class VoidedFacts:
     def _add(self, message: Msg) -> None:
         sequence = stream_sequence(message)
         self._next = max(self._next, sequence + 1)
+        refusal = self.known_keys.verify(message)
+        if refusal is not None:
+            log.warning("sequence %d voids nothing: %s", sequence, refusal.explanation)
+            return
+        if key_fact_kind(message.subject) is not None:
+            return
         try:
             fact = read_fact(message.subject, message.headers, message.data, sequence)
         except DomainError as error:

@@ -23,6 +23,8 @@ class Access(BaseModel):
     nats_url: str
     nats_user: str
     nats_password_file: Path
+    identity_dir: Path
+    signed_from_sequence: int = 0
 
 
 def main() -> int:

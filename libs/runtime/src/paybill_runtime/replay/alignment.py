@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nats.aio.msg import Msg
+from paybill_contracts.signatures import SIGNATURE_HEADER
+from paybill_contracts.signing_keys import Refusal
 
 from paybill_runtime.messaging.message_ids import message_id
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
@@ -82,6 +84,7 @@ class Alignment:
         """Adds a message. due: ids that are confirmed among these messages; last: the sequence of the last one."""
         id_, sequence = _id(message), stream_sequence(message)
         row = rows[id_]
+        refusal = self._voided.known_keys.verify(message)
         if id_ in due:
             due.discard(id_)
         elif id_ in self._elsewhere or not (row.sequence is None or row.sequence > last or id_ in self._absent):
@@ -91,11 +94,14 @@ class Alignment:
             self._report.add(
                 "altered_fact",
                 f"sequence {sequence}",
-                f"{message.subject} differs from the outbox ({row.aggregate} revision {row.revision})",
+                f"{message.subject} differs from the outbox ({row.aggregate} revision {row.revision}): "
+                + _changed_side(message, refusal),
             )
             if row.sequence is not None:
                 self._miss(row)
             return
+        if refusal is not None:
+            self._report.add("refused_fact", f"sequence {sequence}", f"{message.subject}: {refusal.explanation}")
         self._absent.pop(id_, None)
         self._report.facts += 1
         if sequence != row.sequence:
@@ -110,11 +116,12 @@ class Alignment:
         """Tells a fact that is younger than the snapshot from a deleted row, a void fact and one of somebody else."""
         sequence, subject, headers = stream_sequence(message), message.subject, message.headers or {}
         id_ = message_id(EVENTS, subject, headers, sequence)
+        refusal = self._voided.known_keys.verify(message)
         if self._voided.covers(sequence, id_, message.data):
             self._report.voided += 1
         elif sequence > self._outbox.newest_sequence and await self._evidence.has_row(id_):
             self._report.after_snapshot += 1
-        elif await self._evidence.was_decided(headers, sequence):
+        elif refusal is None and await self._evidence.was_decided(headers, sequence):
             self._report.add(
                 "missing_outbox_row",
                 f"sequence {sequence}",
@@ -122,12 +129,24 @@ class Alignment:
             )
         else:
             self._report.add(
-                "unknown_fact", f"sequence {sequence}", f"{subject} is in the log, but this service never decided it"
+                "unknown_fact",
+                f"sequence {sequence}",
+                f"{subject} is in the log, but this service never decided it"
+                + (f": {refusal.explanation}" if refusal else ""),
             )
 
     def _miss(self, row: OutboxRow) -> None:
         if row.id not in self._elsewhere:
             self._absent[row.id] = (row.sequence or 0, row.subject, row.aggregate, row.revision)
+
+
+def _changed_side(message: Msg, refusal: Refusal | None) -> str:
+    """Returns which of the two was changed, which the signature of the message decides."""
+    if refusal is not None:
+        return f"the message is refused, {refusal.explanation}"
+    if SIGNATURE_HEADER in (message.headers or {}):
+        return "the message has the signature of the service, so the outbox was changed"
+    return "neither has a signature"
 
 
 def _id(message: Msg) -> str:

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.errors import ConfigurationError, reason
+from paybill_runtime.messaging.known_keys import KeyDirectory
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.messaging.voided_facts import VoidedFacts
@@ -31,6 +32,7 @@ from paybill_runtime.replay.evidence import Evidence, check_inbox, check_positio
 from paybill_runtime.replay.folding import Folded, Folding
 from paybill_runtime.replay.outbox_rows import NEWEST_POSITION, OutboxSnapshot
 from paybill_runtime.replay.report import Faults, Report
+from paybill_runtime.security.signing_identity import load_root
 from paybill_runtime.settings import read_secret
 
 PART = 1000
@@ -75,6 +77,14 @@ class LogAccess(Protocol):
     def nats_password_file(self) -> Path | None:
         """The file with the password."""
 
+    @property
+    def identity_dir(self) -> Path:
+        """The folder with the steward's public root key."""
+
+    @property
+    def signed_from_sequence(self) -> int:
+        """The first sequence at which every fact has a signature."""
+
 
 CompareSnapshot = Callable[[str, int], Awaitable[Comparison | None]]
 """Compares the tables with the outbox, in the snapshot with this id and with this newest position, in another process.
@@ -100,7 +110,8 @@ async def replay(
     try:
         async with database.snapshot() as connection:
             outbox = await OutboxSnapshot(connection).open()
-            alignment = Alignment(outbox, report, await _voided(client), Evidence(database, service.states))
+            voided = await _voided(client, access)
+            alignment = Alignment(outbox, report, voided, Evidence(database, service.states))
             positions = await read_positions(connection)
             await check_inbox(connection, report)
             async with _comparing(service.states, database, outbox, other_process) as comparing:
@@ -148,9 +159,9 @@ async def _comparing(
         await asyncio.wait([task])
 
 
-async def _voided(client: Client) -> VoidedFacts:
-    """Reads which facts are void. Raises LogUnavailableError."""
-    voided = VoidedFacts()
+async def _voided(client: Client, access: LogAccess) -> VoidedFacts:
+    """Reads keys, and which facts are void. Raises LogUnavailableError."""
+    voided = VoidedFacts(KeyDirectory(load_root(access.identity_dir), access.signed_from_sequence))
     try:
         await voided.load(client)
     except (NatsError, JetStreamError, OSError, TimeoutError) as error:

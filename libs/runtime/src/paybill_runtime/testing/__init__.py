@@ -14,6 +14,7 @@ from paybill_runtime.testing.servers import (
     pytest_configure,
     shared_nats,
 )
+from paybill_runtime.testing.signing import make_test_identity, publish_fact, publish_signed, signed
 from paybill_runtime.testing.stopping import stop_processes
 from paybill_runtime.testing.waiting import cancel, until
 
@@ -26,14 +27,18 @@ __all__ = [
     "cancel",
     "databases",
     "log",
+    "make_test_identity",
     "migrated_databases",
     "nats",
     "postgres",
     "publish",
+    "publish_fact",
+    "publish_signed",
     "pytest_collection_finish",
     "pytest_configure",
     "pytest_runtest_protocol",
     "shared_nats",
+    "signed",
     "start",
     "stop_processes",
     "until",

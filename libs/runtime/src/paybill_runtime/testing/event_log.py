@@ -6,14 +6,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from paybill_contracts.envelope import Fact, Origin, headers_of, read_fact, subject_of
-from paybill_contracts.event import Event, encode
+from paybill_contracts.envelope import Fact, Origin, headers_of, read_fact
+from paybill_contracts.event import Event
+from paybill_contracts.signing_keys import SigningKeyPublished
 from paybill_embedded.nats import NatsServer
 
 from paybill_runtime.clock import new_id
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.telemetry import child
+from paybill_runtime.testing.signing import publish_fact
 
 
 class EventLog:
@@ -23,7 +25,7 @@ class EventLog:
         self._server = server
 
     async def facts(self, *types: str, at_least: int = 1, timeout_s: float = 60) -> list[Fact]:
-        """Returns the facts of these types (all when none is named), once there are `at_least` so many."""
+        """Returns the facts of these types, once there are `at_least` so many; by default of all but signing keys."""
         client = await connect(self._server.url, "operator", self._server.password("operator"))
         consumer = OrderedConsumer(client, EVENTS, ["paybill.events.>"], 1)
         found: list[Fact] = []
@@ -32,7 +34,7 @@ class EventLog:
                 while len(found) < at_least or await consumer.pending():
                     for message in await consumer.fetch(0.2):
                         fact = read_fact(message.subject, message.headers, message.data, stream_sequence(message))
-                        if not types or fact.event.TYPE in types:
+                        if fact.event.TYPE in types or not (types or isinstance(fact.event, SigningKeyPublished)):
                             found.append(fact)
         finally:
             await consumer.close()
@@ -63,7 +65,7 @@ async def publish(nats: NatsServer) -> AsyncIterator[Publish]:
             for copy in range(copies):
                 # Another message id for each: the stream's own window must not be what makes a copy harmless.
                 headers = headers_of(fact) | {"Nats-Msg-Id": f"{fact.id}-{copy}"}
-                await clients[event.OWNER].jetstream().publish(subject_of(event), encode(event), headers=headers)
+                await publish_fact(clients[event.OWNER], event, headers)
 
     yield publish_as_owner
     for client in clients.values():

@@ -16,8 +16,8 @@ from paybill_embedded.postgres import PostgresServer
 from paybill_runtime.app import Running, Service
 from paybill_runtime.http.auth import Role, make_key
 from paybill_runtime.loops import Loops
-from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing.databases import Databases
+from paybill_runtime.testing.signing import make_test_identity
 
 _IDENTITIES = ("tenant", "billing", "provisioner", "agent-gateway", "operator")
 
@@ -43,7 +43,7 @@ async def start(
     """
     identities = tmp_path / "identities"
     for name in _IDENTITIES:
-        make_identity(identities, name)
+        make_test_identity(identities, name)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [key.stored]}))
