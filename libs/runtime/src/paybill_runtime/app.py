@@ -17,6 +17,7 @@ from sqlalchemy import text
 from paybill_runtime import clock
 from paybill_runtime.database.leases import RELAY, Leases
 from paybill_runtime.database.pool import Database
+from paybill_runtime.database.retry import retry_until_available
 from paybill_runtime.database.statement import NOTIFY_CHANNEL
 from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.decisions.announcement import announce
@@ -270,17 +271,18 @@ class Running:
         """Migrates, then starts every loop. The names of loops are keys of the health checks."""
         try:
             await self._resources.enter_async_context(self.service.lifespan(self.context))
-            await self._retry_until_available(partial(migrate_states, self.database, self.service))
-            await self._retry_until_available(self.api_key_copies.load)
+            await retry_until_available(partial(migrate_states, self.database, self.service))
+            await retry_until_available(self.api_key_copies.load)
             self.loops.start("decider", self.group_commit.run)
             self.loops.start("connect", self.broker.run)
-            announcing = partial(announce, self.service.name, self.signing, self.database, self.group_commit)
-            await self._retry_until_available(announcing)
-            await self._retry_until_available(self.leases.tick)
+            await retry_until_available(
+                partial(announce, self.service.name, self.signing, self.database, self.group_commit)
+            )
+            await retry_until_available(self.leases.tick)
             for act in self.service.on_start:
-                await self._retry_until_available(partial(act, self.context))
-            await self._retry_until_available(partial(self.jobs.request_recurring, self.worker.kinds.values()))
-            await self._retry_until_available(self.retry_queue.request_all)
+                await retry_until_available(partial(act, self.context))
+            await retry_until_available(partial(self.jobs.request_recurring, self.worker.kinds.values()))
+            await retry_until_available(self.retry_queue.request_all)
         except BaseException:
             await self.__aexit__()
             raise
@@ -300,14 +302,8 @@ class Running:
         self.loops.start("refusals", self.context.refusal_facts.run)
         self.loops.start("write_probes", self.write_probes.run)
         if exporting():
-            measured = Measurements(
-                self.database,
-                self.leases,
-                self._lag,
-                self._stream_consumers,
-                self.service.counts,
-                self.settings.secrets_dir,
-            )
+            counts, folder = self.service.counts, self.settings.secrets_dir
+            measured = Measurements(self.database, self.leases, self._lag, self._stream_consumers, counts, folder)
             self.loops.start("measurements", measured.run)
         return self
 
@@ -374,18 +370,6 @@ class Running:
 
     def _mismatch(self) -> str:
         return self.restore_guard.problem
-
-    @staticmethod
-    async def _retry_until_available(act: Callable[[], Awaitable[Any]]) -> None:
-        """Runs `act` until PostgreSQL is available: a service may start before its database."""
-        while True:
-            try:
-                await act()
-            except DatabaseUnavailableError:
-                log.warning("PostgreSQL does not answer; retrying")
-                await asyncio.sleep(0.5)
-            else:
-                return
 
     async def _lag(self) -> dict[str, int | None]:
         return {name: await consumer.lag() for name, consumer in self.consumers.items()}

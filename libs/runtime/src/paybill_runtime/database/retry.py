@@ -1,11 +1,14 @@
-"""Retry of transactions that lost a conflict against another transaction."""
+"""Retry of transactions that lost a conflict, and of calls while PostgreSQL is unavailable."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from random import uniform
 from typing import TypeVar
 
-from paybill_runtime.errors import constraint_of, is_transaction_conflict
+from paybill_runtime.errors import DatabaseUnavailableError, constraint_of, is_transaction_conflict
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -30,3 +33,15 @@ async def retry_on_conflict(act: Callable[[], Awaitable[T]]) -> T:
             if not is_transaction_conflict(error) and constraint_of(error) not in _CONFLICT_CONSTRAINTS:
                 raise
     return await act()
+
+
+async def retry_until_available(act: Callable[[], Awaitable[object]]) -> None:
+    """Runs `act` until PostgreSQL is available: a service may start before its database."""
+    while True:
+        try:
+            await act()
+        except DatabaseUnavailableError:
+            log.warning("PostgreSQL does not answer; retrying")
+            await asyncio.sleep(0.5)
+        else:
+            return
