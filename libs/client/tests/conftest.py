@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from paybill_client import Credentials, Fact, Subscriber
 from paybill_client.credentials import read_credentials
-from paybill_contracts.envelope import subject_of
+from paybill_contracts.envelope import Fact as Envelope
+from paybill_contracts.envelope import Origin, headers_of, subject_of
 from paybill_contracts.event import Event, decode, encode
 from paybill_contracts.metering import QuotaWarned
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
 from paybill_embedded.subscribers import store_subscriber
+from paybill_runtime.clock import new_id
 from paybill_runtime.messaging.streams import connect
-from paybill_runtime.testing import cancel, event_log, until
+from paybill_runtime.telemetry import child
+from paybill_runtime.testing import cancel, until
 from paybill_stack.clients import ensure_consumer, event_filters, write_subscriber_file
 
 sys.path.append(str(Path(__file__).parent))  # of sources_of_events
@@ -31,14 +35,27 @@ SAMPLES = Path(__file__).parents[2] / "contracts/samples"
 CreateSubscriber = Callable[..., Awaitable[Path]]
 
 
-@pytest.fixture(autouse=True)
-def unsigned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets `publish` publish events only, without the key that signs them: a subscriber verifies no signatures."""
+@pytest.fixture
+async def publish(nats: NatsServer) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """`await publish(event, …, copies=1)`: their owners publish these events only, without the keys of signatures.
 
-    async def publish_unsigned(client: Client, event: Event, headers: dict[str, str]) -> None:
-        await client.jetstream().publish(subject_of(event), encode(event), headers=headers)
+    A subscriber verifies no signatures.
+    """
+    clients: dict[str, Client] = {}
 
-    monkeypatch.setattr(event_log, "publish_fact", publish_unsigned)
+    async def publish_as_owner(*events: Event, copies: int = 1) -> None:
+        for event in events:
+            if event.OWNER not in clients or not clients[event.OWNER].is_connected:  # the server may be another by now
+                clients[event.OWNER] = await connect(nats.url, event.OWNER, nats.password(event.OWNER))
+            id_ = new_id()
+            fact = Envelope(event, id_, datetime.now(UTC), 1, Origin(id_, id_, f"service:{event.OWNER}", child("")))
+            for copy in range(copies):
+                headers = headers_of(fact) | {"Nats-Msg-Id": f"{id_}-{copy}"}
+                await clients[event.OWNER].jetstream().publish(subject_of(event), encode(event), headers=headers)
+
+    yield publish_as_owner
+    for client in clients.values():
+        await client.close()
 
 
 @pytest.fixture
