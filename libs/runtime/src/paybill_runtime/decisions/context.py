@@ -33,6 +33,11 @@ from paybill_runtime.telemetry import TraceLink
 T = TypeVar("T")
 
 _RESPONSE = text("SELECT digest, answer FROM chassis.idempotency WHERE key = :key")
+DELETE_RESPONSES = text(
+    "DELETE FROM chassis.idempotency WHERE key IN "
+    "(SELECT key FROM chassis.idempotency WHERE created_at < :before LIMIT :limit)"
+)
+"""Deletes responses that were stored before a time."""
 
 
 class IdempotencyKeyReusedError(DomainError):

@@ -17,6 +17,7 @@ from paybill_runtime.database.arrays import texts
 from paybill_runtime.database.leases import RELAY
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import Statement
+from paybill_runtime.decisions.context import DELETE_RESPONSES
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.decisions.job_rows import (
     DELETE_ENDED,
@@ -38,10 +39,6 @@ CLEANUP_INTERVAL_S = 3600.0
 CANDIDATES = 32
 """Due jobs of a queue that a claim looks at: those behind them wait for one of these."""
 DELETED_AT_ONCE = 5000
-_DELETE_RESPONSES = text(
-    "DELETE FROM chassis.idempotency WHERE key IN "
-    "(SELECT key FROM chassis.idempotency WHERE created_at < :before LIMIT :limit)"
-)
 
 # Of every queue the first job that is due, whose locks are free, and that no earlier job blocks. Queues are found one
 # after the other in the index, from the one after the last claimed on: the length of a queue costs nothing, and no
@@ -249,7 +246,7 @@ class JobQueue:
 
     async def delete_responses(self, retention: timedelta) -> int:
         """Deletes older responses to requests with an Idempotency-Key, a part at a time; returns their number."""
-        return await self._delete(_DELETE_RESPONSES, retention)
+        return await self._delete(DELETE_RESPONSES, retention)
 
     async def _delete(self, statement: TextClause, retention: timedelta) -> int:
         values = {"before": clock.now() - retention, "limit": DELETED_AT_ONCE}
