@@ -53,7 +53,8 @@ NOT_ANSWERED = {
     "account_order, billing_period_order, change_order, licence_key_order, licence_order, licence_revocations_order, "
     "move_order, payment_order, reconciliation_order, trial_order, window_order": "an event without the one before "
     "it is a bug, which the log and the retry queue show",
-    "cannot_unseal, malformed_fact, invalid_event, unknown_event, fact_too_large": "events are handled, not requested",
+    "cannot_unseal, malformed_fact, refused_fact, invalid_event, unknown_event, fact_too_large": "events are "
+    "handled, not requested",
     "action_voided, actions_not_entitled, agent_not_active, approval_denied, approval_expired, budget_exceeded, "
     "frozen, inputs_differ, invalid_field, invalid_input, not_permitted, out_of_budget, outcome_pending, "
     "resource_drifted, row_denied, row_exists, row_missing, rows_changed, rows_too_large, run_ended, seq_reused, "

@@ -71,8 +71,6 @@ class Timers:
                 delay_s = await self.request_due()
             except DatabaseUnavailableError as error:
                 log.warning("timers pause: %s", error)
-            except Exception:
-                log.exception("due timers cannot be found; trying again")
             await asyncio.sleep(MIN_INTERVAL_S)
             await clock.wait_for_event(self._wake, min(delay_s, MAX_INTERVAL_S))
 
