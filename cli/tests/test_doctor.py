@@ -53,6 +53,9 @@ def test_a_healthy_stack_passes_every_check(on_stack) -> None:
             "answers",
             "ready",
             "clock",
+            "database writes",
+            "events writes",
+            *(["intake_stream writes"] if service == "billing" else []),
             "outbox",
             "lag",
             "parked",
@@ -242,11 +245,16 @@ def test_more_incidents_than_doctor_prints_are_counted_as_more() -> None:
     [
         ({"status": "ok", "checks": {"bus": "ok", "database": "ok"}}, State.OK, ""),
         ({"status": "degraded", "checks": {"bus": "away", "database": "ok"}}, State.FAILED, "start NATS again"),
+        (
+            {"status": "failed", "checks": {"relay": "NATS does not accept facts (TimeoutError:)", "database": "ok"}},
+            State.FAILED,
+            "start NATS again; if it runs, free space on its disk and restart NATS: the service continues by itself",
+        ),
         ({"status": "failed", "checks": {"bus": "ok", "database": "away"}}, State.FAILED, "start PostgreSQL again"),
         ({"status": "failed", "checks": {"relay": "stopped"}}, State.FAILED, "tail -n 50 logs/tenant.log"),
         ({}, State.FAILED, "tail -n 50 logs/tenant.log"),
     ],
-    ids=["healthy", "no bus", "no database", "loop", "empty"],
+    ids=["healthy", "no bus", "stopped bus", "no database", "loop", "empty"],
 )
 def test_a_service_that_is_not_ready_has_a_fix(health: dict[str, object], state: State, fix: str) -> None:
     check = _ready("tenant", health, "tail -n 50 logs/tenant.log")

@@ -38,6 +38,8 @@ from paybill_cli.output import Output
 COLUMNS = ("part", "check", "state", "found")
 
 TIMEOUT_S = 5.0
+SERVICE_TIMEOUT_S = 10.0
+"""A service tests its writes for up to 4 s, also when PostgreSQL or NATS answers nothing."""
 MAX_OUTBOX_AGE_S = 30.0
 """Largest age of an event in the outbox; publishing usually takes milliseconds."""
 MAX_LAG = 1000
@@ -53,6 +55,12 @@ _OWN_LISTS = {
 MIN_FREE_BYTES = 1024**3
 """Below this PostgreSQL and NATS are near to refusing writes."""
 
+_WRITE_FIXES = {
+    "database": "free space on the disk of PostgreSQL and read its log; it takes writes again by itself",
+    "events": "free space on the disk of NATS and read its log; paybill up then restarts NATS, elsewhere restart it",
+    "intake_stream": "free space on the disk of NATS; paybill up then restarts NATS, elsewhere restart it",
+}
+"""The steps after a part has refused a write: only a restart lets NATS write again after a failed one."""
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 """First message of a connection; every PostgreSQL answers it (Frontend/Backend Protocol, 54.2.10)."""
 
@@ -144,11 +152,13 @@ async def _service(stack: Stack, name: str) -> list[Check]:
     except CliError as error:
         down = error.exit_code is ExitCode.UNREACHABLE
         return [failed(name, "answers", error.message, error.next, unreachable=down)]
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False, verify=uses_tls(url)) as http:
+    async with httpx.AsyncClient(
+        base_url=url, timeout=SERVICE_TIMEOUT_S, trust_env=False, verify=uses_tls(url)
+    ) as http:
         try:
             ready = await http.get("/readyz")
             headers = {"Authorization": f"Bearer {key}"}
-            paths = ("/v1/operations", *_LISTS, *_OWN_LISTS.get(name, ()))
+            paths = ("/v1/operations?deep=true", *_LISTS, *_OWN_LISTS.get(name, ()))
             responses = [await http.get(path, headers=headers) for path in paths]
             health, documents = ready.json(), [response.json() for response in responses]
         except (httpx.HTTPError, ValueError) as error:
@@ -166,7 +176,12 @@ async def _service(stack: Stack, name: str) -> list[Check]:
         if not response.is_success:
             return [*checks, failed(name, "counts", str(document.get("detail")), _log(stack, name))]
     counts, found, violated, *own = documents
-    checks += [*_counts(name, counts, _log(stack, name)), *incidents(name, found), *violations(name, violated)]
+    checks += [
+        *_writes(name, counts),
+        *_counts(name, counts, _log(stack, name)),
+        *incidents(name, found),
+        *violations(name, violated),
+    ]
     if name == "billing":
         checks += refused(name, own[0])
     elif name == "provisioner":
@@ -190,8 +205,21 @@ def _ready(name: str, health: dict[str, Any], log: str) -> Check:
         return ok(name, "ready", "every loop runs")
     if failing == [NATS_UNREACHABLE]:
         return failed(name, "ready", f"{NATS_UNREACHABLE}; events wait in the outbox", "start NATS again")
+    problems = [state for state in health.get("checks", {}).values() if state != "ok"]
+    if problems and all(state.startswith(("NATS ", "INTAKE ")) for state in problems):
+        fix = "start NATS again; if it runs, free space on its disk and restart NATS: the service continues by itself"
+        return failed(name, "ready", ", ".join(failing), fix)
     fix = "start PostgreSQL again" if POSTGRES_UNREACHABLE in failing else f"{log}; then restart it"
     return failed(name, "ready", ", ".join(failing) or str(health.get("status")), fix)
+
+
+def _writes(name: str, counts: dict[str, Any]) -> Iterator[Check]:
+    """Checks the parts to which a service writes: one that answers may still take no write."""
+    for part, result in counts["writes"].items():
+        if result == "ok":
+            yield ok(name, f"{part} writes", "takes writes")
+        else:
+            yield failed(name, f"{part} writes", result, _WRITE_FIXES[part])
 
 
 def _clock(name: str, date: str) -> Check:
@@ -225,7 +253,8 @@ def _counts(name: str, counts: dict[str, Any], log: str) -> Iterator[Check]:
         yield failed(name, "leases", found, fix)
     else:
         yield ok(name, "leases", "every partition has an owner")
-    show, resolve = "paybill events quarantine", "paybill events quarantine, and retry or skip the first of each tenant"
+    show = "paybill events quarantine"
+    resolve = f"{show}, which prints the commands that redrive or skip the first of each tenant"
     for key, state, found, fix in (
         ("parked", State.FAILED, "events are parked in the retry queue (retried automatically)", show),
         ("dead", State.FAILED, "events are dead letters and block their tenants", resolve),

@@ -19,17 +19,6 @@ WARN_SHARE, FAIL_SHARE = 0.7, 0.9
 AFFECTED_VERSIONS = ((2, 14, 0), (2, 15, 1))
 """Of nats-server, first and last: one condition that does not hold stops a replicated stream for every publisher."""
 
-_FREE = {"name", "description", "metadata", "placement", "num_replicas", "first_seq", "compression"}
-"""Settings that change neither what is stored nor who receives it; a rebuilt log has another first sequence."""
-_DEFAULTS = {
-    "max_msgs": -1,
-    "max_bytes": -1,
-    "max_msgs_per_subject": -1,
-    "max_msg_size": -1,
-    "retention": "limits",
-    "duplicate_window": 120 * 10**9,
-}
-"""The server's values of settings that are not set; those of all others are false or empty."""
 _EFFECTS = {
     "republish": "its messages are published on other subjects",
     "sources": "it stores the messages of other streams",
@@ -57,7 +46,9 @@ async def stream_checks(client: "Client", name: str, stack: Stack) -> list[Check
     """Compares all settings of a stream with the safe ones, and its consumers with the limits."""
     try:
         info = await _request(client, f"STREAM.INFO.{name}")
-    except (LookupError, TimeoutError) as error:
+    except TimeoutError:
+        return [failed("nats", name, f"NATS did not answer within {TIMEOUT_S:.0f} s", "start NATS again")]
+    except LookupError as error:
         fix = (
             "stop the stack, then: paybill restore stream --from-outboxes, which rebuilds the log"
             if name == "EVENTS"
@@ -81,19 +72,12 @@ async def stream_checks(client: "Client", name: str, stack: Stack) -> list[Check
 
 
 def _differences(name: str, found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields each setting that is not as created, with what it is, and what follows from it.
+    """Yields each setting that is not as created, with what it is, and what follows from it."""
+    from paybill_runtime.messaging.streams import differences
 
-    A setting that this version does not know has to be off.
-    """
-    from paybill_runtime.messaging.streams import configurations
-
-    [created] = [each for each in configurations(1) if each.name == name]
-    safe = _DEFAULTS | {key: value for key, value in json.loads(json.dumps(created.as_dict())).items() if value}
-    for key in sorted((found.keys() | safe.keys()) - _FREE):
-        value, right = found.get(key), safe.get(key)
-        if value != right and (value or right):
-            effect = f": {_EFFECTS[key]}" if key in _EFFECTS else ""
-            yield key, f"{key} is {_text(value)} instead of {_text(right)}{effect}"
+    for key, value, right in differences(name, found):
+        effect = f": {_EFFECTS[key]}" if key in _EFFECTS else ""
+        yield key, f"{key} is {_text(value)} instead of {_text(right)}{effect}"
 
 
 def _text(value: Any) -> str:

@@ -62,7 +62,7 @@ class Child:
     """One run of a server.
 
     log: file of its output (0600), truncated at a start that finds it above 10 MB. lock: the descriptor of
-    `lock.sole_server`, which the server and its own children keep open.
+    `lock.sole_server`, which the server and its own children keep open. log_start: where the output of this run begins.
     """
 
     def __init__(self, command: Sequence[str], log: Path, lock: int) -> None:
@@ -72,7 +72,7 @@ class Child:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
             self._log = log
-            self._log_start = os.fstat(descriptor).st_size
+            self.log_start = os.fstat(descriptor).st_size
             self._process = _starter.submit(
                 subprocess.Popen,
                 command,
@@ -134,5 +134,5 @@ class Child:
         """Returns the output of this run, at most the last 16 KiB."""
         with self._log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(self._log_start, end - 16 * 1024))
+            file.seek(max(self.log_start, end - 16 * 1024))
             return file.read().decode("utf-8", "replace")

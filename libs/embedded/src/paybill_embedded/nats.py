@@ -25,6 +25,9 @@ _STALL_S = 30.0  # without progress; recovery of a large store after a crash rea
 _STOP_TIMEOUT_S = 10.0
 _RELOAD_TIMEOUT_S = 30.0
 _RELOADED = b"Reloaded server configuration"
+_WRITE_ERROR = re.compile(rb"critical write error|JetStream out of .{0,40}will be DISABLED")
+_MIN_FREE_BYTES = 64 * 1024 * 1024
+"""Least free space for a restart after a write error: with less, the next messages would fill the disk again."""
 
 
 class NatsServer:
@@ -41,6 +44,8 @@ class NatsServer:
         self.monitor = monitor
         self.users = tuple(dict.fromkeys((*IDENTITIES, *DEFAULT_PUBLISHERS, *publishers)))
         self._child: Child | None = None
+        self._searched_to = 0
+        self._write_error = False
 
     @property
     def url(self) -> str:
@@ -106,6 +111,7 @@ class NatsServer:
             # fsync.
             command = tied_to_us([_binary(), "--config", str(conf)], signal.SIGKILL)
             self._child = Child(command, self.log, lock)
+            self._searched_to, self._write_error = self._child.log_start, False
         if not self._child.wait_until(self._responds, _STALL_S):
             raise self._failure(self._child)
         return self
@@ -149,6 +155,21 @@ class NatsServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def is_stuck(self) -> bool:
+        """Returns whether only a restart lets it take messages again: a write failed, and its disk has space by now.
+
+        nats-server refuses every message of a stream after a failed write, until it is restarted.
+        """
+        if not self.running:
+            return False
+        if not self._write_error:
+            with self.log.open("rb") as file:
+                file.seek(self._searched_to)
+                found = file.read()
+            self._write_error = _WRITE_ERROR.search(found) is not None
+            self._searched_to += found.rfind(b"\n") + 1  # the last line may be incomplete
+        return self._write_error and shutil.disk_usage(self.data_dir / "nats").free >= _MIN_FREE_BYTES
 
     def _responds(self) -> bool:
         """The server greets each client with INFO once it serves; JetStream is recovered before that."""

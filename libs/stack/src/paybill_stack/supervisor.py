@@ -316,14 +316,17 @@ class Supervisor:
                 self.report(f"{process.name} is ready again (pid {process.pid})")
 
     async def _restart_server(self, name: str, server: Server) -> None:
-        """Restarts a server whenever it ends; a failed start is retried with a growing delay."""
+        """Restarts a server whenever it ends or takes no write; a failed start is retried with a growing delay."""
         delay_s = _CHECK_S
         while True:
             await asyncio.sleep(delay_s)
-            if server.running:
+            stuck = isinstance(server, NatsServer) and await asyncio.to_thread(server.is_stuck)
+            if server.running and not stuck:
                 continue
-            self.report(f"{name} ended; restarting")
+            self.report(f"{name} {'takes no write after an error of its disk' if stuck else 'ended'}; restarting")
             try:
+                if stuck:
+                    await self._in_thread(server.stop)
                 await self._in_thread(server.start)
             except EmbeddedError as error:
                 delay_s = min(2 * delay_s, _MAX_DELAY_S)

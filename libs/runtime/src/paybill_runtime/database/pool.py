@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
+from nats.errors import Error as NatsError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -191,8 +192,8 @@ def _translating_errors(committing: Callable[[], bool] = lambda: False) -> Itera
 
 
 def _database_error(error: Exception, *, committing: bool) -> Exception | None:
-    """Returns the error that concerns PostgreSQL as a whole; None for one of a statement, or one translated before."""
-    if isinstance(error, DatabaseUnavailableError):
+    """Returns the error that concerns PostgreSQL as a whole; None for another one, or one translated before."""
+    if isinstance(error, (DatabaseUnavailableError, NatsError)):  # some errors of NATS are a TimeoutError
         return None
     if sqlstate(error) == LEASE_LOST:
         return LeaseLostError("another process owns this lease")

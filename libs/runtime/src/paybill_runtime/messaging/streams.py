@@ -1,14 +1,17 @@
 """Configuration of the streams and the key bucket; the steward creates them by running this module."""
 
 import asyncio
+import json
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nats.aio.client import Client
 from nats.errors import NoServersError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError
 from paybill_contracts.settings import unknown_settings
 
 from paybill_runtime.messaging.nats_patches import tolerate_malformed_messages
@@ -21,6 +24,22 @@ MAX_CONSUMERS = {EVENTS: 1000, INTAKE: 64, KEYS: 1}
 """Without a limit of its own a stream has 1,000 from nats-server 2.15 on, and none before. Nobody may consume keys."""
 
 _GIB = 1024**3
+_FREE = {"name", "description", "metadata", "placement", "num_replicas", "first_seq", "compression"}
+"""Settings that change neither what is stored nor who receives it; a rebuilt log has another first sequence."""
+_DEFAULTS = {
+    "max_msgs": -1,
+    "max_bytes": -1,
+    "max_msgs_per_subject": -1,
+    "max_msg_size": -1,
+    "retention": "limits",
+    "duplicate_window": 120 * 10**9,
+}
+"""The server's values of settings that are not set; those of all others are false or empty."""
+_NOT_FOUND, _NO_SPACE = 404, (10023, 10028, 10047)
+
+
+class StreamSpaceError(Exception):
+    """NATS has no space for the streams: it reserves the limit of each, and needs a part more of the disk."""
 
 
 def configurations(replicas: int) -> list[StreamConfig]:
@@ -70,20 +89,47 @@ def configurations(replicas: int) -> list[StreamConfig]:
 
 
 async def ensure(client: Client, replicas: int | None = None) -> None:
-    """Creates missing streams and updates the configuration of the others. Idempotent.
+    """Creates missing streams, and updates those whose settings differ. Idempotent.
 
-    replicas: of every stream. None: existing streams keep theirs, and new ones get one.
+    replicas: of every stream. None: existing streams keep theirs, and new ones get one. Raises StreamSpaceError.
     """
-    jetstream = client.jetstream()
     for configuration in configurations(replicas or 1):
+        name = configuration.name or ""
+        # Raw, because the client library does not know every setting.
+        found = json.loads((await client.request(f"$JS.API.STREAM.INFO.{name}", timeout=5)).data)
+        if (error := found.get("error")) and error["code"] != _NOT_FOUND:
+            raise APIError.from_error(error)
+        existing = found.get("config")
+        if existing and replicas is None:
+            configuration.num_replicas = existing["num_replicas"]
+        # Each update reserves the space of the stream again, which a disk that is nearly full refuses.
+        if (
+            existing
+            and not list(differences(name, existing))
+            and existing["num_replicas"] == configuration.num_replicas
+        ):
+            continue
+        jetstream = client.jetstream()
         try:
-            existing = await jetstream.stream_info(configuration.name or "")
-        except NotFoundError:
-            await jetstream.add_stream(configuration)
-        else:
-            if replicas is None:
-                configuration.num_replicas = existing.config.num_replicas
-            await jetstream.update_stream(configuration)
+            await (jetstream.update_stream if existing else jetstream.add_stream)(configuration)
+        except APIError as error:
+            if error.err_code not in _NO_SPACE:
+                raise
+            doing = "updated" if existing else "created"
+            raise StreamSpaceError(f"the stream {name} cannot be {doing}: {error.description}") from error
+
+
+def differences(name: str, found: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yields each setting of a stream that is not as created: its name, its value and the right one.
+
+    found: the configuration as the server reports it. A setting that this version does not know has to be off.
+    """
+    [created] = [each for each in configurations(1) if each.name == name]
+    safe = _DEFAULTS | {key: value for key, value in json.loads(json.dumps(created.as_dict())).items() if value}
+    for key in sorted((found.keys() | safe.keys()) - _FREE):
+        value, right = found.get(key), safe.get(key)
+        if value != right and (value or right):
+            yield key, value, right
 
 
 async def connect(url: str, user: str, password: str, wait_s: float = 30) -> Client:
@@ -125,8 +171,12 @@ async def _main() -> None:
         os.environ.get("PAYBILL_NATS_USER", "steward"),
         Path(os.environ["PAYBILL_NATS_PASSWORD_FILE"]).read_text(encoding="utf-8").strip(),
     )
-    await ensure(client, int(os.environ.get("PAYBILL_NATS_REPLICAS", "1")))
-    await client.close()
+    try:
+        await ensure(client, int(os.environ.get("PAYBILL_NATS_REPLICAS", "1")))
+    except StreamSpaceError as error:
+        sys.exit(f"{error}; free space on the disk of NATS")
+    finally:
+        await client.close()
 
 
 if __name__ == "__main__":
