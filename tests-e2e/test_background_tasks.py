@@ -12,6 +12,7 @@ TASKS = {
     "libs/runtime/src/paybill_runtime/jobs/worker.py": "attempts of jobs: an error is stored with the job",
     "services/agent-gateway/src/paybill_agent_gateway/jobs.py": "awaited by a job",
     "services/billing/src/paybill_billing/webhooks/inbox.py": "one group of webhooks: an error answers its senders",
+    "services/provisioner/src/paybill_provisioner/app.py": "the watch over sessions, which logs its faults and goes on",
     "services/provisioner/src/paybill_provisioner/execution.py": "awaited by a job",
     "services/provisioner/src/paybill_provisioner/drivers/scram.py": "one computation, awaited by its user",
 }

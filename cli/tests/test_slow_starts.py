@@ -4,10 +4,11 @@ import os
 import signal
 import threading
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import pytest
-from paybill_bench.process_statistics import ENDED, process_tree
+from paybill_bench.process_statistics import ENDED
 from paybill_stack import supervisor
 from paybill_stack.errors import StackError
 from paybill_stack.layout import SERVICES
@@ -17,10 +18,11 @@ pytestmark = pytest.mark.e2e
 
 
 def _services():
-    """Returns the process ids of the services that this process has started."""
+    """Returns the process ids of the services that this process has started; the stack of the session is no child."""
     names = {f"paybill_{name.replace('-', '_')}" for name in SERVICES}
     found = []
-    for pid in process_tree(os.getpid())[1:]:
+    children = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+    for pid in map(int, chain.from_iterable(children)):
         with suppress(*ENDED):
             if names & set(Path(f"/proc/{pid}/cmdline").read_text().split("\0")):
                 found.append(pid)
