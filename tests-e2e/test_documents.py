@@ -27,6 +27,7 @@ BLUEPRINT = ROOT / "services/provisioner/src/paybill_provisioner/blueprints.yaml
 
 FLOW = (
     ("docs/api-keys.md", 0, ""),
+    ("docs/signing-keys.md", 0, ""),
     ("docs/lifecycle.md", 0, ""),
     ("docs/reconciliation.md", 0, "customers"),
     ("docs/entitlements.md", 0, ""),

@@ -77,6 +77,8 @@ CHANGES = {
     ("key", "create"),
     ("key", "revoke"),
     ("key", "rotate"),
+    ("signing-key", "rotate"),
+    ("signing-key", "withdraw"),
 }
 """Commands that change a running stack."""
 CLIENTS = {"asyncpg", "httpx", "nats", "pydantic"}

@@ -34,6 +34,20 @@ ACCESS = {
             ),
         },
     ),
+    "signing-key": Branch(
+        "Replace and withdraw the keys with which services sign their facts.",
+        {
+            "list": Leaf(
+                "paybill_cli.commands.signing_keys:list_all",
+                "List the signing keys of all services, with the sequences that they sign.",
+            ),
+            "rotate": Leaf("paybill_cli.commands.signing_keys:rotate", "Replace the signing key of a service."),
+            "withdraw": Leaf(
+                "paybill_cli.commands.signing_keys:withdraw",
+                "Withdraw an earlier signing key: later facts of it are refused.",
+            ),
+        },
+    ),
     "subscriber": Branch(
         "Let other services read events.",
         {

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from paybill_contracts.event import Event, InvalidEventError, UnknownEventError, decode
 from paybill_contracts.signatures import (
@@ -187,6 +187,17 @@ def certify(issuer: Ed25519PrivateKey, kind: str, owner: str, fields: Mapping[st
     return encoded(issuer.sign(_certificate_text(kind, owner, fields)))
 
 
+def is_certified(issuer: bytes, owner: str, event: SigningKeyPublished | SigningKeyWithdrawn) -> bool:
+    """Returns whether the owner of a public key (32 raw bytes) signed the certificate of a fact about a key."""
+    kind = PUBLISHED if isinstance(event, SigningKeyPublished) else WITHDRAWN
+    try:
+        text = _certificate_text(kind, owner, event.model_dump(mode="json"))
+        Ed25519PublicKey.from_public_bytes(issuer).verify(decoded(event.certificate), text)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
 def _certificate_text(kind: str, owner: str, fields: Mapping[str, object]) -> bytes:
     """Returns what an issuer signs: owner and fields with their lengths, under the purpose of `kind`."""
     values = (owner, *("" if fields[name] is None else str(fields[name]) for name in _CERTIFIED[kind]))
@@ -217,9 +228,9 @@ class KnownKeys:
         """All keys that were published and certified."""
         return list(self._keys.values())
 
-    def newest(self, owner: str) -> SigningKey | None:
-        """Returns the key of a service with the highest number; None without any."""
-        own = [key for key in self._keys.values() if key.owner == owner]
+    def newest(self, owner: str, before: int | None = None) -> SigningKey | None:
+        """Returns the key of a service with the highest number; None without any. before: a sequence."""
+        own = [key for key in self._keys.values() if key.owner == owner and (before is None or key.since < before)]
         return max(own, key=lambda key: key.number, default=None)
 
     def verify(self, subject: str, headers: Mapping[str, str], payload: bytes, sequence: int) -> Refusal | None:
@@ -293,10 +304,11 @@ class KnownKeys:
         return Refusal.FORGED_KEY
 
     def _published(self, owner: str, event: SigningKeyPublished, sequence: int) -> SigningKey | Refusal | None:
-        newest, known = self.newest(owner), self._keys.get(event.key_id)
+        # Several consumers share the keys: one that is behind has to find the same as one that is ahead.
+        newest, known = self.newest(owner, sequence), self._keys.get(event.key_id)
         if known is not None and known.since == sequence:
             return None
-        if known is not None:
+        if known is not None and known.since < sequence:
             repeated = known.owner == owner and known.certificate == event.certificate and known == newest
             return None if repeated else Refusal.REPLAYED_KEY
         try:
@@ -309,11 +321,11 @@ class KnownKeys:
             return Refusal.REPLAYED_KEY
         if event.issuer == ROOT:
             issuer = self._root
-        elif newest is not None and newest.until is None and event.issuer == event.replaces == newest.key_id:
+        elif newest is not None and _is_valid(newest, sequence) and event.issuer == event.replaces == newest.key_id:
             issuer = newest.public
         else:
             return Refusal.FORGED_KEY
-        if not _is_certified(issuer, PUBLISHED, owner, event, event.certificate):
+        if not is_certified(issuer, owner, event):
             return Refusal.FORGED_KEY
         return SigningKey(owner, event.key_id, public, event.number, event.certificate, sequence)
 
@@ -323,21 +335,17 @@ class KnownKeys:
             return Refusal.FORGED_KEY
         if key.until == sequence:
             return None
-        issuer = self._root if event.issuer == ROOT else self._newer(key, event.issuer)
-        if issuer is None or not _is_certified(issuer, WITHDRAWN, owner, event, event.certificate):
+        issuer = self._root if event.issuer == ROOT else self._newer(key, event.issuer, sequence)
+        if issuer is None or not is_certified(issuer, owner, event):
             return Refusal.FORGED_KEY
         return replace(key, until=sequence) if key.until is None else None
 
-    def _newer(self, key: SigningKey, issuer: str) -> bytes | None:
+    def _newer(self, key: SigningKey, issuer: str, sequence: int) -> bytes | None:
         newer = self._keys.get(issuer)
-        valid = newer is not None and newer.owner == key.owner and newer.number > key.number and newer.until is None
-        return newer.public if newer is not None and valid else None
+        if newer is None or newer.owner != key.owner or newer.number <= key.number:
+            return None
+        return newer.public if _is_valid(newer, sequence) else None
 
 
-def _is_certified(issuer: bytes, kind: str, owner: str, fields: BaseModel, certificate: str) -> bool:
-    try:
-        text = _certificate_text(kind, owner, fields.model_dump(mode="json"))
-        Ed25519PublicKey.from_public_bytes(issuer).verify(decoded(certificate), text)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+def _is_valid(key: SigningKey, sequence: int) -> bool:
+    return key.since <= sequence and (key.until is None or sequence <= key.until)

@@ -168,6 +168,7 @@ class Running:
             spans,
             foreign_facts,
             self.voided,
+            self.signing.sign,
             service.gather_facts_s,
         )
         self.log_audit = LogAudit(service.name, self.database, self.broker, self.relay, foreign_facts, self.voided)
@@ -289,7 +290,8 @@ class Running:
         self.loops.start("leases", self.leases.run)
         self.loops.start("relay", self.relay.run)
         self.loops.start("log_audit", self.log_audit.run)
-        self.loops.start("voided", partial(self.voided.follow, self.broker, self._foreign_facts.close))
+        own_key = self.signing.announcement.key_id
+        self.loops.start("voided", partial(self.voided.follow, self.broker, self._foreign_facts.close, own_key))
         for name, consumer in self.consumers.items():
             self.loops.start(name, consumer.run)
         self.loops.start("api_keys", self.api_key_copies.run)

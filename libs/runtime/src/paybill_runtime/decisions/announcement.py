@@ -1,6 +1,9 @@
 """Announcement of the signing key: a service records its public key before the first fact that it signs."""
 
+from functools import partial
+
 from paybill_contracts.envelope import Origin
+from paybill_contracts.event import Event
 from sqlalchemy import text
 
 from paybill_runtime.clock import new_id
@@ -13,21 +16,26 @@ _IS_RECORDED = text("SELECT EXISTS (SELECT FROM chassis.outbox WHERE aggregate =
 
 
 async def announce(service: str, identity: SigningIdentity, database: Database, group_commit: GroupCommit) -> None:
-    """Records the fact about the key, once in the life of the database."""
+    """Records the facts about the key and about withdrawn ones, each once in the life of the database."""
+    for event in (identity.announcement, *identity.withdrawals):
+        await _record(service, event, database, group_commit)
 
+
+async def _record(service: str, event: Event, database: Database, group_commit: GroupCommit) -> None:
     async def is_recorded() -> bool:
         async with database.reading() as connection:
-            query = await connection.execute(_IS_RECORDED, {"aggregate": identity.announcement.aggregate_id})
+            query = await connection.execute(_IS_RECORDED, {"aggregate": event.aggregate_id})
             return bool(query.scalar_one())
-
-    def record(unit: UnitOfWork, _: DecisionContext) -> None:
-        unit.emit(identity.announcement)
 
     if await is_recorded():
         return
     id_ = new_id()
     try:
-        await group_commit.decide(Decision(Origin(id_, id_, f"service:{service}", ""), record))
+        await group_commit.decide(Decision(Origin(id_, id_, f"service:{service}", ""), partial(_emit, event)))
     except Exception:
         if not await is_recorded():  # else another replica was first
             raise
+
+
+def _emit(event: Event, unit: UnitOfWork, _: DecisionContext) -> None:
+    unit.emit(event)

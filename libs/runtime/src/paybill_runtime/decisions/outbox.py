@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from paybill_contracts.envelope import MAX_PAYLOAD_BYTES, Fact, headers_of, subject_of
-from paybill_contracts.event import encode
+from paybill_contracts.event import canonical, encode
 from paybill_contracts.signatures import SIGNATURE_HEADER, leaf_of
 from paybill_contracts.signing_keys import key_fact_kind
 from sqlalchemy import Row, text
@@ -31,6 +31,18 @@ _UNPUBLISHED = (
     "FROM chassis.outbox WHERE position = ANY(ARRAY(SELECT position FROM chassis.publication WHERE sequence IS NULL "
     "ORDER BY position LIMIT $1)) ORDER BY position"
 )
+_UNPUBLISHED_KEYS = (
+    "SELECT false AS keys_pending, position, payload, headers, event_id::text, aggregate, revision, tenant, subject, "
+    "recorded_at FROM chassis.publication JOIN chassis.outbox USING (position) "
+    "WHERE sequence IS NULL AND aggregate LIKE 'signing-key/%' ORDER BY position"
+)
+_UNSIGNED = (
+    "SELECT position, payload, headers, event_id::text, aggregate, revision, tenant, subject, recorded_at "
+    "FROM chassis.publication JOIN chassis.outbox USING (position) "
+    "WHERE sequence IS NULL AND position > $1 ORDER BY position LIMIT $2"
+)
+_SIGN = "UPDATE chassis.outbox SET headers = $2 WHERE position = $1"
+_SIGNED_AT_ONCE = 1000
 _RECENT = text(
     "SELECT min(sequence) FROM (SELECT sequence FROM chassis.publication WHERE sequence IS NOT NULL "
     "ORDER BY sequence DESC LIMIT :count) AS recent"
@@ -72,9 +84,9 @@ class UnpublishedFact(NamedTuple):
     payload: bytes
 
     @property
-    def is_about_key(self) -> bool:
-        """True for a fact about a signing key, which has to stand before those that the key signed."""
-        return key_fact_kind(self.subject) is not None
+    def key_fact_kind(self) -> str | None:
+        """PUBLISHED or WITHDRAWN for a fact about a signing key."""
+        return key_fact_kind(self.subject)
 
 
 def append(statement: Statement, facts: Sequence[Fact], sign: Sign) -> None:
@@ -113,12 +125,44 @@ def append(statement: Statement, facts: Sequence[Fact], sign: Sign) -> None:
 async def read_unpublished(connection: Connection, limit: int) -> tuple[list[UnpublishedFact], bool]:
     """Returns the oldest unpublished facts, and whether data keys have to be published first."""
     rows = await fetch_rows(connection, _UNPUBLISHED, limit)
+    return _unpublished(rows), bool(rows) and rows[0][0]
+
+
+async def read_unpublished_keys(connection: Connection) -> list[UnpublishedFact]:
+    """Returns the unpublished facts about signing keys, also those behind many others."""
+    return _unpublished(await fetch_rows(connection, _UNPUBLISHED_KEYS))
+
+
+def _unpublished(rows: Sequence[Any]) -> list[UnpublishedFact]:
     facts = []
     for _, position, payload, headers, *values in rows:
         columns = FactColumns._make(values)
         queue = columns.tenant or columns.aggregate
         facts.append(UnpublishedFact(position, queue, columns.subject, complete(headers, columns), payload))
-    return facts, bool(rows) and rows[0][0]
+    return facts
+
+
+async def sign_unpublished(connection: Connection, sign: Sign) -> int:
+    """Signs the unpublished facts of a version that did not sign; returns their number.
+
+    Only for a service whose log has no key yet: later, an unsigned row was not written by its decisions.
+    """
+    count, after = 0, 0
+    while rows := await fetch_rows(connection, _UNSIGNED, after, _SIGNED_AT_ONCE):
+        after = rows[-1][0]
+        unsigned = []
+        for position, payload, stored, *values in rows:
+            columns = FactColumns._make(values)
+            headers = complete(stored, columns)
+            if SIGNATURE_HEADER not in headers:
+                unsigned.append((position, headers, stored, leaf_of(columns.subject, headers, payload)))
+        signatures = sign([leaf for *_, leaf in unsigned])
+        for (position, headers, stored, _), signature in zip(unsigned, signatures, strict=True):
+            signed = {**headers, SIGNATURE_HEADER: signature}
+            text_ = canonical(signed).decode() if stored.startswith("{") else compact(signed)  # as it was stored
+            await fetch_rows(connection, _SIGN, position, text_)
+        count += len(unsigned)
+    return count
 
 
 def mark_published(statement: Statement, sequences: Sequence[tuple[int, int]]) -> None:

@@ -2,7 +2,7 @@
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from paybill_contracts.signing_keys import PUBLISHED, WITHDRAWN, KnownKeys, Refusal
+from paybill_contracts.signing_keys import PUBLISHED, WITHDRAWN, KnownKeys, Refusal, SigningKey
 
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS
@@ -34,6 +34,19 @@ class KeyDirectory:
         finally:
             await consumer.close()
         self._known = known
+
+    @property
+    def keys(self) -> list[SigningKey]:
+        """All keys of the log that are certified."""
+        return self._known.keys
+
+    def newest(self, owner: str) -> SigningKey | None:
+        """Returns the key of a service with the highest number; None before its first one is in the log."""
+        return self._known.newest(owner)
+
+    def is_withdrawn(self, id_: str) -> bool:
+        """Returns whether the key with this id is withdrawn."""
+        return any(key.until is not None for key in self.keys if key.key_id == id_)
 
     def verify(self, message: Msg) -> Refusal | None:
         """Returns why a message of EVENTS is no fact of its writer; None when it is one."""

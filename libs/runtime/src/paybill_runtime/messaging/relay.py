@@ -11,6 +11,7 @@ from uuid import UUID
 
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError
+from paybill_contracts.signing_keys import PUBLISHED, WITHDRAWN
 
 from paybill_runtime import clock
 from paybill_runtime.database.leases import RELAY, Leases
@@ -79,6 +80,7 @@ class Relay:
         spans: PublicationSpans,
         foreign_facts: ForeignFacts,
         voided: VoidedFacts,
+        sign: outbox.Sign,
         gather_s: float = 0,
     ) -> None:
         self._service = service
@@ -91,6 +93,7 @@ class Relay:
         self._spans = spans
         self._foreign_facts = foreign_facts
         self._voided = voided
+        self._sign = sign
         self._gather_s = gather_s
         self._relaying: tuple[int, int, int] | None = None
         self._aligned = False
@@ -190,15 +193,20 @@ class Relay:
     async def _publish(self, rows: Sequence[UnpublishedFact]) -> tuple[list[tuple[int, int]], Exception | None]:
         """Returns the sequences of confirmed facts, and the first failure.
 
-        Facts about signing keys are published first, alone: no fact may stand before its key.
+        New signing keys are published first, and withdrawals last: no fact may stand outside the time of its key.
         """
-        about_keys = [row for row in rows if row.is_about_key]
-        if about_keys and len(about_keys) < len(rows):
-            stored, failure = await self._publish(about_keys)
-            if failure is None:
-                others, failure = await self._publish([row for row in rows if not row.is_about_key])
-                stored += others
-            return stored, failure
+        parts: dict[str | None, list[UnpublishedFact]] = {PUBLISHED: [], None: [], WITHDRAWN: []}
+        for row in rows:
+            parts[row.key_fact_kind].append(row)
+        stored: list[tuple[int, int]] = []
+        failure: Exception | None = None
+        for part in parts.values():
+            if part and failure is None:
+                confirmed, failure = await self._publish_part(part)
+                stored += confirmed
+        return stored, failure
+
+    async def _publish_part(self, rows: Sequence[UnpublishedFact]) -> tuple[list[tuple[int, int]], Exception | None]:
         if len(rows) >= (ATOMIC_FROM_IN_CLUSTER if self._in_cluster else ATOMIC_FROM):
             try:
                 last = await self._publish_atomic(rows)
@@ -313,6 +321,7 @@ class Relay:
         if last is not None:
             await check_stream_identity(self._broker.client, EVENTS, last.sequence, str(last.event_id))
         await self._voided.load(self._broker.client)
+        begins_to_sign = self._voided.known_keys.newest(self._service) is None
         consumer = OrderedConsumer(self._broker.client, EVENTS, [f"paybill.events.*.{self._service}.>"], start or 1)
         unknown: list[LogMessage] = []
         try:
@@ -330,7 +339,21 @@ class Relay:
                 f"on: {OLDER_DATABASE}"
             )
         self.checked = info.state.last_seq
+        if begins_to_sign:
+            await self._begin_signing(epoch)
         return unknown
+
+    async def _begin_signing(self, epoch: int) -> None:
+        """Signs the facts that an earlier version has not published, and publishes the first key before them."""
+        async with self._database.direct(committing=True) as connection:
+            count = await outbox.sign_unpublished(connection, self._sign)
+            keys = await outbox.read_unpublished_keys(connection)
+        if count:
+            log.warning("signed %d facts that an earlier version recorded and did not publish", count)
+        stored, failure = await self._publish_window(keys)
+        await self._mark(stored, epoch)
+        if failure is not None:
+            raise failure
 
     async def _mark_found(self, found: Sequence[LogMessage], epoch: int) -> list[LogMessage]:
         """Stores the sequences of those that were not marked; returns those that the outbox does not hold."""

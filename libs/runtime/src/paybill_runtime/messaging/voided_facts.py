@@ -15,7 +15,7 @@ from paybill_contracts.event import partition_of
 from paybill_contracts.signing_keys import key_fact_kind
 from paybill_contracts.voided_events import EventVoided, payload_digest
 
-from paybill_runtime.errors import DatabaseUnavailableError, reason
+from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, reason
 from paybill_runtime.messaging.known_keys import KEY_SUBJECTS, KeyDirectory
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS
@@ -56,8 +56,11 @@ class VoidedFacts:
         finally:
             await consumer.close()
 
-    async def follow(self, broker: "Broker", on_void: OnVoid) -> None:
-        """Reads further ones until cancelled. on_void: called with each, also with those that `load` has read."""
+    async def follow(self, broker: "Broker", on_void: OnVoid, own_key: str) -> None:
+        """Reads further ones until cancelled. on_void: called with each, also with those that `load` has read.
+
+        own_key: the id of the key that this process signs with. Raises ConfigurationError when it is withdrawn.
+        """
         announced: set[int] = set()
         consumer: OrderedConsumer | None = None
         while True:
@@ -68,6 +71,8 @@ class VoidedFacts:
                     consumer = OrderedConsumer(broker.client, EVENTS, [*_FILTERS, *KEY_SUBJECTS], 1)
                 for message in await broker.while_connected(consumer.fetch(1.0)):
                     self._add(message)
+                if self.known_keys.is_withdrawn(own_key):
+                    raise ConfigurationError(f"the signing key {own_key} is withdrawn: its facts are refused by all")
                 for sequence in sorted(self._by_sequence.keys() - announced):
                     await on_void(self._by_sequence[sequence])
                     announced.add(sequence)

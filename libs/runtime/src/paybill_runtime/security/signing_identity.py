@@ -5,7 +5,7 @@ key is elsewhere, as `signing-root.key`: whoever has it can make keys for every 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paybill_contracts import signatures
 from paybill_contracts.event import canonical
 from paybill_contracts.operations import service_event
-from paybill_contracts.signing_keys import PUBLISHED, ROOT, SigningKeyPublished, certify
+from paybill_contracts.signing_keys import (
+    PUBLISHED,
+    ROOT,
+    WITHDRAWN,
+    SigningKeyPublished,
+    SigningKeyWithdrawn,
+    certify,
+    is_certified,
+)
 
 from paybill_runtime.errors import ConfigurationError
 
@@ -23,10 +31,14 @@ _UNSIGNED = "A" * 86
 
 @dataclass(frozen=True, slots=True)
 class SigningIdentity:
-    """The key that a service signs with. announcement: the fact that makes it known, with its certificate."""
+    """The key that a service signs with.
+
+    announcement: the fact that makes it known, with its certificate. withdrawals: the facts that end earlier keys.
+    """
 
     private: Ed25519PrivateKey
     announcement: SigningKeyPublished
+    withdrawals: tuple[SigningKeyWithdrawn, ...] = ()
 
     @classmethod
     def load(cls, directory: Path, name: str) -> "SigningIdentity":
@@ -35,14 +47,20 @@ class SigningIdentity:
         try:
             fields = orjson.loads(path.read_bytes())
             private = Ed25519PrivateKey.from_private_bytes(signatures.decoded(fields.pop("private_key")))
+            withdrawn = service_event(name, SigningKeyWithdrawn)
+            withdrawals = tuple(
+                withdrawn.model_validate_json(canonical(each)) for each in fields.pop("withdrawals", ())
+            )
             announcement = service_event(name, SigningKeyPublished).model_validate_json(canonical(fields))
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise ConfigurationError(
-                f"the signing key {path.name} cannot be read; create it with `paybill keys create` (docs/security.md)"
+                f"the signing key {path.name} cannot be read; copy it here from the steward (docs/signing-keys.md)"
             ) from error
         if signatures.key_id(_public(private)) != announcement.key_id:
             raise ConfigurationError(f"the signing key {path.name} has the certificate of another key")
-        return cls(private, announcement)
+        if announcement.issuer == ROOT and not is_certified(load_root(directory), name, announcement):
+            raise ConfigurationError(f"the signing key {path.name} is not certified by the root key in its folder")
+        return cls(private, announcement, withdrawals)
 
     def sign(self, leaves: Sequence[bytes]) -> list[str]:
         """Returns the header `pb-sig` of each fact; leaves: as of `leaf_of`."""
@@ -50,8 +68,20 @@ class SigningIdentity:
 
     def file(self) -> bytes:
         """Returns the content of the file that `load` reads."""
-        private = signatures.encoded(self.private.private_bytes_raw())
-        return canonical(self.announcement.model_dump(mode="json") | {"private_key": private}) + b"\n"
+        fields = self.announcement.model_dump(mode="json")
+        fields["private_key"] = signatures.encoded(self.private.private_bytes_raw())
+        if self.withdrawals:
+            fields["withdrawals"] = [each.model_dump(mode="json") for each in self.withdrawals]
+        return canonical(fields) + b"\n"
+
+    def withdraw(self, name: str, id_: str, reason: str, root: Ed25519PrivateKey, now: datetime) -> "SigningIdentity":
+        """Returns this key with the withdrawal of an earlier one, which the root key certifies."""
+        withdrawal = service_event(name, SigningKeyWithdrawn)(
+            key_id=id_, reason=reason, withdrawn_at=now, issuer=ROOT, certificate=_UNSIGNED
+        )
+        certificate = certify(root, WITHDRAWN, name, withdrawal.model_dump(mode="json"))
+        withdrawal = withdrawal.model_copy(update={"certificate": certificate})
+        return replace(self, withdrawals=(*self.withdrawals, withdrawal))
 
 
 def load_root(directory: Path) -> bytes:
