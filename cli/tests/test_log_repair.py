@@ -2,19 +2,23 @@
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from paybill_cli.client.stack import SERVICES
 from paybill_cli.exit_codes import ExitCode
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import encode
 from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.clock import new_id
-from paybill_runtime.messaging.streams import connect
+from paybill_runtime.messaging.streams import configurations, connect
 from paybill_runtime.telemetry import child
+from test_doctor_of_servers import until
 
 pytestmark = pytest.mark.e2e
 
@@ -42,17 +46,52 @@ def test_a_faulty_log_is_rebuilt_and_the_stack_continues(run_stack, paybill, tmp
         environment = first.environment
     fault(data_dir)
 
+    started = paybill("up", "--json", "--data-dir", data_dir) if fault is delete else None
     shown = paybill("restore", "stream", "--from-outboxes", "--dry-run", "--data-dir", data_dir)
     done = paybill("restore", "stream", "--from-outboxes", "--yes", "--data-dir", data_dir)
     verified = paybill("replay", "--verify", "--data-dir", data_dir)
 
     assert shown.code == done.code == verified.code == ExitCode.OK, (shown.err, done.err, verified.out)
     assert ("tenant's outbox has it" in shown.out) == (fault is damage)
+    if started is not None:
+        assert (started.code, started.error["code"]) == (ExitCode.FAILED, "log_lost")
+        assert started.error["next"].startswith("paybill restore stream --from-outboxes")
     with run_stack(data_dir):
         checked = paybill("doctor", **environment)
         assert checked.code == ExitCode.OK, checked.out
         refused = paybill("restore", "stream", "--from-outboxes", "--data-dir", data_dir)
         assert refused.code == ExitCode.CONFLICT
+
+
+async def create_empty_log(data_dir: Path) -> None:
+    url = json.loads((data_dir / "stack.json").read_text())["nats"]["url"]
+    client = await connect(url, "steward", (data_dir / "steward" / "nats-steward").read_text().strip())
+    await client.jetstream().add_stream(configurations(1)[0])
+    await client.close()
+
+
+def test_a_lost_and_an_emptied_log_are_named_and_rebuilt_as_doctor_says(run_stack, paybill, tmp_path) -> None:
+    with run_stack(tmp_path) as first:
+        environment = first.environment
+        until(lambda: len(paybill("signing-key", "list", **environment).rows) == len(SERVICES))
+
+        def named(text: str) -> bool:
+            done = paybill("doctor", **environment)
+            assert done.code in {ExitCode.OK, ExitCode.FAILED}
+            return "paybill restore stream --from-outboxes" in done.err and text in done.out
+
+        os.kill(int((tmp_path / "nats.lock").read_text()), signal.SIGKILL)
+        delete(tmp_path)
+        until(lambda: named("the stream does not exist"))
+        asyncio.run(create_empty_log(tmp_path))
+        until(lambda: named("the stream ends at"))
+    shown = paybill("restore", "stream", "--from-outboxes", "--dry-run", "--data-dir", tmp_path)
+    done = paybill("restore", "stream", "--from-outboxes", "--yes", "--data-dir", tmp_path)
+
+    assert shown.code == done.code == ExitCode.OK, (shown.err, done.err)
+    with run_stack(tmp_path):
+        checked = paybill("doctor", "--deep", **environment)
+        assert checked.code == ExitCode.OK, checked.out
 
 
 async def forge(data_dir: Path) -> int:

@@ -106,13 +106,19 @@ def test_a_stack_that_stopped_or_crashed_is_verified_and_rebuilt(paybill, tmp_pa
 
 
 CHANGES = {
-    "tenant": ("UPDATE tenants SET state = jsonb_set(state, '{name}', '\"Mallory\"')", "different_state"),
-    "billing": (
-        "DELETE FROM chassis.outbox WHERE position = (SELECT max(position) FROM chassis.outbox)",
-        "missing_outbox_row",
-    ),
-    "provisioner": ("DELETE FROM chassis.inbox", "wrong_inbox"),
-    "agent-gateway": ("UPDATE chassis.position SET sequence = sequence + 1000 WHERE sequence > 0", "wrong_position"),
+    "tenant": [("UPDATE tenants SET state = jsonb_set(state, '{name}', '\"Mallory\"')", "different_state")],
+    "billing": [
+        (
+            "DELETE FROM chassis.outbox WHERE position = (SELECT max(position) FROM chassis.outbox)",
+            "missing_outbox_row",
+        ),
+        (
+            "UPDATE chassis.outbox SET payload = payload || ' ' WHERE subject LIKE '%catalogue_published%'",
+            "altered_outbox",
+        ),
+    ],
+    "provisioner": [("DELETE FROM chassis.inbox", "wrong_inbox")],
+    "agent-gateway": [("UPDATE chassis.position SET sequence = sequence + 1000 WHERE sequence > 0", "wrong_position")],
 }
 
 
@@ -126,8 +132,9 @@ def test_doctor_finds_changes_of_databases_and_its_advice_repairs_them(run_stack
         before = paybill("doctor", "--deep", "--json", **environment)
     shutil.copytree(data_dir, copy, symlinks=True)
     with run_stack(data_dir):
-        for service, (statement, _) in CHANGES.items():
-            asyncio.run(as_service(data_dir, service, statement))
+        for service, changes in CHANGES.items():
+            for statement, _ in changes:
+                asyncio.run(as_service(data_dir, service, statement))
         changed = paybill("doctor", "--deep", "--json", **environment)
     shutil.rmtree(data_dir)
     copy.rename(data_dir)
@@ -138,9 +145,10 @@ def test_doctor_finds_changes_of_databases_and_its_advice_repairs_them(run_stack
     assert before.code == after.code == ExitCode.OK, (before.data, after.data)
     assert changed.code == ExitCode.FAILED
     found = {(row["part"], row["check"]): row for row in changed.data}
-    for service, (_, kind) in CHANGES.items():
+    for service, kind in ((service, kind) for service, changes in CHANGES.items() for _, kind in changes):
         assert found[service, kind]["state"] == "failed", changed.data
         assert ("--rebuild" in found[service, kind]["fix"]) == (service == "tenant")
+    assert "so the outbox was changed" in found["billing", "altered_outbox"]["found"]
     assert "the outbox of billing lacks sequence" in found["billing", "missing_outbox_row"]["found"]
 
 

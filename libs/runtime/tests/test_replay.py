@@ -139,15 +139,15 @@ async def test_a_row_of_an_earlier_version_lacks_fields_with_defaults_and_is_equ
                 "UPDATE chassis.outbox SET "
                 "payload = convert_to(replace(convert_from(payload, 'UTF8'), 'acme', 'acmf'), 'UTF8')"
             ),
-            "altered_fact",
-            "differs from the outbox",
+            "altered_outbox",
+            "so the outbox was changed",
         ),
         (
             "UPDATE chassis.outbox SET headers = replace(headers, 'operator:', 'agent:')",
-            "altered_fact",
-            "differs from the outbox",
+            "altered_outbox",
+            "so the outbox was changed",
         ),
-        ("UPDATE chassis.outbox SET revision = revision + 7", "altered_fact", "differs from the outbox"),
+        ("UPDATE chassis.outbox SET revision = revision + 7", "altered_outbox", "so the outbox was changed"),
         ("UPDATE tenants SET state = '[]' WHERE state->>'slug' = 'acme'", "different_state", "not an object"),
         (
             "UPDATE tenants SET state = state - 'name' WHERE state->>'slug' = 'acme'",

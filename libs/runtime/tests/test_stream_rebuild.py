@@ -3,9 +3,11 @@
 import asyncio
 import shutil
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
-from paybill_runtime.messaging.streams import EVENTS, connect, ensure
+from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.messaging.streams import EVENTS, StreamLostError, connect, ensure
 from paybill_runtime.replay import stream_rebuild
 from paybill_runtime.replay.stream_rebuild import MARKER_SUBJECT, Source, rebuild, survey
 from paybill_runtime.replay.verify import replay
@@ -111,3 +113,20 @@ def damage(nats, payload: bytes) -> None:
         if (place := data.find(payload)) >= 0:
             path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
     nats.start()
+
+
+async def test_a_sequence_of_two_outboxes_is_refused(served, sign_up, nats) -> None:
+    """A service that had published nothing continues on an emptied log, with sequences that others have, too."""
+    await sign_up(served, "acme")
+    await until(lambda: drained(served))
+
+    async with access(served, nats) as (sources, _, operator):
+        with pytest.raises(ConfigurationError, match="the outboxes of tenant and billing both have sequence"):
+            await survey([*sources, replace(sources[0], service="billing")], operator)
+
+
+async def test_a_start_creates_no_empty_log_in_place_of_a_lost_one(served, nats) -> None:
+    await asyncio.to_thread(lose_stream, nats)
+    async with access(served, nats) as (_, steward, _reader):
+        with pytest.raises(StreamLostError):
+            await ensure(steward)

@@ -209,6 +209,12 @@ def _ready(name: str, health: dict[str, Any], log: str) -> Check:
     if problems and all(state.startswith(("NATS ", "INTAKE ")) for state in problems):
         fix = "start NATS again; if it runs, free space on its disk and restart NATS: the service continues by itself"
         return failed(name, "ready", ", ".join(failing), fix)
+    if any("the stream was restored from an older copy" in state for state in problems):
+        fix = (
+            "restore the newer copy of NATS; without one stop the stack, then: paybill restore stream "
+            "--from-outboxes --dry-run, which shows what the log lacks and what the outboxes hold"
+        )
+        return failed(name, "ready", ", ".join(failing), fix)
     fix = "start PostgreSQL again" if POSTGRES_UNREACHABLE in failing else f"{log}; then restart it"
     return failed(name, "ready", ", ".join(failing) or str(health.get("status")), fix)
 

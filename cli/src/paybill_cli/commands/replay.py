@@ -23,6 +23,7 @@ COLUMNS = ("service", "verdict", "facts", "from_outbox", "aggregates", "fault_co
 
 MEANINGS = {
     "altered_fact": "an event in the log differs from the recorded decision",
+    "altered_outbox": "the outbox differs from the event that its service signed",
     "cannot_fold": "the events of an aggregate contradict each other in their order",
     "different_state": "a table differs from the log",
     "gap": "events of an aggregate are missing",
@@ -40,7 +41,7 @@ MEANINGS = {
 """Meaning of each kind of fault."""
 _OF_TABLES = {"different_state", "missing_row", "unexpected_row"}
 """Faults that a rebuild corrects when there are no others: log and outbox agree."""
-_OF_DATABASE = {"missing_outbox_row", "wrong_inbox", "wrong_position"}
+_OF_DATABASE = {"altered_outbox", "missing_outbox_row", "wrong_inbox", "wrong_position"}
 """Faults of the database of a service; its log is complete."""
 
 

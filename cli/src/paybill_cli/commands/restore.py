@@ -89,6 +89,7 @@ def _set_aside(root: Path) -> Path:
 
 
 async def _survey(addresses: "Addresses") -> "Survey":
+    from paybill_runtime.errors import ConfigurationError
     from paybill_runtime.messaging.streams import connect
     from paybill_runtime.replay.stream_rebuild import survey
 
@@ -96,6 +97,9 @@ async def _survey(addresses: "Addresses") -> "Survey":
         reader = await connect(addresses.bus.url, "operator", addresses.bus.password("operator"))
         try:
             return await survey(sources, reader)
+        except ConfigurationError as error:
+            next_step = "follow B in docs/restoring.md"
+            raise CliError("restore_refused", str(error), next=next_step, exit_code=ExitCode.CONFLICT) from error
         finally:
             await reader.close()
 

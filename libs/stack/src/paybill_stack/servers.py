@@ -94,7 +94,7 @@ class Servers:
     async def prepare_streams(self) -> None:
         """Creates the streams if the steward's password is here; an external cluster may keep it elsewhere."""
         from nats.errors import Error as NatsError
-        from paybill_runtime.messaging.streams import EVENTS, StreamSpaceError, connect, ensure
+        from paybill_runtime.messaging.streams import EVENTS, StreamLostError, StreamSpaceError, connect, ensure
 
         if not self.bus.password_file(STEWARD).exists() and NATS not in self.embedded:
             return
@@ -113,6 +113,13 @@ class Servers:
             if not self._layout.signed_from.exists():  # an older version has signed none of the facts until now
                 last = (await client.jetstream().stream_info(EVENTS)).state.last_seq
                 write_private(self._layout.signed_from, f"{last + 1}\n")
+        except StreamLostError as error:
+            raise StackError(
+                "log_lost",
+                str(error),
+                why="its files were deleted, or NATS was restored without them",
+                next=f"paybill restore stream --from-outboxes --dry-run --data-dir {self._layout.root}",
+            ) from error
         except StreamSpaceError as error:
             folder = f" of {self._layout.root / 'nats'}" if NATS in self.embedded else ""
             raise StackError(

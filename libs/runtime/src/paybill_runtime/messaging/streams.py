@@ -88,35 +88,44 @@ def configurations(replicas: int) -> list[StreamConfig]:
     ]
 
 
+class StreamLostError(Exception):
+    """EVENTS does not exist, but streams that were created after it do: an empty one would hide the loss."""
+
+
 async def ensure(client: Client, replicas: int | None = None) -> None:
     """Creates missing streams, and updates those whose settings differ. Idempotent.
 
-    replicas: of every stream. None: existing streams keep theirs, and new ones get one. Raises StreamSpaceError.
+    replicas: of every stream. None: existing streams keep theirs, and new ones get one. Raises StreamLostError,
+    StreamSpaceError.
     """
-    for configuration in configurations(replicas or 1):
-        name = configuration.name or ""
-        # Raw, because the client library does not know every setting.
-        found = json.loads((await client.request(f"$JS.API.STREAM.INFO.{name}", timeout=5)).data)
-        if (error := found.get("error")) and error["code"] != _NOT_FOUND:
-            raise APIError.from_error(error)
-        existing = found.get("config")
-        if existing and replicas is None:
-            configuration.num_replicas = existing["num_replicas"]
+    wanted = configurations(replicas or 1)
+    existing = {each.name: await _configuration(client, each.name or "") for each in wanted}
+    if existing[EVENTS] is None and any(existing.values()):
+        raise StreamLostError(f"the stream {EVENTS} does not exist, but others do: the log is lost")
+    for configuration in wanted:
+        found = existing[configuration.name]
+        if found and replicas is None:
+            configuration.num_replicas = found["num_replicas"]
         # Each update reserves the space of the stream again, which a disk that is nearly full refuses.
-        if (
-            existing
-            and not list(differences(name, existing))
-            and existing["num_replicas"] == configuration.num_replicas
-        ):
+        differs = not found or found["num_replicas"] != configuration.num_replicas
+        if not differs and not any(differences(configuration.name or "", found)):
             continue
         jetstream = client.jetstream()
         try:
-            await (jetstream.update_stream if existing else jetstream.add_stream)(configuration)
+            await (jetstream.update_stream if found else jetstream.add_stream)(configuration)
         except APIError as error:
             if error.err_code not in _NO_SPACE:
                 raise
-            doing = "updated" if existing else "created"
-            raise StreamSpaceError(f"the stream {name} cannot be {doing}: {error.description}") from error
+            doing = "updated" if found else "created"
+            raise StreamSpaceError(f"the stream {configuration.name} cannot be {doing}: {error.description}") from error
+
+
+async def _configuration(client: Client, name: str) -> Any:
+    """Returns the settings of a stream; None when it does not exist. The client library does not know all of them."""
+    answer = json.loads((await client.request(f"$JS.API.STREAM.INFO.{name}", timeout=5)).data)
+    if (error := answer.get("error")) and error["code"] != _NOT_FOUND:
+        raise APIError.from_error(error)
+    return answer.get("config")
 
 
 def differences(name: str, found: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -175,6 +184,8 @@ async def _main() -> None:
         await ensure(client, int(os.environ.get("PAYBILL_NATS_REPLICAS", "1")))
     except StreamSpaceError as error:
         sys.exit(f"{error}; free space on the disk of NATS")
+    except StreamLostError as error:
+        sys.exit(f"{error}; restore it as docs/restoring.md describes")
     finally:
         await client.close()
 

@@ -91,12 +91,8 @@ class Alignment:
             self._report.duplicates += 1
             return
         if not row.matches(message.subject, message.headers or {}, message.data):
-            self._report.add(
-                "altered_fact",
-                f"sequence {sequence}",
-                f"{message.subject} differs from the outbox ({row.aggregate} revision {row.revision}): "
-                + _changed_side(message, refusal),
-            )
+            text = f"{message.subject} differs from the outbox ({row.aggregate} revision {row.revision}): "
+            self._report.add(*_changed_side(message, refusal, f"sequence {sequence}", text))
             if row.sequence is not None:
                 self._miss(row)
             return
@@ -140,13 +136,13 @@ class Alignment:
             self._absent[row.id] = (row.sequence or 0, row.subject, row.aggregate, row.revision)
 
 
-def _changed_side(message: Msg, refusal: Refusal | None) -> str:
-    """Returns which of the two was changed, which the signature of the message decides."""
+def _changed_side(message: Msg, refusal: Refusal | None, where: str, text: str) -> tuple[str, str, str]:
+    """Returns the fault of a message that differs from its row; the signature decides which of them was changed."""
     if refusal is not None:
-        return f"the message is refused, {refusal.explanation}"
+        return "altered_fact", where, f"{text}the message was changed, {refusal.explanation}"
     if SIGNATURE_HEADER in (message.headers or {}):
-        return "the message has the signature of the service, so the outbox was changed"
-    return "neither has a signature"
+        return "altered_outbox", where, f"{text}the message has the signature of the service, so the outbox was changed"
+    return "altered_fact", where, f"{text}neither has a signature"
 
 
 def _id(message: Msg) -> str:

@@ -94,7 +94,10 @@ class Survey:
 
 
 async def survey(sources: Sequence[Source], reader: Client) -> Survey:
-    """Compares every outbox with the stream. reader: a connection with the login of the operator."""
+    """Compares every outbox with the stream. reader: a connection with the login of the operator.
+
+    Raises ConfigurationError when two outboxes have one sequence.
+    """
     found = Survey(0, 0, {})
     for source in sources:
         async with source.database.reading() as connection:
@@ -200,6 +203,11 @@ async def _chunks(sources: Sequence[Source], first: int, last: int) -> AsyncIter
             async with source.database.reading() as connection:
                 for *columns, sequence, headers, payload in await fetch_rows(connection, _ROWS, start, end):
                     row = FactColumns._make(columns)
+                    if sequence in found:
+                        raise ConfigurationError(
+                            f"the outboxes of {found[sequence].service} and {source.service} both have sequence "
+                            f"{sequence}: facts were published into an emptied log; restore both servers to one time"
+                        )
                     found[sequence] = StoredFact(sequence, source.service, row.subject, complete(headers, row), payload)
         yield [found.get(sequence) or _marker(sequence, noted) for sequence in range(start, end + 1)]
 
