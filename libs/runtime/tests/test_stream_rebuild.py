@@ -127,6 +127,6 @@ async def test_a_sequence_of_two_outboxes_is_refused(served, sign_up, nats) -> N
 
 async def test_a_start_creates_no_empty_log_in_place_of_a_lost_one(served, nats) -> None:
     await asyncio.to_thread(lose_stream, nats)
-    async with access(served, nats) as (_, steward, _reader):
+    async with access(served, nats) as (_, steward, _):
         with pytest.raises(StreamLostError):
             await ensure(steward)
