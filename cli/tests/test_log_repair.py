@@ -70,7 +70,7 @@ async def create_empty_log(data_dir: Path) -> None:
     await client.close()
 
 
-def test_the_log_is_rebuilt_as_doctor_says_when_it_is_missing_or_empty(run_stack, paybill, tmp_path) -> None:
+def test_doctor_names_the_rebuild_of_a_missing_and_of_an_empty_stream(run_stack, paybill, tmp_path) -> None:
     with run_stack(tmp_path) as first:
         environment = first.environment
         until(lambda: len(paybill("signing-key", "list", **environment).rows) == len(SERVICES))

@@ -18,7 +18,7 @@ from paybill_contracts.tenant import TenantActivated
 
 from paybill_bench.deadlines import StallDetector
 from paybill_bench.journeys import Stack
-from paybill_bench.provisioner import RunningProvisioner, entitled, message
+from paybill_bench.provisioner import RunningProvisioner, entitled
 from paybill_bench.servers import BenchmarkError, publish, started_servers
 
 GATEWAY = "agent-gateway"
@@ -167,8 +167,8 @@ async def _activate(running: RunningProvisioner, tenant: str) -> None:
         tenant_id=tenant, slug=f"bench-{tenant[4:20]}", environment_id=f"env_{tenant[4:]}", epoch=1
     )
     agents = BooleanFeature(kind="boolean", key="agent-actions", enabled=True)
-    await publish(running.bus, [message(activated, "tenant", 2)], "tenant")
-    await publish(running.bus, [message(entitled(tenant, Preset.POOLED, [agents]), "billing", 2)])
+    await publish(running.bus, [running.message(activated, 2)], "tenant")
+    await publish(running.bus, [running.message(entitled(tenant, Preset.POOLED, [agents]), 2)])
 
 
 async def until_accepted(client: httpx.AsyncClient, path: str, body: Mapping[str, Any]) -> dict[str, Any]:

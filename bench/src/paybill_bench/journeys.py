@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
+from paybill_contracts.event import Event, encode
+from paybill_contracts.signatures import SIGNATURE_HEADER, leaf_of
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.ports import free_port
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
+from paybill_runtime.security.signing_identity import SigningIdentity
 from paybill_stack.access import BusAccess, DatabaseAccess
 from paybill_stack.environment import (
     Addresses,
@@ -39,8 +44,9 @@ from paybill_bench.activations import (
     facts_from_now,
 )
 from paybill_bench.deadlines import StallDetector
+from paybill_bench.facts import Message
 from paybill_bench.load_generator import WebhookEndpoint
-from paybill_bench.servers import BenchmarkError, BenchServers, child
+from paybill_bench.servers import BenchmarkError, BenchServers, child, publish
 
 __all__ = ["Stack", "Webhook", "WebhookClient"]
 
@@ -80,6 +86,7 @@ class Stack:
             blueprints=blueprints,
         )
         self._processes: dict[str, Process] = {}
+        self._identities: dict[str, SigningIdentity] = {}
         self._numbers = count(1)
         self._key = ""
         self._sessions: dict[str, str] = {}
@@ -88,6 +95,9 @@ class Stack:
         """Starts all processes and returns when they are ready."""
         prepare(self._layout)
         self._key = ensure_operator_key(self._layout.api_keys, datetime.now(UTC), replace=True) or ""
+        for name in set(SERVICES) - set(self._services):
+            self._identities[name] = SigningIdentity.load(self._layout.identities, name)
+            await publish(self._bus, [self.signed(self._identities[name].announcement)], name)
         if "billing" in self._services:
             command = stripe_fake_command(self._layout, self._at)
             cut = command.index("--webhook-url")  # the benchmark sends the webhooks itself, while the clock runs
@@ -96,6 +106,15 @@ class Stack:
             await self._run(name, self._commands.get(name) or service_command(name), self._environment(name))
         for name in self._processes:
             await self._ready(name)
+
+    def signed(self, event: Event, revision: int = 1) -> Message:
+        """Returns the message of a new fact of a service that does not run here."""
+        cause, trace = str(uuid.uuid4()), f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
+        origin = Origin(cause, cause, f"service:{event.OWNER}", trace)
+        headers = headers_of(Fact(event, str(uuid.uuid4()), datetime.now(UTC), revision, origin))
+        subject, payload = subject_of(event), encode(event)
+        [signature] = self._identities[event.OWNER].sign([leaf_of(subject, headers, payload)])
+        return Message(subject, {**headers, SIGNATURE_HEADER: signature}, payload)
 
     async def stop(self) -> None:
         """Stops all processes, services first."""

@@ -7,13 +7,11 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from nats.aio.client import Client
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.catalogue import Feature, PlanRef
-from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
-from paybill_contracts.event import Event, encode
+from paybill_contracts.event import Event
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.tenant import Source, TenantRequested
@@ -50,13 +48,14 @@ class RunningProvisioner:
         """Registers new tenants; returns their ids once their environments are registered."""
         tenants = [f"ten_{uuid.uuid4().hex}" for _ in range(amount)]
         async with facts_from_now(self.bus, REGISTERED) as consumer:
-            await publish(self.bus, [message(_requested(each, region), "tenant") for each in tenants], "tenant")
+            facts = [self.message(_requested(each, region)) for each in tenants]
+            await publish(self.bus, facts, "tenant")
             await self._arrived(consumer, set(tenants))
         return tenants
 
     async def build_all(self, tenants: Sequence[str], preset: Preset = Preset.POOLED) -> float:
         """Entitles all tenants at once; returns the seconds until the last environment is ready."""
-        facts = [message(entitled(each, preset), "billing") for each in tenants]
+        facts = [self.message(entitled(each, preset)) for each in tenants]
         clock = asyncio.get_running_loop().time
         async with facts_from_now(self.bus, READY) as consumer:
             begin = clock()
@@ -71,7 +70,7 @@ class RunningProvisioner:
         try:
             async with facts_from_now(self.bus, READY) as consumer:
                 for tenant in tenants:
-                    fact = message(entitled(tenant, preset), "billing")
+                    fact = self.message(entitled(tenant, preset))
                     begin = clock()
                     await _publish(client, fact)
                     await self._arrived(consumer, {tenant})
@@ -84,8 +83,12 @@ class RunningProvisioner:
     async def begin(self, tenants: Sequence[str], preset: Preset) -> None:
         """Entitles tenants; returns once an operation of each is pending at the provider."""
         async with facts_from_now(self.bus, PENDING) as consumer:
-            await publish(self.bus, [message(entitled(each, preset), "billing") for each in tenants])
+            await publish(self.bus, [self.message(entitled(each, preset)) for each in tenants])
             await self._arrived(consumer, set(tenants))
+
+    def message(self, event: Event, revision: int = 1) -> Message:
+        """Returns the message of a fact of a service that does not run."""
+        return self.stack.signed(event, revision)
 
     async def _arrived(self, consumer: OrderedConsumer, left: set[str]) -> None:
         progress = StallDetector()
@@ -119,15 +122,6 @@ async def running_provisioner(
                 yield RunningProvisioner(servers, bus, stack)
             finally:
                 await stack.stop()
-
-
-def message(event: Event, service: str, revision: int = 1) -> Message:
-    """Returns the message of a fact of `service`."""
-    cause = str(uuid.uuid4())
-    trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
-    origin = Origin(cause, cause, f"service:{service}", trace)
-    fact = Fact(event, str(uuid.uuid4()), datetime.now(UTC), revision, origin)
-    return Message(subject_of(event), headers_of(fact), encode(event))
 
 
 def _requested(tenant: str, region: str) -> TenantRequested:
