@@ -166,6 +166,7 @@ CHASSIS_OWNERS = {
     "chassis.job": "paybill_runtime.decisions.job_rows",
     "chassis.inbox": "paybill_runtime.messaging.inbox",
     "chassis.key_recipient": "paybill_runtime.messaging.key_recipients",
+    "chassis.left_out": "paybill_runtime.messaging.publisher_limits",
     "chassis.lease": "paybill_runtime.database.leases",
     "chassis.member": "paybill_runtime.database.leases",
     "chassis.outbox": "paybill_runtime.decisions.outbox",

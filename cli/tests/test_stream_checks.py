@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig
 from paybill_cli.client.stack import Stack
 from paybill_cli.commands.checks import Check, State
-from paybill_cli.commands.stream_checks import _version, stream_checks
+from paybill_cli.commands.stream_checks import _space, _version, stream_checks
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.messaging.consumer_creation import create_consumer
 from paybill_runtime.messaging.streams import EVENTS, INTAKE, KEYS, connect, ensure
@@ -163,3 +163,11 @@ def test_a_version_that_stops_replicated_streams_is_warned_of(version: str, repl
 
     assert [check.state for check in checks] == [State.NOTED] * warns
     assert all("2.12.8" in check.fix for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("used", "states"), [(699, [State.OK]), (700, [State.NOTED]), (900, [State.FAILED]), (1000, [State.FAILED])]
+)
+def test_a_stream_that_is_nearly_full_is_found(used: int, states: list[State]) -> None:
+    assert [check.state for check in _space(INTAKE, 1000, used)] == states
+    assert list(_space(EVENTS, -1, used)) == []

@@ -74,7 +74,13 @@ def handled() -> _Handled:
 def processor(quiet, handled) -> _LosesLease:
     this = quiet.running
     return _LosesLease(
-        "tenant", handled.subscriptions(), this.database, this.store, this.group_commit, this.restore_guard
+        "tenant",
+        handled.subscriptions(),
+        this.database,
+        this.store,
+        this.group_commit,
+        this.restore_guard,
+        this.settings,
     )
 
 

@@ -130,7 +130,7 @@ async def test_migrating_an_empty_database_is_idempotent(home, databases) -> Non
     assert "is of another version; run: python -m paybill_tenant migrate" in replay[2]
     assert (first[0], again[0]) == (0, 0), first
     versions = await databases.execute(url, "tenant", "SELECT version_num FROM chassis.alembic_version")
-    assert [row["version_num"] for row in versions] == ["0011"]
+    assert [row["version_num"] for row in versions] == ["0012"]
 
 
 async def test_replay_reports_equality_or_the_difference(home, databases) -> None:

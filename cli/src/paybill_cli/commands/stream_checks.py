@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 5.0
 WARN_SHARE, FAIL_SHARE = 0.7, 0.9
-"""Shares of the consumers that a stream or an identity may have."""
+"""Shares of the consumers that a stream or an identity may have, and of the bytes of a stream."""
 AFFECTED_VERSIONS = ((2, 14, 0), (2, 15, 1))
 """Of nats-server, first and last: one condition that does not hold stops a replicated stream for every publisher."""
 
@@ -68,7 +68,21 @@ async def stream_checks(client: "Client", name: str, stack: Stack) -> list[Check
     else:
         text = f"{state['messages']} messages, {state['bytes']} bytes, last seq {state['last_seq']}"
         checks = [ok("nats", name, text)]
+    checks += _space(name, config["max_bytes"], state["bytes"])
     return [*checks, await _consumers(client, name, config["max_consumers"]), *_version(name, config)]
+
+
+def _space(name: str, limit: int, used: int) -> Iterator[Check]:
+    """Compares the bytes of a stream with its limit, beyond which NATS refuses every message."""
+    if limit <= 0:
+        return
+    share, found = used / limit, f"{used} of {limit} bytes"
+    if share < WARN_SHARE:
+        yield ok("nats", f"{name} space", found)
+    else:
+        state = State.FAILED if share >= FAIL_SHARE else State.NOTED
+        fix = "stop the publisher that sends most; the messages are deleted after seven days"
+        yield Check("nats", f"{name} space", state, found, fix)
 
 
 def _differences(name: str, found: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -121,7 +121,8 @@ class Ledger:
         """Adds an event of the log, in order; ignores duplicates."""
         kind, payload = str(event["type"]).partition(".")[2], event["payload"]
         if kind == "intake_quarantined":
-            self.quarantined += ".usage.recorded." in payload["subject"]
+            if ".usage.recorded." in payload["subject"]:
+                self.quarantined += payload.get("left_out") or 1
             return
         if kind not in TYPES or (self._tenant is not None and event["tenant"] != self._tenant):
             return

@@ -88,12 +88,16 @@ class DataKeysWithdrawn(Event):
 
 
 class IntakeQuarantined(Event):
-    """A submitted message was refused. `quarantine_id` names its raw bytes at the owner."""
+    """A submitted message was refused. `quarantine_id` names its raw bytes at the owner.
+
+    left_out: above 0 for a fact about this many messages of one minute, beyond a limit, of which nothing is kept.
+    """
 
     quarantine_id: EventId
     publisher: Text
     subject: Text
     reason: Text
+    left_out: Count = 0
 
 
 def service_event(service: str, kind: type[E]) -> type[E]:

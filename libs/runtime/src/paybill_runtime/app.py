@@ -155,9 +155,11 @@ class Running:
         self.data_keys = DataKeys(service.name, self.identity, self.database, self.key_bucket.fetch)
         self.restore_guard = RestoreGuard()
         self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
-        spans = PublicationSpans(self.database, service.durations, aggregate_of(service.invariants))
         self._foreign_facts = foreign_facts = ForeignFacts(service.name, service.incidents, self.group_commit)
-        self.voided = VoidedFacts(KeyDirectory(load_root(settings.identity_dir), settings.signed_from_sequence))
+        self.voided = VoidedFacts(
+            KeyDirectory(load_root(settings.identity_dir), settings.signed_from_sequence),
+            self.signing.announcement.key_id,
+        )
         self.relay = Relay(
             service.name,
             self.database,
@@ -165,7 +167,7 @@ class Running:
             self.leases,
             self.key_bucket.publish_new,
             self.restore_guard,
-            spans,
+            PublicationSpans(self.database, service.durations, aggregate_of(service.invariants)),
             foreign_facts,
             self.voided,
             self.signing.sign,
@@ -182,6 +184,7 @@ class Running:
             self.store,
             self.group_commit,
             self.restore_guard,
+            settings,
             service.incidents,
         )
         self.retry_queue = RetryQueue(self.processor, self.store, self._on_commit)
@@ -216,10 +219,10 @@ class Running:
             *self.effect_runner.kinds(),
             *self.timers.kinds(),
             self.retry_queue.kind(),
+            *self.processor.kinds(),
+            *([self.key_bucket.renewal()] if service.name in RECIPIENTS else []),
             self.jobs.cleanup(settings.job_retention_days, settings.idempotency_retention_days),
         ]
-        if service.name in RECIPIENTS:
-            kinds.append(self.key_bucket.renewal())
         kinds += self.invariant_checks.kinds(self.database, self.group_commit)
         due_kinds = {timer.kind for timer in service.timers if isinstance(timer, DueJob)}
         kinds += [
@@ -276,9 +279,7 @@ class Running:
             await retry_until_available(self.api_key_copies.load)
             self.loops.start("decider", self.group_commit.run)
             self.loops.start("connect", self.broker.run)
-            await retry_until_available(
-                partial(announce, self.service.name, self.signing, self.database, self.group_commit)
-            )
+            await retry_until_available(partial(announce, self.signing, self.database, self.group_commit))
             await retry_until_available(self.leases.tick)
             for act in self.service.on_start:
                 await retry_until_available(partial(act, self.context))
@@ -290,8 +291,7 @@ class Running:
         self.loops.start("leases", self.leases.run)
         self.loops.start("relay", self.relay.run)
         self.loops.start("log_audit", self.log_audit.run)
-        own_key = self.signing.announcement.key_id
-        self.loops.start("voided", partial(self.voided.follow, self.broker, self._foreign_facts.close, own_key))
+        self.loops.start("voided", partial(self.voided.follow, self.broker, self._foreign_facts.close))
         for name, consumer in self.consumers.items():
             self.loops.start(name, consumer.run)
         self.loops.start("api_keys", self.api_key_copies.run)

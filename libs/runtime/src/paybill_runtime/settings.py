@@ -36,6 +36,12 @@ class ServiceSettings(BaseSettings):
     """Time after its end until a background job is deleted."""
     idempotency_retention_days: Annotated[float, Field(ge=1, le=3650)] = 30.0
     """Time until the response to an Idempotency-Key is deleted; a later request with the key is a new one."""
+    publisher_messages_per_minute: Annotated[int, Field(ge=1)] = 600_000
+    """Messages of a publisher that are accepted in a minute; further ones are counted, and refused."""
+    publisher_bytes_per_minute: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
+    """Bytes of a publisher that are accepted in a minute."""
+    publisher_refused_per_minute: Annotated[int, Field(ge=0)] = 60
+    """Refused messages of a publisher that are kept in a minute, each with a fact; further ones are counted."""
     invariant_tolerance_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """Time for which the two sides of an invariant may differ before that is a violation."""
     invariant_interval_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0

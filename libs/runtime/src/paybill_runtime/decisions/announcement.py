@@ -15,13 +15,13 @@ from paybill_runtime.security.signing_identity import SigningIdentity
 _IS_RECORDED = text("SELECT EXISTS (SELECT FROM chassis.outbox WHERE aggregate = :aggregate)")
 
 
-async def announce(service: str, identity: SigningIdentity, database: Database, group_commit: GroupCommit) -> None:
+async def announce(identity: SigningIdentity, database: Database, group_commit: GroupCommit) -> None:
     """Records the facts about the key and about withdrawn ones, each once in the life of the database."""
     for event in (identity.announcement, *identity.withdrawals):
-        await _record(service, event, database, group_commit)
+        await _record(event, database, group_commit)
 
 
-async def _record(service: str, event: Event, database: Database, group_commit: GroupCommit) -> None:
+async def _record(event: Event, database: Database, group_commit: GroupCommit) -> None:
     async def is_recorded() -> bool:
         async with database.reading() as connection:
             query = await connection.execute(_IS_RECORDED, {"aggregate": event.aggregate_id})
@@ -31,7 +31,7 @@ async def _record(service: str, event: Event, database: Database, group_commit: 
         return
     id_ = new_id()
     try:
-        await group_commit.decide(Decision(Origin(id_, id_, f"service:{service}", ""), partial(_emit, event)))
+        await group_commit.decide(Decision(Origin(id_, id_, f"service:{event.OWNER}", ""), partial(_emit, event)))
     except Exception:
         if not await is_recorded():  # else another replica was first
             raise

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import orjson
 from nats.aio.msg import Msg
@@ -21,7 +22,7 @@ from paybill_runtime.http.strict_json import JsonError, read_json
 from paybill_runtime.messaging.inbox import Queue
 from paybill_runtime.messaging.message_ids import message_id as id_of
 from paybill_runtime.messaging.message_ids import third_token
-from paybill_runtime.messaging.ordered_consumer import stream_sequence
+from paybill_runtime.messaging.ordered_consumer import stored_at, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, INTAKE
 from paybill_runtime.messaging.subscriptions import Handler, StreamMessage, Subscriptions
 
@@ -31,6 +32,8 @@ STREAM_PARTITION = PARTITIONS + 1
 """The partition of a subscription to all facts, which one process handles in stream order."""
 STREAM_LEASE = "all-facts"
 
+EARLIEST = datetime.min.replace(tzinfo=UTC)
+"""The minute of a message whose time is not known."""
 _PARTITION_TOKENS = {str(partition): partition for partition in range(PARTITIONS)}
 _TENANT = re.compile(r"ten_[0-9a-f]{32}")
 
@@ -46,6 +49,7 @@ class IncomingMessage:
     """A message, the handler and its argument, and the error of reading or handling it.
 
     id: its id in our tables. message_id: the one that its headers give it, which differs for a refused one.
+    minute: in which NATS stored it.
     """
 
     stream: str
@@ -61,6 +65,7 @@ class IncomingMessage:
     argument: Fact | IntakeEvent | StreamMessage | None = None
     error: Exception | None = None
     refusal: Refusal | None = None
+    minute: datetime = EARLIEST
     message_id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,7 +124,10 @@ def parse_message(subscriptions: Subscriptions, service: str, message: Msg) -> I
     parts = message.reply.split(".")
     stream = parts[2] if len(parts) == 9 else parts[4]  # noqa: PLR2004  # the two forms of ADR-15
     headers = message.headers or {}
-    return parse_stored(subscriptions, service, stream, sequence, message.subject, headers, message.data)
+    item = parse_stored(subscriptions, service, stream, sequence, message.subject, headers, message.data)
+    if stream == INTAKE:
+        item.minute = stored_at(message).replace(second=0, microsecond=0)
+    return item
 
 
 def parse_stored(

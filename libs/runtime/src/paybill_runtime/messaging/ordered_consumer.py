@@ -12,6 +12,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from time import monotonic
 
 from nats.aio.client import Client
@@ -41,11 +42,22 @@ def stream_sequence(message: Msg) -> int:
     return _sequences(message)[0]
 
 
+def stored_at(message: Msg) -> datetime:
+    """Returns the time at which the server stored the message, from its reply subject."""
+    return datetime.fromtimestamp(_numbers(message)[2] / 1e9, UTC)
+
+
 def _sequences(message: Msg) -> tuple[int, int]:
-    """Returns stream sequence and consumer sequence; the longer form has a domain and an account in front."""
+    """Returns stream sequence and consumer sequence."""
+    stream, consumer, _ = _numbers(message)
+    return stream, consumer
+
+
+def _numbers(message: Msg) -> tuple[int, int, int]:
+    """Returns both sequences and the time in nanoseconds; the longer form has a domain and an account in front."""
     parts = message.reply.split(".")
     first = 5 if len(parts) == 9 else 7  # noqa: PLR2004  # the two forms of ADR-15
-    return int(parts[first]), int(parts[first + 1])
+    return int(parts[first]), int(parts[first + 1]), int(parts[first + 2])
 
 
 class OrderedConsumer:

@@ -20,13 +20,16 @@ from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork, decision_context
 from paybill_runtime.errors import is_infrastructure_error, single_line
 from paybill_runtime.jobs.handled_signals import HandledSignals
+from paybill_runtime.jobs.kinds import Kind
 from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.inbox import HandledBatch, Lookup, Queue
 from paybill_runtime.messaging.message import IncomingMessage
 from paybill_runtime.messaging.publication_spans import messaging_attributes
+from paybill_runtime.messaging.publisher_limits import Admission, PublisherUsage
 from paybill_runtime.messaging.refused_facts import RefusedFacts
 from paybill_runtime.messaging.streams import INTAKE
 from paybill_runtime.messaging.subscriptions import Subscriptions
+from paybill_runtime.settings import ServiceSettings
 from paybill_runtime.telemetry import OUTCOME, Attributes, annotate, log_context, meter, record_failure, span
 
 log = logging.getLogger(__name__)
@@ -49,9 +52,11 @@ class MessageProcessor:
         store: Store,
         group_commit: GroupCommit,
         restore_guard: RestoreGuard,
+        settings: ServiceSettings,
         incidents: Incidents | None = None,
     ) -> None:
         self.service = service
+        self._publishers = PublisherUsage(service, settings)
         self.subscriptions = subscriptions
         self.database = database
         self._store = store
@@ -60,6 +65,11 @@ class MessageProcessor:
         self._refused = RefusedFacts(incidents)
         self.on_commit: OnCommit = _ignore_commit
         self.handled = HandledSignals()
+
+    def kinds(self) -> list[Kind]:
+        """Returns the kind of the job that reports messages beyond the limits of publishers, if any are accepted."""
+        has_intake = bool(self.subscriptions.intake_handlers)
+        return [self._publishers.report(self.database, self._group_commit)] if has_intake else []
 
     async def process(
         self, items: Sequence[IncomingMessage], held: Mapping[str, int], positions: dict[int, int]
@@ -89,12 +99,14 @@ class MessageProcessor:
     async def retry(self, connection: AsyncConnection, item: IncomingMessage) -> Exception | None:
         """Handles a message of the retry queue again; returns its failure."""
         unit = UnitOfWork(clock.now())
+        admission = self._publishers.admission()
         writes, reads, failures = _keys([item])
         await self._store.load(connection, unit, writes, reads)
-        failure = failures.get(item.id) or self._attempt(unit, item)
+        failure = failures.get(item.id) or self._attempt(unit, item, admission)
         if failure is None:
             await self._store.write(connection, unit)
-            await retry_queue.quarantine(connection, _quarantined([item]), unit.now)
+            await admission.store(connection)
+            await retry_queue.quarantine(connection, _quarantined([item], admission), unit.now)
         return failure
 
     async def _commit(
@@ -115,21 +127,25 @@ class MessageProcessor:
         handled, blocked = lookup.result(rows)
         new = sorted((first[id_] for id_ in first.keys() - handled), key=lambda item: item.sequence)
         failures |= {} if failure is None else {item.id: failure for item in new}
-        waiting, failed = self._decide(unit, new, blocked, failures)
+        admission = self._publishers.admission()
+        waiting, failed = self._decide(unit, new, blocked, failures, admission)
         last = items[-1]
         behind = {partition: at for partition, at in positions.items() if at < last.sequence}
-        ids = {item.id: item.sequence for item in new}
+        # What was left out may be sent again.
+        ids = {item.id: item.sequence for item in new if item.id not in admission.ids}
         batch = HandledBatch(last.stream, ids, behind, last.sequence, last.message_id)
-        quarantined = _quarantined(new)
-        if failed or waiting or quarantined:
+        quarantined = _quarantined(new, admission)
+        if failed or waiting or quarantined or admission.ids:
             async with self.database.transaction() as transaction:
                 await self._store.write(transaction, unit, held.items(), [batch.record])
                 requires_jobs = True
                 await retry_queue.enqueue(transaction, failed, waiting, unit.now)
                 await retry_queue.quarantine(transaction, quarantined, unit.now)
+                await admission.store(transaction)
         else:
             async with self.database.direct(committing=True) as connection:
                 requires_jobs = await self._store.write(connection, unit, held.items(), [batch.record])
+        self._publishers.committed(admission)
         positions.update(dict.fromkeys(behind, last.sequence))
         self.on_commit(requires_jobs=requires_jobs)
         self.handled.announce(item.id for item in new)
@@ -143,6 +159,7 @@ class MessageProcessor:
         items: Sequence[IncomingMessage],
         blocked: set[Queue],
         failures: Mapping[str, Exception],
+        admission: Admission,
     ) -> tuple[list[IncomingMessage], list[tuple[IncomingMessage, Exception]]]:
         """Returns the messages that wait behind others of their queue, and those that failed, with the reason."""
         waiting: list[IncomingMessage] = []
@@ -151,10 +168,12 @@ class MessageProcessor:
             if item.refusal is not None:
                 self._refused.report(unit, item)
                 continue
+            if item.stream == INTAKE and not admission.admits(item):
+                continue
             if item.queue in blocked:
                 waiting.append(item)
                 continue
-            failure = failures.get(item.id) or self._attempt(unit, item)
+            failure = failures.get(item.id) or self._attempt(unit, item, admission)
             if failure is not None:
                 with log_context(item.tenant, item.origin.traceparent):
                     log.error("%s %s is moved to the retry queue", single_line(item.subject), item.id, exc_info=failure)
@@ -162,7 +181,7 @@ class MessageProcessor:
                 blocked.add(item.queue)
         return waiting, failed
 
-    def _attempt(self, unit: UnitOfWork, item: IncomingMessage) -> Exception | None:
+    def _attempt(self, unit: UnitOfWork, item: IncomingMessage, admission: Admission) -> Exception | None:
         """Calls the handler on `unit`; returns the failure for the retry queue.
 
         A domain error is not a failure: the refusal is recorded as a fact, and `item.error` holds it.
@@ -184,8 +203,9 @@ class MessageProcessor:
                     return error
                 item.error = error
                 annotate({OUTCOME: "refused", "paybill.refusal": error.code})
-                with unit.savepoint(origin):
-                    self._record_refusal(unit, item, error)
+                if item.stream != INTAKE or admission.admits_refused(item):
+                    with unit.savepoint(origin):
+                        self._record_refusal(unit, item, error)
             except Exception as error:  # noqa: BLE001  # the caller moves the message to the retry queue
                 record_failure(type(error).__qualname__)
                 return error
@@ -219,8 +239,9 @@ def _attributes(item: IncomingMessage, service: str) -> Attributes:
     }
 
 
-def _quarantined(items: Sequence[IncomingMessage]) -> list[IncomingMessage]:
-    return [item for item in items if item.refusal is not None or (item.stream == INTAKE and item.error is not None)]
+def _quarantined(items: Sequence[IncomingMessage], admission: Admission) -> list[IncomingMessage]:
+    kept = [item for item in items if item.id not in admission.ids]
+    return [item for item in kept if item.refusal is not None or (item.stream == INTAKE and item.error is not None)]
 
 
 def _keys(items: Sequence[IncomingMessage]) -> tuple[set[Key], set[Key], dict[str, Exception]]:

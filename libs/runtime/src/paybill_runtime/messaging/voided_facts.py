@@ -33,10 +33,14 @@ OnVoid = Callable[[EventVoided], Awaitable[None]]
 
 
 class VoidedFacts:
-    """The voided messages that are known here. known_keys: verify the facts that declare them void."""
+    """The voided messages that are known here.
 
-    def __init__(self, known_keys: KeyDirectory) -> None:
+    known_keys: verify the facts that declare them void. own_key: the id of the key that this process signs with.
+    """
+
+    def __init__(self, known_keys: KeyDirectory, own_key: str = "") -> None:
         self.known_keys = known_keys
+        self._own_key = own_key
         self._by_sequence: dict[int, EventVoided] = {}
         self._next = 1
 
@@ -56,10 +60,10 @@ class VoidedFacts:
         finally:
             await consumer.close()
 
-    async def follow(self, broker: "Broker", on_void: OnVoid, own_key: str) -> None:
+    async def follow(self, broker: "Broker", on_void: OnVoid) -> None:
         """Reads further ones until cancelled. on_void: called with each, also with those that `load` has read.
 
-        own_key: the id of the key that this process signs with. Raises ConfigurationError when it is withdrawn.
+        Raises ConfigurationError when the own key is withdrawn.
         """
         announced: set[int] = set()
         consumer: OrderedConsumer | None = None
@@ -71,8 +75,9 @@ class VoidedFacts:
                     consumer = OrderedConsumer(broker.client, EVENTS, [*_FILTERS, *KEY_SUBJECTS], 1)
                 for message in await broker.while_connected(consumer.fetch(1.0)):
                     self._add(message)
-                if self.known_keys.is_withdrawn(own_key):
-                    raise ConfigurationError(f"the signing key {own_key} is withdrawn: its facts are refused by all")
+                if self.known_keys.is_withdrawn(self._own_key):
+                    text = f"the signing key {self._own_key} is withdrawn: its facts are refused by all"
+                    raise ConfigurationError(text)
                 for sequence in sorted(self._by_sequence.keys() - announced):
                     await on_void(self._by_sequence[sequence])
                     announced.add(sequence)
