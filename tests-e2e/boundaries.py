@@ -173,7 +173,7 @@ CHASSIS_OWNERS = {
     "chassis.parked": "paybill_runtime.messaging.retry_queue",
     "chassis.position": "paybill_runtime.messaging.inbox",
     "chassis.publication": "paybill_runtime.decisions.outbox",
-    "chassis.quarantine": "paybill_runtime.messaging.retry_queue",
+    "chassis.quarantine": "paybill_runtime.decisions.refused_messages",
     "chassis.state_format": "paybill_runtime.replay.formats",
     "chassis.write_probe": "paybill_runtime.messaging.write_probes",
 }

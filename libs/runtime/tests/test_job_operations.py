@@ -234,3 +234,21 @@ async def test_old_responses_to_idempotency_keys_are_deleted_in_parts(start, dat
     deleted = await served.running.jobs.delete_responses(timedelta(days=30, minutes=30))
 
     assert deleted == 12_000 - 30 * 24
+
+
+async def test_old_messages_of_the_quarantine_are_deleted(start, databases) -> None:
+    served = await start(job_service())
+    url = served.running.settings.database_url
+    await databases.execute(
+        url,
+        "tenant",
+        "INSERT INTO chassis.quarantine "
+        "(quarantine_id, publisher, subject, headers, payload, reason, sequence, quarantined_at) "
+        "SELECT gen_random_uuid(), 'p', 's', '{}', '', 'r', n, now() - make_interval(days => n) "
+        "FROM generate_series(1, 120) AS n",
+    )
+
+    deleted = await served.running.jobs.delete_refused(timedelta(days=90, minutes=30))
+
+    [left] = await databases.execute(url, "tenant", "SELECT max(sequence) AS oldest FROM chassis.quarantine")
+    assert (deleted, left["oldest"]) == (30, 90)

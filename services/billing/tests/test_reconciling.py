@@ -184,6 +184,15 @@ async def test_a_provider_has_one_run_at_a_time_which_can_be_stopped(testbed) ->
     assert (again.status_code, again.json()["code"]) == (409, "reconciliation_ended")
 
 
+async def test_the_notes_of_a_stopped_run_are_deleted_by_the_next_one(testbed, databases) -> None:
+    url = str(testbed.served.running.settings.database_url)
+    await databases.execute(url, "billing", "INSERT INTO reconciliation_seen VALUES ('rec_stopped', 'sub_1')")
+
+    await testbed.reconciled(repair=True)
+
+    assert await testbed.sql("SELECT * FROM reconciliation_seen") == []
+
+
 async def test_a_provider_that_cannot_list_is_refused_by_name(testbed) -> None:
     answer = await testbed.served.client.post("/v1/providers/manual/reconciliations", json={})
 

@@ -221,7 +221,7 @@ class Running:
             self.retry_queue.kind(),
             *self.processor.kinds(),
             *([self.key_bucket.renewal()] if service.name in RECIPIENTS else []),
-            self.jobs.cleanup(settings.job_retention_days, settings.idempotency_retention_days),
+            self.jobs.cleanup(settings),
         ]
         kinds += self.invariant_checks.kinds(self.database, self.group_commit)
         due_kinds = {timer.kind for timer in service.timers if isinstance(timer, DueJob)}

@@ -36,6 +36,8 @@ class ServiceSettings(BaseSettings):
     """Time after its end until a background job is deleted."""
     idempotency_retention_days: Annotated[float, Field(ge=1, le=3650)] = 30.0
     """Time until the response to an Idempotency-Key is deleted; a later request with the key is a new one."""
+    quarantine_retention_days: Annotated[float, Field(ge=1, le=3650)] = 90.0
+    """Time until a refused message is deleted; the fact about it stays."""
     publisher_messages_per_minute: Annotated[int, Field(ge=1)] = 600_000
     """Messages of a publisher that are accepted in a minute; further ones are counted, and refused."""
     publisher_bytes_per_minute: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024

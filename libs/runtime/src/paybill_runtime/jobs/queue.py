@@ -29,11 +29,13 @@ from paybill_runtime.decisions.job_rows import (
     request_job,
 )
 from paybill_runtime.decisions.outbox_headers import FactColumns
+from paybill_runtime.decisions.refused_messages import DELETE_REFUSED
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import constraint_of, is_transaction_conflict, single_line
 from paybill_runtime.jobs.effects import Outcome
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind, StoredFact
 from paybill_runtime.jobs.listing import COLUMNS, JobFilter, list_jobs
+from paybill_runtime.settings import ServiceSettings
 
 CLEANUP_INTERVAL_S = 3600.0
 CANDIDATES = 32
@@ -230,12 +232,13 @@ class JobQueue:
         async with self._database.direct(committing=True) as connection:
             await statement.execute(connection)
 
-    def cleanup(self, job_days: float, response_days: float) -> Kind:
-        """Returns the kind of the job that deletes ended jobs and old responses to idempotency keys."""
+    def cleanup(self, settings: ServiceSettings) -> Kind:
+        """Returns the kind of the job that deletes ended jobs, old responses to idempotency keys and old refusals."""
 
         async def run(_: ClaimedJob) -> float:
-            await self.delete_ended(timedelta(days=job_days))
-            await self.delete_responses(timedelta(days=response_days))
+            await self.delete_ended(timedelta(days=settings.job_retention_days))
+            await self.delete_responses(timedelta(days=settings.idempotency_retention_days))
+            await self.delete_refused(timedelta(days=settings.quarantine_retention_days))
             return CLEANUP_INTERVAL_S
 
         return Kind("delete_ended_jobs", run, RELAY, Priority.BULK, recurring=True)
@@ -247,6 +250,10 @@ class JobQueue:
     async def delete_responses(self, retention: timedelta) -> int:
         """Deletes older responses to requests with an Idempotency-Key, a part at a time; returns their number."""
         return await self._delete(DELETE_RESPONSES, retention)
+
+    async def delete_refused(self, retention: timedelta) -> int:
+        """Deletes older messages of the quarantine, a part at a time; returns their number. Their facts stay."""
+        return await self._delete(DELETE_REFUSED, retention)
 
     async def _delete(self, statement: TextClause, retention: timedelta) -> int:
         values = {"before": clock.now() - retention, "limit": DELETED_AT_ONCE}

@@ -21,6 +21,7 @@ from paybill_runtime.database.retry import retry_on_conflict
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.group_commit import OnCommit
 from paybill_runtime.decisions.job_rows import JobRequest, request_job
+from paybill_runtime.decisions.refused_messages import KEEP_REFUSED
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork
@@ -55,11 +56,6 @@ _ENQUEUE = text(
     "(event_id, stream, sequence, partition, tenant, subject, headers, payload, attempts, next_at, reason) VALUES "
     "(:event_id, :stream, :sequence, :partition, :tenant, :subject, :headers, :payload, :attempts, :next_at, :reason) "
     "ON CONFLICT DO NOTHING"
-)
-_QUARANTINE = text(
-    "INSERT INTO chassis.quarantine "
-    "(quarantine_id, publisher, subject, headers, payload, reason, sequence, quarantined_at) "
-    "VALUES (:id, :publisher, :subject, :headers, :payload, :reason, :sequence, :now) ON CONFLICT DO NOTHING"
 )
 _HEAD = text(
     "SELECT event_id, dead, next_at FROM chassis.parked WHERE partition = :partition AND tenant = :tenant "
@@ -138,7 +134,7 @@ async def quarantine(connection: AsyncConnection, items: Sequence[IncomingMessag
         for item in items
     ]
     if rows:
-        await connection.execute(_QUARANTINE, rows)
+        await connection.execute(KEEP_REFUSED, rows)
 
 
 class Processor(Protocol):

@@ -109,8 +109,16 @@ async def start_run(
         origin,
         decide,
         writes=[RUNS.key(run_id)],
-        extra_statements=lambda statement: request_job(statement, request),
+        extra_statements=lambda statement: _begin(statement, request),
         **more,
+    )
+
+
+def _begin(statement: Statement, request: JobRequest) -> None:
+    """Requests the job of a run, and deletes the notes of runs that were stopped."""
+    request_job(statement, request)
+    statement.add(
+        "DELETE FROM reconciliation_seen WHERE run NOT IN (SELECT id FROM reconciliations WHERE status = 'running')"
     )
 
 
