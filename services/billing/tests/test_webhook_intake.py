@@ -13,7 +13,7 @@ from paybill_billing.app import service
 from paybill_billing.providers.port import DeliveryRefusedError
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.webhooks.inbox import MAX_WAITING, WebhookInbox
-from paybill_billing.webhooks.jobs.sync import delete_old_bodies
+from paybill_billing.webhooks.jobs.sync import delete_old_bodies, delete_old_messages
 from paybill_embedded import PostgresServer
 from paybill_runtime.errors import OverloadedError
 from paybill_runtime.serving import serving
@@ -196,6 +196,23 @@ async def test_bodies_are_deleted_after_thirty_days_and_copies_are_still_detecte
 
     kept = await testbed.sql("SELECT event_id, body IS NULL FROM webhooks ORDER BY event_id")
     assert kept == [("evt_0", True), ("evt_1", False)]
+
+
+async def test_only_processed_messages_are_deleted_after_the_retention(testbed):
+    context = testbed.served.running.context
+    async with context.database.transaction() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO webhooks (provider, event_id, type, created, livemode, target, traceparent, received_at, "
+                "done_at) SELECT 'other', 'evt_' || n, 't', now(), false, 'sub_1', '', "
+                "now() - make_interval(days => n), CASE WHEN n <> 91 THEN now() END FROM generate_series(85, 95) AS n"
+            )
+        )
+
+    await delete_old_messages(context)
+
+    kept = await testbed.sql("SELECT event_id FROM webhooks WHERE provider = 'other' ORDER BY event_id")
+    assert [each for (each,) in kept] == [f"evt_{day}" for day in (85, 86, 87, 88, 89, 91)]
 
 
 @pytest.mark.e2e

@@ -33,7 +33,7 @@ POLICIES = frozenset(
         ),
         *("RECONCILE_EVERY_S", "SALES_WITH_DEBT", "SIGNUP_VALID_S"),
         *("STATEMENT_DELAY_S", "STRIPE_REQUESTS_PER_S", "SWEEP_EVERY_S", "TENANT_IDLE_TRANSACTION_S"),
-        "TENANT_STATEMENT_S",
+        *("TENANT_STATEMENT_S", "WEBHOOK_RETENTION_DAYS"),
     )
 )
 """Settings of services that a person may set for the whole stack: rules and times, no addresses and no secrets."""

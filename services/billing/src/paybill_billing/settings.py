@@ -48,6 +48,7 @@ class Settings(ServiceSettings):
     sales_with_debt: whether a customer that owes something gets another checkout.
     leftovers: what happens to objects that could charge the customer of a tenant that left.
     statement_delay_s: time from the last message about an invoice to the check of its customer's statement.
+    webhook_retention_days: time until a processed message is deleted; longer than the redelivery poll looks back.
     sweep_every_s: interval of the redelivery poll. reconcile_every_s: interval of the reconciliation of all
     subscriptions.
     """
@@ -72,6 +73,7 @@ class Settings(ServiceSettings):
     sales_with_debt: Literal["allowed", "refused"] = "allowed"
     leftovers: LeftoverAction = LeftoverAction.CANCEL
     statement_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    webhook_retention_days: Annotated[float, Field(ge=35, le=3650)] = 90.0
     sweep_every_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     reconcile_every_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
 

@@ -153,6 +153,11 @@ BODIES = text(
     "WHERE provider = :provider AND event_id = ANY(:ids) ORDER BY created, event_id"
 )
 DELETE_BODIES = text("UPDATE webhooks SET body = NULL WHERE body IS NOT NULL AND received_at < :before")
+DELETE_DONE = text(
+    "DELETE FROM webhooks WHERE ctid = ANY(ARRAY(SELECT ctid FROM webhooks WHERE done_at IS NOT NULL "
+    "AND received_at < :before LIMIT :limit))"
+)
+"""Deletes messages that were processed or quarantined, and received before a time."""
 # One query reads all that a sync needs: the messages, their customers, the accounts of those, and our revision.
 TASK = text(
     f"SELECT w.ids, w.types, w.traceparent, w.customers, {OWNERS} AS owners, "  # noqa: S608  # our own text

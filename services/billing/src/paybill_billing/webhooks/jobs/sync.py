@@ -23,12 +23,13 @@ from paybill_billing.providers.port import (
 from paybill_billing.providers.sync_queue import CONCURRENCY, LEASE, kind_of
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError
 from paybill_billing.webhooks.jobs.subscription_sync import SubscriptionSync
-from paybill_billing.webhooks.tables import DELETE_BODIES
+from paybill_billing.webhooks.tables import DELETE_BODIES, DELETE_DONE
 
 log = logging.getLogger(__name__)
 
 BODY_RETENTION = timedelta(days=30)
 CLEANUP_INTERVAL_S = 3600.0
+DELETED_AT_ONCE = 5000
 _backoff_s = partial(clock.backoff_s, longest_s=3600.0)
 
 
@@ -71,10 +72,11 @@ class ProviderSync:
 
 
 def cleanup(context: ServiceContext) -> Kind:
-    """Returns the kind of the job that deletes old bodies."""
+    """Returns the kind of the job that deletes old bodies and messages."""
 
     async def run(_: ClaimedJob) -> float:
         await delete_old_bodies(context)
+        await delete_old_messages(context)
         return CLEANUP_INTERVAL_S
 
     return Kind("delete_webhook_bodies", run, LEASE, Priority.BULK, recurring=True)
@@ -86,6 +88,19 @@ async def delete_old_bodies(context: ServiceContext) -> None:
         deleted = await connection.execute(DELETE_BODIES, {"before": context.now() - BODY_RETENTION})
     if deleted.rowcount:
         log.info("the bodies of %d webhooks are deleted", deleted.rowcount)
+
+
+async def delete_old_messages(context: ServiceContext) -> None:
+    """Deletes processed messages after the retention, a part at a time."""
+    values = {
+        "before": context.now() - timedelta(days=context.settings.webhook_retention_days),
+        "limit": DELETED_AT_ONCE,
+    }
+    while True:
+        async with context.database.transaction() as connection:
+            deleted = (await connection.execute(DELETE_DONE, values)).rowcount
+        if deleted < DELETED_AT_ONCE:
+            return
 
 
 def _summary(error: Exception) -> str:
