@@ -13,7 +13,7 @@ import typer
 from paybill_cli.client.stack import SERVICES, LocalStack, Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import DryRun, Yes
+from paybill_cli.options import DryRun, Reason, Yes
 from paybill_cli.output import Output
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def withdraw(
     stack: LocalStack,
     service: Service,
     key: Annotated[str, typer.Argument(help="Id of the key, as `paybill signing-key list` lists it.", metavar="KEY")],
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the log.")],
+    reason: Reason,
     identities: Identities = None,
     root_key: RootKey = None,
     yes: Yes = False,
