@@ -225,13 +225,15 @@ state_format = Table(
 write_probe = Table("write_probe", metadata, _text("service", primary_key=True), _time("written_at"))
 """One row, which is written again and again to test that this database takes writes."""
 
-left_out = Table(
-    "left_out",
+publisher_minute = Table(
+    "publisher_minute",
     metadata,
     _text("publisher", primary_key=True),
     Column("minute", DateTime(timezone=True), primary_key=True),
-    *(Column(name, BigInteger, nullable=False) for name in ("amount", "first_sequence", "last_sequence")),
+    *(Column(name, BigInteger, nullable=False) for name in ("messages", "size_bytes", "refused", "left_out")),
+    *(Column(name, BigInteger, nullable=False) for name in ("first_sequence", "last_sequence")),
     _text("subject"),
     _text("reason"),
+    _time("updated_at"),
 )
-"""Messages of a publisher and minute beyond its limits, until a fact counts them."""
+"""Usage of a publisher in a minute, and the messages beyond its limits until a fact counts them."""

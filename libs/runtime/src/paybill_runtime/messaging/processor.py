@@ -25,7 +25,7 @@ from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.inbox import HandledBatch, Lookup, Queue
 from paybill_runtime.messaging.message import IncomingMessage
 from paybill_runtime.messaging.publication_spans import messaging_attributes
-from paybill_runtime.messaging.publisher_limits import Admission, PublisherUsage
+from paybill_runtime.messaging.publisher_limits import Admission, admission_of, report
 from paybill_runtime.messaging.refused_facts import RefusedFacts
 from paybill_runtime.messaging.streams import INTAKE
 from paybill_runtime.messaging.subscriptions import Subscriptions
@@ -56,7 +56,7 @@ class MessageProcessor:
         incidents: Incidents | None = None,
     ) -> None:
         self.service = service
-        self._publishers = PublisherUsage(service, settings)
+        self._settings = settings
         self.subscriptions = subscriptions
         self.database = database
         self._store = store
@@ -69,7 +69,7 @@ class MessageProcessor:
     def kinds(self) -> list[Kind]:
         """Returns the kind of the job that reports messages beyond the limits of publishers, if any are accepted."""
         has_intake = bool(self.subscriptions.intake_handlers)
-        return [self._publishers.report(self.database, self._group_commit)] if has_intake else []
+        return [report(self.service, self.database, self._group_commit)] if has_intake else []
 
     async def process(
         self, items: Sequence[IncomingMessage], held: Mapping[str, int], positions: dict[int, int]
@@ -99,13 +99,12 @@ class MessageProcessor:
     async def retry(self, connection: AsyncConnection, item: IncomingMessage) -> Exception | None:
         """Handles a message of the retry queue again; returns its failure."""
         unit = UnitOfWork(clock.now())
-        admission = self._publishers.admission()
+        admission = await admission_of(connection, self._settings, [item], unit.now)
         writes, reads, failures = _keys([item])
         await self._store.load(connection, unit, writes, reads)
         failure = failures.get(item.id) or self._attempt(unit, item, admission)
         if failure is None:
-            await self._store.write(connection, unit)
-            await admission.store(connection)
+            await self._store.write(connection, unit, extra_statements=[admission.record])
             await retry_queue.quarantine(connection, _quarantined([item], admission), unit.now)
         return failure
 
@@ -124,10 +123,10 @@ class MessageProcessor:
         lookup = Lookup(first, {item.queue for item in first.values()})
         async with self.database.direct() as connection:
             rows = await self._store.load(connection, unit, writes, reads, lookup.queries)
+            admission = await admission_of(connection, self._settings, items, unit.now)
         handled, blocked = lookup.result(rows)
         new = sorted((first[id_] for id_ in first.keys() - handled), key=lambda item: item.sequence)
         failures |= {} if failure is None else {item.id: failure for item in new}
-        admission = self._publishers.admission()
         waiting, failed = self._decide(unit, new, blocked, failures, admission)
         last = items[-1]
         behind = {partition: at for partition, at in positions.items() if at < last.sequence}
@@ -137,15 +136,14 @@ class MessageProcessor:
         quarantined = _quarantined(new, admission)
         if failed or waiting or quarantined or admission.ids:
             async with self.database.transaction() as transaction:
-                await self._store.write(transaction, unit, held.items(), [batch.record])
+                await self._store.write(transaction, unit, held.items(), [batch.record, admission.record])
                 requires_jobs = True
                 await retry_queue.enqueue(transaction, failed, waiting, unit.now)
                 await retry_queue.quarantine(transaction, quarantined, unit.now)
-                await admission.store(transaction)
         else:
             async with self.database.direct(committing=True) as connection:
-                requires_jobs = await self._store.write(connection, unit, held.items(), [batch.record])
-        self._publishers.committed(admission)
+                extra = [batch.record, admission.record]
+                requires_jobs = await self._store.write(connection, unit, held.items(), extra)
         positions.update(dict.fromkeys(behind, last.sequence))
         self.on_commit(requires_jobs=requires_jobs)
         self.handled.announce(item.id for item in new)

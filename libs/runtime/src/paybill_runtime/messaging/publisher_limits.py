@@ -1,60 +1,63 @@
 """Limits of publishers: what exceeds them in a minute is counted, and becomes one fact when the minute has ended.
 
-The minute of a message is the one in which NATS stored it, so that a consumer that is behind refuses no more.
+The minute of a message is the one in which NATS stored it, so that a consumer that is behind refuses no more; of one
+in the retry queue it is that of the attempt. Counts are stored with what the messages cause: no restart resets them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import partial
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.operations import IntakeQuarantined, service_event
 from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
-from paybill_runtime.database.leases import INTAKE
-from paybill_runtime.database.pool import Database
+from paybill_runtime.database.arrays import texts
+from paybill_runtime.database.leases import INTAKE as LEASE
+from paybill_runtime.database.pool import Connection, Database, fetch_rows
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import single_line
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind
-from paybill_runtime.messaging.message import IncomingMessage
+from paybill_runtime.messaging.message import EARLIEST, IncomingMessage
+from paybill_runtime.messaging.streams import INTAKE
 from paybill_runtime.settings import ServiceSettings
 from paybill_runtime.telemetry import meter
 
 REPORT_INTERVAL_S = 30.0
 REPORTED_AFTER = timedelta(minutes=1)
-"""Time after the end of a minute until its fact is recorded: messages of it may still be on their way."""
+"""Time without another message of a minute that has ended, after which its fact is recorded."""
 _LEFT_OUT = meter.create_counter("paybill.intake.left_out", "{message}", "Messages beyond the limits of a publisher.")
-_ADD = text(
-    "INSERT INTO chassis.left_out (publisher, minute, amount, first_sequence, last_sequence, subject, reason) "
-    "VALUES (:publisher, :minute, :amount, :first, :last, :subject, :reason) "
-    "ON CONFLICT (publisher, minute) DO UPDATE SET amount = left_out.amount + excluded.amount, "
-    "last_sequence = greatest(left_out.last_sequence, excluded.last_sequence)"
+_USAGE = (
+    "SELECT u.publisher, u.minute, messages, size_bytes, refused FROM chassis.publisher_minute AS u "
+    "JOIN unnest($1::text[], $2::text[]::timestamptz[]) AS n (publisher, minute) "
+    "ON u.publisher = n.publisher AND u.minute = n.minute"
 )
-_ENDED = text("SELECT * FROM chassis.left_out WHERE minute < :before ORDER BY minute, publisher LIMIT 100")
+_ENDED = text(
+    "SELECT * FROM chassis.publisher_minute WHERE left_out > 0 AND minute < :before AND updated_at < :before "
+    "ORDER BY minute, publisher LIMIT 100"
+)
+_DELETE_WHOLE = text(
+    "DELETE FROM chassis.publisher_minute WHERE left_out = 0 AND minute < :before AND updated_at < :before"
+)
 
 
 @dataclass(slots=True)
 class Usage:
-    """Amounts that a publisher has sent in a minute."""
+    """Amounts that a publisher has sent in a minute; of what was left out the sequences and the first reason."""
 
     messages: int = 0
     size_bytes: int = 0
     refused: int = 0
-
-
-@dataclass(slots=True)
-class _LeftOut:
-    amount: int
-    first: int
-    last: int
-    subject: str
-    reason: str
+    left_out: int = 0
+    first_sequence: int = 0
+    last_sequence: int = 0
+    subject: str = ""
+    reason: str = ""
 
 
 _Key = tuple[str, datetime]
@@ -62,117 +65,138 @@ _Key = tuple[str, datetime]
 
 @dataclass(slots=True)
 class Admission:
-    """The messages of one transaction, compared with the limits. ids: of those that were left out."""
+    """The messages of one transaction, compared with the limits.
+
+    stored: usage before the transaction. ids: of the messages that were left out.
+    """
 
     settings: ServiceSettings
-    usage: dict[_Key, Usage]
+    now: datetime
+    stored: Mapping[_Key, Usage] = field(default_factory=dict)
     ids: set[str] = field(default_factory=set)
-    _left_out: dict[_Key, _LeftOut] = field(default_factory=dict)
+    _added: dict[_Key, Usage] = field(default_factory=dict)
 
     def admits(self, item: IncomingMessage) -> bool:
         """Counts a message of a publisher; returns False, and leaves it out, when it exceeds a limit."""
-        key = item.publisher, item.minute
+        before, added = self._usage(item)
+        added.messages += 1
+        added.size_bytes += len(item.payload) + sum(len(name) + len(value) for name, value in item.headers.items())
         messages, size_bytes = self.settings.publisher_messages_per_minute, self.settings.publisher_bytes_per_minute
-        usage = self.usage.setdefault(key, Usage())
-        usage.messages += 1
-        usage.size_bytes += len(item.payload)
-        if usage.messages <= messages and usage.size_bytes <= size_bytes:
+        if before.messages + added.messages <= messages and before.size_bytes + added.size_bytes <= size_bytes:
             return True
-        self._leave_out(item, key, f"{messages} messages and {size_bytes} bytes in a minute are accepted")
+        self._leave_out(item, added, f"{messages} messages and {size_bytes} bytes in a minute are accepted")
         return False
 
     def admits_refused(self, item: IncomingMessage) -> bool:
         """Counts a message that was refused; returns False, and leaves it out, when it exceeds the limit of those."""
-        key = item.publisher, item.minute
-        usage = self.usage.setdefault(key, Usage())
-        usage.refused += 1
+        before, added = self._usage(item)
+        added.refused += 1
         limit = self.settings.publisher_refused_per_minute
-        if usage.refused <= limit:
+        if before.refused + added.refused <= limit:
             return True
-        self._leave_out(item, key, f"{limit} refused messages in a minute are kept")
+        self._leave_out(item, added, f"{limit} refused messages in a minute are kept")
         return False
 
-    def _leave_out(self, item: IncomingMessage, key: _Key, reason: str) -> None:
+    def _usage(self, item: IncomingMessage) -> tuple[Usage, Usage]:
+        key = _key(item, self.now)
+        return self.stored.get(key) or Usage(), self._added.setdefault(key, Usage())
+
+    def _leave_out(self, item: IncomingMessage, added: Usage, reason: str) -> None:
         self.ids.add(item.id)
-        known = self._left_out.setdefault(key, _LeftOut(0, item.sequence, 0, single_line(item.subject), reason))
-        known.amount += 1
-        known.last = item.sequence
+        added.left_out += 1
+        added.last_sequence = item.sequence
+        if added.left_out == 1:
+            added.first_sequence, added.subject, added.reason = item.sequence, single_line(item.subject), reason
 
-    async def store(self, connection: AsyncConnection) -> None:
-        """Adds the messages that were left out to those of their minutes."""
-        rows = [
-            {
-                "publisher": publisher,
-                "minute": minute,
-                "amount": each.amount,
-                "first": each.first,
-                "last": each.last,
-                "subject": each.subject,
-                "reason": each.reason,
-            }
-            for (publisher, minute), each in self._left_out.items()
-        ]
-        if rows:
-            await connection.execute(_ADD, rows)
-
-
-class PublisherUsage:
-    """Usage of publishers in the newest minutes, of the process that consumes their messages.
-
-    Its memory begins with the process: after a restart within a minute a publisher has the limits of that minute again.
-    """
-
-    def __init__(self, service: str, settings: ServiceSettings) -> None:
-        self._service = service
-        self._settings = settings
-        self._usage: dict[_Key, Usage] = {}
-
-    def admission(self) -> Admission:
-        """Returns the admission for one transaction."""
-        return Admission(self._settings, {key: replace(usage) for key, usage in self._usage.items()})
-
-    def committed(self, admission: Admission) -> None:
-        """Keeps the usage of a transaction that was committed."""
-        newest = max((minute for _, minute in admission.usage), default=datetime.min.replace(tzinfo=UTC))
-        self._usage = {key: usage for key, usage in admission.usage.items() if key[1] >= newest - REPORTED_AFTER}
-        _LEFT_OUT.add(len(admission.ids))
-
-    def report(self, database: Database, group_commit: GroupCommit) -> Kind:
-        """Returns the kind of the job that records a fact for each minute with messages that were left out."""
-
-        async def run(_: ClaimedJob) -> float:
-            for row in await self._ended(database):
-                id_ = clock.new_id()
-                origin = Origin(id_, id_, f"service:{self._service}", "")
-                decide, extra = partial(self._record, row), [partial(_delete, row)]
-                await group_commit.decide(Decision(origin, decide, extra_statements=extra))
-            return REPORT_INTERVAL_S
-
-        return Kind("report_left_out", run, INTAKE, Priority.BULK, recurring=True)
-
-    async def _ended(self, database: Database) -> Sequence[Row[tuple[object, ...]]]:
-        before = clock.now() - timedelta(minutes=1) - REPORTED_AFTER
-        async with database.reading() as connection:
-            return (await connection.execute(_ENDED, {"before": before})).all()
-
-    def _record(self, row: Row[tuple[object, ...]], unit: UnitOfWork, _: DecisionContext) -> None:
-        unit.emit(
-            service_event(self._service, IntakeQuarantined)(
-                quarantine_id=clock.new_id(),
-                publisher=row.publisher,
-                subject=row.subject,
-                reason=f"{row.amount} more messages of {row.minute:%Y-%m-%d %H:%M} UTC (sequences {row.first_sequence} "
-                f"to {row.last_sequence} of the intake) were neither recorded nor kept: {row.reason}",
-                left_out=row.amount,
-            )
+    def record(self, statement: Statement) -> None:
+        """Adds the usage of the transaction to that of the minutes."""
+        if not self._added:
+            return
+        _LEFT_OUT.add(len(self.ids))
+        usage = list(self._added.values())
+        rows = statement.columns(
+            publisher=("text", [publisher for publisher, _ in self._added]),
+            minute=("timestamptz", [minute for _, minute in self._added]),
+            messages=("bigint", [each.messages for each in usage]),
+            size_bytes=("bigint", [each.size_bytes for each in usage]),
+            refused=("bigint", [each.refused for each in usage]),
+            left_out=("bigint", [each.left_out for each in usage]),
+            first_sequence=("bigint", [each.first_sequence for each in usage]),
+            last_sequence=("bigint", [each.last_sequence for each in usage]),
+            subject=("text", [each.subject for each in usage]),
+            reason=("text", [each.reason for each in usage]),
         )
+        amounts = ", ".join(f"{name} = u.{name} + excluded.{name}" for name in _AMOUNTS)
+        firsts = ", ".join(
+            f"{name} = CASE WHEN u.left_out = 0 THEN excluded.{name} ELSE u.{name} END" for name in _FIRSTS
+        )
+        statement.add(
+            f"INSERT INTO chassis.publisher_minute AS u ({_COLUMNS}, updated_at) "  # noqa: S608  # names are our own
+            f"SELECT {_COLUMNS}, {statement.value(self.now.isoformat())}::text::timestamptz FROM {rows} "
+            f"ON CONFLICT (publisher, minute) DO UPDATE SET {amounts}, {firsts}, "
+            "last_sequence = greatest(u.last_sequence, excluded.last_sequence), updated_at = excluded.updated_at"
+        )
+
+
+_AMOUNTS = ("messages", "size_bytes", "refused", "left_out")
+_FIRSTS = ("first_sequence", "subject", "reason")
+_COLUMNS = ", ".join(("publisher", "minute", *_AMOUNTS, *_FIRSTS, "last_sequence"))
+
+
+async def admission_of(
+    connection: Connection, settings: ServiceSettings, items: Iterable[IncomingMessage], now: datetime
+) -> Admission:
+    """Returns the admission for one transaction, with the stored usage of the publishers of its messages."""
+    keys = {_key(item, now) for item in items if item.stream == INTAKE}
+    if not keys:
+        return Admission(settings, now)
+    publishers, minutes = zip(*sorted(keys), strict=True)
+    rows = await fetch_rows(connection, _USAGE, texts(publishers), texts(minutes))
+    return Admission(settings, now, {(row[0], row[1]): Usage(*row[2:]) for row in map(tuple, rows)})
+
+
+def _key(item: IncomingMessage, now: datetime) -> _Key:
+    minute = now.replace(second=0, microsecond=0) if item.minute == EARLIEST else item.minute
+    return item.publisher, minute
+
+
+def report(service: str, database: Database, group_commit: GroupCommit) -> Kind:
+    """Returns the kind of the job that records a fact for each minute with messages that were left out."""
+
+    async def run(_: ClaimedJob) -> float:
+        before = {"before": clock.now() - timedelta(minutes=1) - REPORTED_AFTER}
+        async with database.transaction() as connection:
+            await connection.execute(_DELETE_WHOLE, before)
+        async with database.reading() as connection:
+            rows: Sequence[Row[tuple[object, ...]]] = (await connection.execute(_ENDED, before)).all()
+        for row in rows:
+            id_ = clock.new_id()
+            origin = Origin(id_, id_, f"service:{service}", "")
+            decide, extra = partial(_emit, service, row), [partial(_delete, row)]
+            await group_commit.decide(Decision(origin, decide, extra_statements=extra))
+        return REPORT_INTERVAL_S
+
+    return Kind("report_left_out", run, LEASE, Priority.BULK, recurring=True)
+
+
+def _emit(service: str, row: Row[tuple[object, ...]], unit: UnitOfWork, _: DecisionContext) -> None:
+    unit.emit(
+        service_event(service, IntakeQuarantined)(
+            quarantine_id=clock.new_id(),
+            publisher=row.publisher,
+            subject=row.subject,
+            reason=f"{row.left_out} more messages of {row.minute:%Y-%m-%d %H:%M} UTC (sequences {row.first_sequence} "
+            f"to {row.last_sequence} of the intake) were neither recorded nor kept: {row.reason}",
+            left_out=row.left_out,
+        )
+    )
 
 
 def _delete(row: Row[tuple[object, ...]], statement: Statement) -> None:
     """Deletes the row unless its amount has changed meanwhile, which makes the decision fail and run again."""
-    publisher, minute, amount = map(statement.value, (row.publisher, row.minute, row.amount))
+    publisher, minute = statement.value(row.publisher), statement.value(row.minute.isoformat())
     deleted = statement.add(
-        f"DELETE FROM chassis.left_out WHERE publisher = {publisher} AND minute = {minute}::timestamptz "  # noqa: S608
-        f"AND amount = {amount}::bigint RETURNING 1"
+        f"DELETE FROM chassis.publisher_minute WHERE publisher = {publisher} "  # noqa: S608  # placeholders
+        f"AND minute = {minute}::text::timestamptz AND left_out = {statement.value(row.left_out)}::bigint RETURNING 1"
     )
     statement.require(f"SELECT FROM {deleted}", 1, "40001")
