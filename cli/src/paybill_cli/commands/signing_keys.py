@@ -84,14 +84,14 @@ def rotate(
     _write(path, new)
     out.record("signing_key.rotated", {**found, "key_id": new.announcement.key_id})
     out.info(_restart(stack, service))
-    out.info(f"once every replica has restarted: paybill signing-key withdraw {service} {replaces} --reason WHY")
+    out.info(f"once every replica has restarted: paybill signing-key withdraw {service} --key {replaces} --reason WHY")
 
 
 def withdraw(
     out: Output,
     stack: LocalStack,
     service: Service,
-    key: Annotated[str, typer.Argument(help="Id of the key, as `paybill signing-key list` lists it.", metavar="KEY")],
+    key: Annotated[str, typer.Option("--key", help="Id of the key, which may begin with a hyphen.", metavar="KEY")],
     reason: Reason,
     identities: Identities = None,
     root_key: RootKey = None,
@@ -102,7 +102,7 @@ def withdraw(
 
     This cannot be undone. Facts before the withdrawal stay valid, and a replica that still signs with the key stops.
 
-    Example: paybill signing-key withdraw billing m3Zp0Qe1rY7aBcDk --reason "copied from a lost disk"
+    Example: paybill signing-key withdraw billing --key m3Zp0Qe1rY7aBcDk --reason "copied from a lost disk"
     """
     path, identity, root = _read(stack, service, identities, root_key)
     if key == identity.announcement.key_id:
